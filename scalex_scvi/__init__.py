@@ -1,0 +1,11 @@
+"""SCALEX for scvi-tools: online integration of single-cell data."""
+
+from importlib.metadata import version
+
+from . import metrics, pp, tl
+from .model import SCALEXModel
+from .tl import label_transfer
+
+__version__ = version("scalex-scvi")
+
+__all__ = ["SCALEXModel", "__version__", "label_transfer", "metrics", "pp", "tl"]

@@ -1,0 +1,28 @@
+"""Reproducible randomness that leaves the caller's generators alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import scvi
+import torch
+
+DEFAULT_SEED = 124
+"""Seed of the published package."""
+
+
+def resolve_seed(seed: int | None) -> int:
+    """Return ``seed``, else ``scvi.settings.seed`` if the user set it, else the default."""
+    if seed is not None:
+        return int(seed)
+    return DEFAULT_SEED if scvi.settings.seed is None else int(scvi.settings.seed)
+
+
+@contextmanager
+def seeded(seed: int | None) -> Iterator[None]:
+    """Run a block under a seeded torch generator, then restore the caller's state."""
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_available() else ()
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(resolve_seed(seed))
+        yield

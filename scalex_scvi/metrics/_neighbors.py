@@ -1,0 +1,70 @@
+"""What a cell's neighbours say of mixing and of cell types."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from sklearn.neighbors import NearestNeighbors
+
+N_NEIGHBORS = 30
+"""Neighbours of the scores by default, as in LISI."""
+
+
+def same_batch_share(
+    representation: npt.ArrayLike, batch: npt.ArrayLike, *, n_neighbors: int = N_NEIGHBORS
+) -> float:
+    """Mean share of a cell's neighbours that come from its own batch.
+
+    Parameters
+    ----------
+    representation
+        Cells × dimensions.
+    batch
+        Batch of each cell.
+    n_neighbors
+        Neighbours of each cell, itself left out; at most the other cells.
+
+    Returns
+    -------
+    Share in [0, 1]: 1 if batches are apart, :func:`expected_same_batch_share` if they are mixed.
+    """
+    return _agreement(representation, batch, n_neighbors)
+
+
+def expected_same_batch_share(batch: npt.ArrayLike) -> float:
+    """Return the share that fully mixed batches would have: the sum of squared batch shares."""
+    shares = pd.Series(np.asarray(batch)).value_counts(normalize=True)
+    return float((shares**2).sum())
+
+
+def knn_purity(
+    representation: npt.ArrayLike, labels: npt.ArrayLike, *, n_neighbors: int = N_NEIGHBORS
+) -> float:
+    """Mean share of a cell's neighbours with its own label.
+
+    Parameters
+    ----------
+    representation
+        Cells × dimensions.
+    labels
+        Label of each cell.
+    n_neighbors
+        Neighbours of each cell, itself left out; at most the other cells.
+
+    Returns
+    -------
+    Share in [0, 1], higher is better. A label of fewer cells than neighbours cannot reach 1.
+    """
+    return _agreement(representation, labels, n_neighbors)
+
+
+def _agreement(representation: npt.ArrayLike, groups: npt.ArrayLike, n_neighbors: int) -> float:
+    points = np.asarray(representation)
+    codes = pd.factorize(np.asarray(groups))[0]
+    if len(points) != len(codes) or len(points) < 2:
+        msg = f"Got {len(points)} cells and {len(codes)} labels; needed are two cells or more."
+        raise ValueError(msg)
+    knn = NearestNeighbors(n_neighbors=min(n_neighbors, len(points) - 1)).fit(points)
+    neighbors = knn.kneighbors(return_distance=False)
+    return float((codes[neighbors] == codes[:, None]).mean())

@@ -1,0 +1,707 @@
+"""SCALEX as an scvi-tools model."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import torch
+from anndata import AnnData, read_h5ad
+from scvi import REGISTRY_KEYS, settings
+from scvi.data._constants import _MODEL_NAME_KEY, _SETUP_ARGS_KEY
+from scvi.data._utils import _get_adata_minify_type
+from scvi.model._utils import parse_device_args
+from scvi.model.base import (
+    ArchesMixin,
+    BaseMinifiedModeModelClass,
+    UnsupervisedTrainingMixin,
+    VAEMixin,
+)
+from scvi.utils import setup_anndata_dsp
+from torch import Tensor
+
+from scalex_scvi._rng import resolve_seed, seeded
+from scalex_scvi.io._atomic import whole_file
+from scalex_scvi.module import SCALEXVAE
+from scalex_scvi.nn._blocks import ActivationName
+from scalex_scvi.pp import Preprocessing
+from scalex_scvi.train import BestTrainingLoss, SCALEXDataManager, SCALEXTrainingPlan
+
+from ._fields import BatchField, LabelsField, ScaledExpressionField
+from ._files import SavedModel, adata_path, model_path, read_model, write_model
+from ._inference import decode, encode_with_batch_stats
+from ._query import prepare_for_model
+
+logger = logging.getLogger(__name__)
+
+BatchStats = Literal["running", "batch"]
+Units = Literal["scaled", "log_normalized"]
+
+_DECODE_CHUNK = 4096
+
+
+class SCALEXModel(
+    VAEMixin, ArchesMixin, UnsupervisedTrainingMixin, BaseMinifiedModeModelClass
+):
+    """Online integration of single-cell data by SCALEX.
+
+    The encoder never sees the batch, the decoder has one batch normalisation per batch. What
+    differs between batches is left to the decoder, and a trained model places cells of new
+    batches into the same latent space without training.
+
+    Parameters
+    ----------
+    adata
+        AnnData registered by :meth:`setup_anndata`, with expression in [0, 1].
+    registry
+        Registry of a saved model, to build one without data.
+    n_hidden
+        Width of the encoder's hidden layer (1024, as published).
+    n_latent
+        Latent dimensions (10, as published).
+    n_layers
+        Hidden layers of the encoder (1, as published).
+    n_layers_decoder
+        Hidden layers of the decoder (0, as published).
+    activation
+        Activation of hidden layers.
+    dropout_rate
+        Dropout in the encoder (0, as published).
+    seed
+        Seed of the initial weights. ``None``: ``scvi.settings.seed``, else 124 as published.
+
+    Examples
+    --------
+    >>> adata = scalex_scvi.pp.rna(counts, batch_key="batch")
+    >>> SCALEXModel.setup_anndata(adata, batch_key="batch")
+    >>> model = SCALEXModel(adata)
+    >>> model.train()
+    >>> adata.obsm["latent"] = model.get_latent_representation()
+    >>> query_model = SCALEXModel.load_query_data(query_counts, model)
+    >>> query_counts.obsm["latent"] = query_model.get_latent_representation()
+
+    References
+    ----------
+    Xiong et al., Online single-cell data integration through projecting heterogeneous datasets
+    into a common cell-embedding space, Nat Commun 13:6118, 2022.
+    """
+
+    _module_cls = SCALEXVAE
+    _training_plan_cls = SCALEXTrainingPlan
+    _LATENT_QZM_KEY = "scalex_latent_qzm"
+    _LATENT_QZV_KEY = "scalex_latent_qzv"
+
+    def __init__(
+        self,
+        adata: AnnData | None = None,
+        registry: dict[str, Any] | None = None,
+        n_hidden: int = 1024,
+        n_latent: int = 10,
+        n_layers: int = 1,
+        n_layers_decoder: int = 0,
+        activation: ActivationName = "relu",
+        dropout_rate: float = 0.0,
+        seed: int | None = None,
+    ) -> None:
+        super().__init__(adata, registry)
+        with seeded(seed):
+            self.module = self._module_cls(
+                n_input=self.summary_stats.n_vars,
+                n_batch=self.summary_stats.n_batch,
+                n_hidden=n_hidden,
+                n_latent=n_latent,
+                n_layers=n_layers,
+                n_layers_decoder=n_layers_decoder,
+                activation=activation,
+                dropout_rate=dropout_rate,
+            )
+        self.module.minified_data_type = self.minified_data_type
+        self._model_summary_string = (
+            f"SCALEX model with the following parameters: \nn_hidden: {n_hidden}, "
+            f"n_latent: {n_latent}, n_layers: {n_layers}, n_layers_decoder: {n_layers_decoder}, "
+            f"activation: {activation}, dropout_rate: {dropout_rate}."
+        )
+        self.n_reference_batches_ = 0
+        self.preprocessing_: dict[str, Any] | None = None
+        if adata is not None:
+            self.preprocessing = Preprocessing.from_adata(adata)
+        self.init_params_ = self._get_init_params(locals())
+
+    @classmethod
+    @setup_anndata_dsp.dedent
+    def setup_anndata(
+        cls,
+        adata: AnnData,
+        batch_key: str | None = None,
+        labels_key: str | None = None,
+        layer: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """%(summary)s.
+
+        Parameters
+        ----------
+        %(param_adata)s
+        %(param_batch_key)s
+        %(param_labels_key)s
+        %(param_layer)s
+
+        Raises
+        ------
+        KeyError, ValueError
+            If the expression is not in [0, 1] (see :func:`scalex_scvi.pp.rna`), gene names
+            repeat, or a batch is missing or has one cell. Nothing is registered then.
+        """
+        setup_method_args = cls._get_setup_method_args(**locals())
+        fields = [
+            ScaledExpressionField(REGISTRY_KEYS.X_KEY, layer),
+            BatchField(REGISTRY_KEYS.BATCH_KEY, batch_key),
+            LabelsField(REGISTRY_KEYS.LABELS_KEY, labels_key),
+        ]
+        minify_type = _get_adata_minify_type(adata)
+        if minify_type is not None:
+            fields += cls._get_fields_for_adata_minification(minify_type)
+        manager = SCALEXDataManager(fields=fields, setup_method_args=setup_method_args)
+        manager.register_fields(adata, **kwargs)
+        cls.register_manager(manager)
+
+    @property
+    def preprocessing(self) -> Preprocessing | None:
+        """What was done to the reference's counts; ``None`` if they came prepared by other means.
+
+        See :func:`scalex_scvi.pp.prepare_query`.
+        """
+        if self.preprocessing_ is None:
+            return None
+        stored = self.preprocessing_
+        return Preprocessing.from_dict(stored["record"], self.get_var_names(), stored["scale"])
+
+    @preprocessing.setter
+    def preprocessing(self, value: Preprocessing | None) -> None:
+        self.preprocessing_ = value and {"record": value.to_dict(), "scale": value.scale}
+
+    @property
+    def batch_names(self) -> list[Any]:
+        """Names of the batches, in the order of the decoder."""
+        fields = self.registry_["field_registries"]
+        return list(fields[REGISTRY_KEYS.BATCH_KEY]["state_registry"]["categorical_mapping"])
+
+    def train(
+        self,
+        max_epochs: int | None = None,
+        max_steps: int = 30_000,
+        accelerator: str = "auto",
+        devices: int | list[int] | str = "auto",
+        train_size: float = 1.0,
+        validation_size: float | None = None,
+        batch_size: int = 64,
+        early_stopping: bool = True,
+        early_stopping_patience: int = 10,
+        lr: float = 2e-4,
+        weight_decay: float = 5e-4,
+        kl_weight: float = 0.5,
+        seed: int | None = None,
+        datasplitter_kwargs: dict[str, Any] | None = None,
+        plan_kwargs: dict[str, Any] | None = None,
+        **trainer_kwargs: Any,
+    ) -> None:
+        """Train the model by the published recipe; every number of it is an argument.
+
+        All cells are trained on, in minibatches over all batches together; the incomplete last
+        minibatch of an epoch is dropped. The weights with the best mean training loss are kept.
+
+        On a model from :meth:`load_query_data` this fits the decoder's normalisation of the new
+        batches and nothing else: the latent cannot change, what changes is
+        :meth:`get_imputed_expression` for these batches.
+
+        Parameters
+        ----------
+        max_epochs
+            Number of epochs; ``None``: as many as ``max_steps`` takes.
+        max_steps
+            Number of minibatches, rounded up to whole epochs. Ignored if ``max_epochs`` is given.
+        accelerator, devices
+            See :class:`lightning.pytorch.Trainer`.
+        train_size, validation_size
+            Shares of cells to train on and to validate on.
+        batch_size
+            Cells per minibatch; at most the number of cells.
+        early_stopping
+            Whether to stop when the mean training loss of an epoch no longer falls.
+        early_stopping_patience
+            Epochs without a better loss before stopping.
+        lr, weight_decay
+            Of Adam. A query model is trained without weight decay.
+        kl_weight
+            Constant weight of the KL divergence.
+        seed
+            Seed of order and noise; ``None``: ``scvi.settings.seed``, else 124 as published.
+            The same seed on the same machine gives the same weights, bit for bit.
+        datasplitter_kwargs
+            Passed into :class:`scvi.dataloaders.DataSplitter`, e.g. ``num_workers``.
+        plan_kwargs
+            Passed into :class:`scalex_scvi.train.SCALEXTrainingPlan`.
+        **trainer_kwargs
+            Passed into :class:`scvi.train.Trainer`, e.g. ``enable_progress_bar=False``.
+
+        Raises
+        ------
+        TypeError
+            For unknown names in ``plan_kwargs``.
+        RuntimeError
+            If the loss diverges.
+        """
+        if self.n_reference_batches_ == self.summary_stats.n_batch:
+            logger.warning("The query has no new batches: there is nothing to train.")
+            return
+        n_train = math.ceil(self.adata.n_obs * train_size)
+        batch_size = min(batch_size, n_train)
+        if max_epochs is None:
+            max_epochs = math.ceil(max_steps / max(1, n_train // batch_size))
+        plan = {"lr": lr, "weight_decay": weight_decay, "kl_weight": kl_weight}
+        plan |= plan_kwargs or {}
+        if self.n_reference_batches_:
+            plan["weight_decay"] = 0.0  # it would move the frozen rows
+        splitter = {"drop_last": True} | (datasplitter_kwargs or {})
+        if train_size < 1 and "external_indexing" not in splitter:
+            splitter["external_indexing"] = self._split(n_train, validation_size, seed)
+        patience = early_stopping_patience if early_stopping else None
+        callbacks = [*trainer_kwargs.pop("callbacks", []), BestTrainingLoss(patience)]
+        if not self.history_:
+            self.is_trained_ = False  # scvi-tools starts a new history only then
+        with seeded(seed):
+            super().train(
+                max_epochs=max_epochs,
+                accelerator=accelerator,
+                devices=devices,
+                train_size=train_size,
+                validation_size=validation_size,
+                shuffle_set_split=False,
+                batch_size=batch_size,
+                datasplitter_kwargs=splitter,
+                plan_kwargs=plan,
+                callbacks=callbacks,
+                **trainer_kwargs,
+            )
+
+    def _split(
+        self, n_train: int, validation_size: float | None, seed: int | None
+    ) -> list[np.ndarray]:
+        """Draw training, validation and test cells, reproducibly."""
+        n_cells = self.adata.n_obs
+        n_validation = n_cells - n_train
+        if validation_size is not None:
+            n_validation = min(n_validation, math.floor(n_cells * validation_size))
+        order = np.random.default_rng(resolve_seed(seed)).permutation(n_cells)
+        return np.split(order, [n_train, n_train + n_validation])
+
+    @torch.inference_mode()
+    def get_latent_representation(
+        self,
+        adata: AnnData | None = None,
+        indices: Sequence[int] | None = None,
+        give_mean: bool = True,
+        mc_samples: int = 5_000,
+        batch_size: int | None = None,
+        return_dist: bool = False,
+        dataloader: Iterator[dict[str, Tensor | None]] | None = None,
+        batch_stats: BatchStats = "running",
+        **data_loader_kwargs: Any,
+    ) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
+        """Position of each cell in the latent space.
+
+        Parameters
+        ----------
+        adata
+            Cells with the model's genes; default: the model's own.
+        indices
+            Cells to use; default: all.
+        give_mean
+            Whether to return the mean of the posterior, else one draw from it.
+        mc_samples
+            Not used: the posterior is normal.
+        batch_size
+            Cells per minibatch. It does not change the result.
+        return_dist
+            Whether to return mean and variance.
+        dataloader
+            Minibatches to use instead of ``adata``, for ``batch_stats="running"``.
+        batch_stats
+            Statistics of the encoder's batch normalisation. ``"running"`` (default): those of the
+            training, so that the latent of a cell depends on that cell alone. ``"batch"``: exact
+            mean and variance over all cells of each batch in this call (two passes): mixes
+            strongly different technologies more, costs accuracy where batches differ in
+            composition, and is wrong for a query of one cell type. Batches of fewer than 32 cells
+            fall back to running statistics, with a warning.
+        **data_loader_kwargs
+            Passed to the data loader.
+
+        Returns
+        -------
+        ``(n_cells, n_latent)``, or mean and variance of that shape.
+        """
+        if batch_stats == "running":
+            return super().get_latent_representation(
+                adata=adata,
+                indices=indices,
+                give_mean=give_mean,
+                mc_samples=mc_samples,
+                batch_size=batch_size,
+                return_dist=return_dist,
+                dataloader=dataloader,
+                **data_loader_kwargs,
+            )
+        if batch_stats != "batch":
+            msg = f"`batch_stats` must be 'running' or 'batch', got {batch_stats!r}."
+            raise ValueError(msg)
+        if dataloader is not None or self.minified_data_type is not None:
+            msg = "`batch_stats='batch'` reads the expression twice: it needs `adata`, unminified."
+            raise ValueError(msg)
+        self._check_if_trained(warn=False)
+        adata = self._validate_anndata(adata)
+        mean, var = encode_with_batch_stats(
+            self.module,
+            lambda: self._make_data_loader(
+                adata=adata, indices=indices, batch_size=batch_size, **data_loader_kwargs
+            ),
+            n_batch=self.summary_stats.n_batch,
+            batch_names=[str(name) for name in self.batch_names],
+        )
+        if return_dist:
+            return mean, var
+        return mean if give_mean else np.random.default_rng().normal(mean, np.sqrt(var))
+
+    def get_elbo(self, *args: Any, **kwargs: Any) -> float | Tensor:
+        """See :meth:`scvi.model.base.VAEMixin.get_elbo`; the noise is seeded, so it repeats."""
+        with seeded(None):
+            return super().get_elbo(*args, **kwargs)
+
+    def get_reconstruction_error(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """See :meth:`scvi.model.base.VAEMixin.get_reconstruction_error`; the noise is seeded.
+
+        The error is the binary cross-entropy, summed over genes.
+        """
+        with seeded(None):
+            return super().get_reconstruction_error(*args, **kwargs)
+
+    @torch.inference_mode()
+    def get_imputed_expression(
+        self,
+        adata: AnnData | None = None,
+        indices: Sequence[int] | None = None,
+        transform_batch: Any | Sequence[Any] | None = None,
+        gene_list: Sequence[str] | None = None,
+        units: Units = "scaled",
+        batch_size: int | None = None,
+        return_numpy: bool = False,
+    ) -> pd.DataFrame | np.ndarray:
+        """Decode the latent: expression without noise and, in one chosen batch, without batches.
+
+        Parameters
+        ----------
+        adata
+            Cells with the model's genes; default: the model's own.
+        indices
+            Cells to use; default: all.
+        transform_batch
+            Batch whose decoder is used for all cells. ``None``: each cell's own; a list: the mean
+            over these batches.
+        gene_list
+            Genes to return; default: all.
+        units
+            ``"scaled"``: in [0, 1], as the model sees it; ``"log_normalized"``: multiplied by the
+            maximum of each gene in the decoding batch, from the preprocessing record.
+        batch_size
+            Cells per minibatch when encoding.
+        return_numpy
+            Whether to return an array instead of a data frame.
+
+        Returns
+        -------
+        Cells × genes, float32.
+
+        Raises
+        ------
+        ValueError
+            For an unknown batch, gene or unit, or if the record has no scale of the batch.
+        """
+        self._check_if_trained(warn=False)
+        adata = self._validate_anndata(adata)
+        cells = np.arange(adata.n_obs) if indices is None else np.asarray(indices)
+        if cells.dtype == bool:
+            cells = np.flatnonzero(cells)
+        genes = self._gene_indices(gene_list)
+        scale = self._decoder_scale(units, genes)
+        latent = self.get_latent_representation(adata, cells, batch_size=batch_size)
+        own = self.get_from_registry(adata, REGISTRY_KEYS.BATCH_KEY).reshape(-1)[cells]
+        batches = self._decoder_batches(transform_batch)
+        expression = np.zeros((len(cells), len(genes)), dtype=np.float32)
+        for start in range(0, len(cells), _DECODE_CHUNK):
+            rows = slice(start, start + _DECODE_CHUNK)
+            for batch in batches:
+                codes = own[rows] if batch is None else np.full_like(own[rows], batch)
+                decoded = decode(self.module, latent[rows], codes)[:, genes]
+                expression[rows] += (decoded if scale is None else decoded * scale[codes]) / len(
+                    batches
+                )
+        if return_numpy:
+            return expression
+        names = np.asarray(self.get_var_names())[genes]
+        return pd.DataFrame(expression, index=adata.obs_names[cells], columns=names)
+
+    def _gene_indices(self, gene_list: Sequence[str] | None) -> np.ndarray:
+        names = pd.Index(self.get_var_names())
+        if gene_list is None:
+            return np.arange(len(names))
+        found = names.get_indexer(list(gene_list))
+        if (found < 0).any():
+            unknown = [g for g, i in zip(gene_list, found, strict=True) if i < 0]
+            msg = f"{len(unknown)} of `gene_list` are not genes of the model: {unknown[:5]!r}."
+            raise ValueError(msg)
+        return found
+
+    def _decoder_batches(self, transform_batch: Any) -> list[int | None]:
+        if transform_batch is None:
+            return [None]
+        wanted = transform_batch if isinstance(transform_batch, list | tuple) else [transform_batch]
+        unknown = [name for name in wanted if name not in self.batch_names]
+        if unknown or not wanted:
+            msg = f"`transform_batch` {unknown!r} is not a batch of the model: {self.batch_names!r}."
+            raise ValueError(msg)
+        return [self.batch_names.index(name) for name in wanted]
+
+    def _decoder_scale(self, units: Units, genes: np.ndarray) -> np.ndarray | None:
+        """Batches × genes, or ``None`` for scaled units."""
+        if units == "scaled":
+            return None
+        if units != "log_normalized":
+            msg = f"`units` must be 'scaled' or 'log_normalized', got {units!r}."
+            raise ValueError(msg)
+        record = self.preprocessing
+        columns = self._scale_columns()
+        if record is None or not set(columns) <= set(record.scale.columns):
+            msg = (
+                "The model does not know how its input was scaled, so that it cannot return "
+                "log-normalised units. Prepare counts with `scalex_scvi.pp.rna`."
+            )
+            raise ValueError(msg)
+        return record.scale[columns].to_numpy().T[:, genes]
+
+    def _scale_columns(self) -> list[str]:
+        if self.registry_[_SETUP_ARGS_KEY]["batch_key"] is None:
+            return ["0"]
+        return [str(name) for name in self.batch_names]
+
+    def save(
+        self,
+        dir_path: str | os.PathLike[str],
+        prefix: str | None = None,
+        overwrite: bool = False,
+        save_anndata: bool = False,
+        save_kwargs: dict[str, Any] | None = None,
+        **anndata_write_kwargs: Any,
+    ) -> None:
+        """Save the model: tensors and plain types in one file, written whole or not at all.
+
+        Parameters
+        ----------
+        dir_path
+            Folder to save into.
+        prefix
+            Put before the file names.
+        overwrite
+            Whether the folder may exist already.
+        save_anndata
+            Whether to save the model's AnnData too.
+        save_kwargs
+            Passed into :func:`torch.save`.
+        **anndata_write_kwargs
+            Passed into :meth:`anndata.AnnData.write_h5ad`.
+
+        Raises
+        ------
+        ValueError
+            If the folder exists and ``overwrite`` is false.
+        """
+        if os.path.exists(dir_path) and not overwrite:
+            msg = f"{str(dir_path)!r} exists. Choose another folder, or pass `overwrite=True`."
+            raise ValueError(msg)
+        os.makedirs(dir_path, exist_ok=True)
+        if save_anndata:
+            with whole_file(adata_path(dir_path, prefix)) as temporary:
+                self.adata.write_h5ad(temporary, **anndata_write_kwargs)
+        attributes = {k: v for k, v in self._get_user_attributes() if k.endswith("_")}
+        state = {name: value.cpu() for name, value in self.module.state_dict().items()}
+        saved = SavedModel(state, [str(gene) for gene in self.get_var_names()], attributes)
+        write_model(model_path(dir_path, prefix), saved, **(save_kwargs or {}))
+
+    @classmethod
+    def load(
+        cls,
+        dir_path: str | os.PathLike[str],
+        adata: AnnData | Literal[False] | None = None,
+        accelerator: str = "auto",
+        device: int | str = "auto",
+        prefix: str | None = None,
+    ) -> SCALEXModel:
+        """Load a saved model. No code of the file is executed.
+
+        Parameters
+        ----------
+        dir_path
+            Folder that :meth:`save` wrote.
+        adata
+            Prepared data with the model's genes. ``None``: the AnnData saved with the model, if
+            there is one; ``False``: no data.
+        accelerator, device
+            Where to put the model.
+        prefix
+            Put before the file names when saving.
+
+        Raises
+        ------
+        FileNotFoundError, ValueError
+            If there is no model in the folder, or it is damaged or of another class.
+        """
+        saved = read_model(model_path(dir_path, prefix))
+        stored_adata = adata_path(dir_path, prefix)
+        if adata is None and stored_adata.exists():
+            adata = read_h5ad(stored_adata)
+        registry = saved.attributes.pop("registry_")
+        if registry.get(_MODEL_NAME_KEY) != cls.__name__:
+            msg = f"{str(dir_path)!r} holds a {registry.get(_MODEL_NAME_KEY)!r}, not {cls.__name__!r}."
+            raise ValueError(msg)
+        if isinstance(adata, AnnData):
+            cls.setup_anndata(adata, source_registry=registry, **registry[_SETUP_ARGS_KEY])
+        init_params = saved.attributes.pop("init_params_")["non_kwargs"]
+        data = adata if isinstance(adata, AnnData) else None
+        model = cls(data, registry=registry, **init_params)
+        for name, value in saved.attributes.items():
+            setattr(model, name, value)
+        model.module.load_state_dict(saved.state_dict)
+        model._freeze_reference()
+        model.to_device(_torch_device(accelerator, device))
+        model.module.eval()
+        return model
+
+    @staticmethod
+    def prepare_query_anndata(
+        adata: AnnData,
+        reference_model: str | os.PathLike[str] | SCALEXModel,
+        return_reference_var_names: bool = False,
+        inplace: bool = True,
+        layer: str | None = None,
+        log_normalized: bool | None = None,
+    ) -> AnnData | pd.Index | None:
+        """Take new cells through the reference's preprocessing, ready for :meth:`load_query_data`.
+
+        More than scvi-tools' method of this name, which pads and sorts genes: normalisation needs
+        all genes, so that it has to come first. :meth:`load_query_data` does this by itself.
+
+        Parameters
+        ----------
+        adata
+            Counts of new cells.
+        reference_model
+            Model, or folder of a saved one.
+        return_reference_var_names
+            Only return the reference's genes.
+        inplace
+            Whether to change ``adata`` (scvi-tools' default), or return a new AnnData.
+        layer, log_normalized
+            See :func:`scalex_scvi.pp.prepare_query`.
+        """
+        reference = _as_model(reference_model)
+        if return_reference_var_names:
+            return pd.Index(reference.get_var_names())
+        query = prepare_for_model(
+            adata, reference, layer=layer, log_normalized=log_normalized, processed=None
+        )
+        if not inplace:
+            return query
+        adata._init_as_actual(query)
+        return None
+
+    @classmethod
+    def load_query_data(
+        cls,
+        adata: AnnData,
+        reference_model: str | os.PathLike[str] | SCALEXModel,
+        inplace_subset_query_vars: bool = False,
+        accelerator: str = "auto",
+        device: int | str = "auto",
+        layer: str | None = None,
+        log_normalized: bool | None = None,
+        processed: bool | None = None,
+    ) -> SCALEXModel:
+        """Place new cells into the space of a trained model, without training.
+
+        The model that is returned is ready: ``get_latent_representation()`` works at once, since
+        the encoder needs no batch. :meth:`train` on it cannot change the latent: it fits the
+        decoder of the new batches, which only :meth:`get_imputed_expression` uses.
+
+        Parameters
+        ----------
+        adata
+            Raw counts of the new cells, with the reference's ``batch_key`` in ``obs``. Genes may
+            be missing, additional or in another order. It is not changed; the prepared cells are
+            the ``adata`` of the returned model, in the same order.
+        reference_model
+            Trained model, or the folder of a saved one.
+        inplace_subset_query_vars
+            Accepted for scvi-tools' sake; ``adata`` is never changed.
+        accelerator, device
+            Where to put the model.
+        layer
+            Layer with the counts, instead of ``adata.X``.
+        log_normalized
+            Whether the values are log-normalised already. ``None`` decides, and raises when it
+            looks like it.
+        processed
+            Whether the values are scaled to [0, 1] already. ``None``: they are if ``adata``
+            carries the record of :func:`scalex_scvi.pp.rna` or
+            :func:`scalex_scvi.pp.prepare_query`, or if the reference has none.
+
+        Raises
+        ------
+        KeyError, ValueError
+            See :func:`scalex_scvi.pp.prepare_query`.
+        """
+        reference = _as_model(reference_model)
+        reference._check_if_trained(warn=False)
+        query = prepare_for_model(
+            adata, reference, layer=layer, log_normalized=log_normalized, processed=processed
+        )
+        model = super().load_query_data(query, reference, accelerator=accelerator, device=device)
+        known, new = reference.preprocessing, Preprocessing.from_adata(query)
+        model.preprocessing = known and new and known.with_batches_of(new)
+        model.n_reference_batches_ = reference.summary_stats.n_batch
+        model._freeze_reference()
+        model.history_ = None
+        model.is_trained_ = True
+        return model
+
+    def _freeze_reference(self) -> None:
+        if self.n_reference_batches_:
+            self.module.freeze_for_query(self.n_reference_batches_)
+
+
+def _as_model(reference: str | os.PathLike[str] | SCALEXModel) -> SCALEXModel:
+    if isinstance(reference, SCALEXModel):
+        return reference
+    return SCALEXModel.load(reference, adata=False)
+
+
+def _torch_device(accelerator: str, device: int | str) -> torch.device:
+    _, _, torch_device = parse_device_args(
+        accelerator=accelerator,
+        devices=device,
+        return_device="torch",
+        validate_single_device=True,
+    )
+    return torch_device

@@ -1,0 +1,5 @@
+"""The SCALEX network as an scvi-tools module."""
+
+from ._scalexvae import SCALEXVAE
+
+__all__ = ["SCALEXVAE"]

@@ -1,0 +1,194 @@
+"""The SCALEX network as an scvi-tools module."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from scvi import REGISTRY_KEYS
+from scvi.module._constants import MODULE_KEYS
+from scvi.module.base import BaseMinifiedModeModuleClass, LossOutput, auto_move_data
+from torch import Tensor
+from torch.distributions import Normal
+from torch.nn import functional as F
+
+from scalex_scvi.nn import Decoder, Encoder
+from scalex_scvi.nn._blocks import ActivationName
+
+# What the decoder returns, beside scvi-tools' own keys.
+LOGITS_KEY = "logits"
+
+
+class SCALEXVAE(BaseMinifiedModeModuleClass):
+    """Variational autoencoder with a batch-free encoder and a batch-specific decoder.
+
+    Parameters
+    ----------
+    n_input
+        Number of genes.
+    n_batch
+        Number of batches.
+    n_hidden
+        Width of the encoder's hidden layers (1024, as published).
+    n_latent
+        Latent dimensions (10, as published).
+    n_layers
+        Hidden layers of the encoder (1, as published).
+    n_layers_decoder
+        Hidden layers of the decoder (0, as published).
+    activation
+        Activation of hidden layers.
+    dropout_rate
+        Dropout in the encoder (0, as published).
+
+    References
+    ----------
+    Xiong et al., Nat Commun 13:6118, 2022.
+    """
+
+    def __init__(
+        self,
+        n_input: int,
+        n_batch: int = 1,
+        *,
+        n_hidden: int = 1024,
+        n_latent: int = 10,
+        n_layers: int = 1,
+        n_layers_decoder: int = 0,
+        activation: ActivationName = "relu",
+        dropout_rate: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.n_latent = n_latent
+        self.encoder_frozen = False
+        self.encoder = Encoder(
+            n_input,
+            n_latent,
+            n_hidden=n_hidden,
+            n_layers=n_layers,
+            activation=activation,
+            dropout_rate=dropout_rate,
+        )
+        self.decoder = Decoder(
+            n_latent,
+            n_input,
+            n_batch,
+            n_hidden=n_hidden,
+            n_layers=n_layers_decoder,
+            activation=activation,
+        )
+
+    def train(self, mode: bool = True) -> SCALEXVAE:
+        """Set train or eval mode; frozen parts stay in eval mode, whatever is asked.
+
+        In train mode a frozen BatchNorm would go on moving its running statistics.
+        """
+        super().train(mode)
+        if self.encoder_frozen:
+            self.encoder.eval()
+            self.decoder.layers.eval()
+        return self
+
+    def freeze_for_query(self, n_reference_batches: int) -> None:
+        """Leave only the decoder's batch-norm rows of new batches trainable.
+
+        Parameters
+        ----------
+        n_reference_batches
+            Number of batches, the first ones, that belong to the reference.
+        """
+        self.encoder_frozen = True
+        self.requires_grad_(False)
+        norm = self.decoder.norm
+        norm.requires_grad_(True)
+        norm.freeze_domains(n_reference_batches)
+        self.train(self.training)
+
+    def _get_inference_input(
+        self, tensors: dict[str, Tensor], full_forward_pass: bool = False
+    ) -> dict[str, Tensor]:
+        if full_forward_pass or self.minified_data_type is None:
+            return {MODULE_KEYS.X_KEY: tensors[REGISTRY_KEYS.X_KEY]}
+        return {
+            MODULE_KEYS.QZM_KEY: tensors[REGISTRY_KEYS.LATENT_QZM_KEY],
+            MODULE_KEYS.QZV_KEY: tensors[REGISTRY_KEYS.LATENT_QZV_KEY],
+        }
+
+    def _get_generative_input(
+        self, tensors: dict[str, Tensor], inference_outputs: dict[str, Any]
+    ) -> dict[str, Tensor]:
+        return {
+            MODULE_KEYS.Z_KEY: inference_outputs[MODULE_KEYS.Z_KEY],
+            MODULE_KEYS.BATCH_INDEX_KEY: tensors[REGISTRY_KEYS.BATCH_KEY],
+        }
+
+    def _regular_inference(self, x: Tensor, n_samples: int = 1) -> dict[str, Any]:
+        mean, var = self.encoder(x)
+        return self._posterior(mean, var, n_samples)
+
+    def _cached_inference(self, qzm: Tensor, qzv: Tensor, n_samples: int = 1) -> dict[str, Any]:
+        return self._posterior(qzm, qzv, n_samples)
+
+    @staticmethod
+    def _posterior(mean: Tensor, var: Tensor, n_samples: int) -> dict[str, Any]:
+        # Validation would wait for the device at each step; the input was validated at setup.
+        qz = Normal(mean, var.sqrt(), validate_args=False)
+        z = qz.rsample() if n_samples == 1 else qz.rsample((n_samples,))
+        return {MODULE_KEYS.Z_KEY: z, MODULE_KEYS.QZ_KEY: qz}
+
+    @auto_move_data
+    def generative(self, z: Tensor, batch_index: Tensor) -> dict[str, Any]:
+        """Decode latent ``z`` of shape ``(..., n_cells, n_latent)`` with each cell's own batch.
+
+        Returns
+        -------
+        ``logits`` of shape ``(..., n_cells, n_genes)``: their sigmoid is the expected
+        expression, scaled to [0, 1] within the batch.
+        """
+        if z.ndim == 2:
+            return {LOGITS_KEY: self.decoder(z, batch_index)}
+        return {LOGITS_KEY: torch.stack([self.decoder(sample, batch_index) for sample in z])}
+
+    def loss(
+        self,
+        tensors: dict[str, Tensor],
+        inference_outputs: dict[str, Any],
+        generative_outputs: dict[str, Any],
+        kl_weight: float | Tensor = 0.5,
+    ) -> LossOutput:
+        """Binary cross-entropy summed over genes + ``kl_weight`` · KL, averaged over cells.
+
+        ``reconstruction_loss`` and ``kl_local`` (unweighted) are per cell, in nats.
+        """
+        x = tensors[REGISTRY_KEYS.X_KEY]
+        reconstruction = F.binary_cross_entropy_with_logits(
+            generative_outputs[LOGITS_KEY], x, reduction="none"
+        ).sum(dim=-1)
+        qz = inference_outputs[MODULE_KEYS.QZ_KEY]
+        variance = qz.scale.square()
+        kl = 0.5 * (variance + qz.loc.square() - 1 - variance.log()).sum(dim=-1)
+        return LossOutput(
+            loss=(reconstruction + kl_weight * kl).mean(),
+            reconstruction_loss=reconstruction,
+            kl_local=kl,
+        )
+
+    @torch.inference_mode()
+    def sample(self, tensors: dict[str, Tensor], n_samples: int = 1) -> Tensor:
+        """Draw latents from the posterior and decode them.
+
+        Parameters
+        ----------
+        tensors
+            A minibatch, as the data loader yields it.
+        n_samples
+            Number of draws per cell.
+
+        Returns
+        -------
+        Expression in [0, 1], ``(n_cells, n_genes)`` or ``(n_samples, n_cells, n_genes)``.
+        """
+        _, generative_outputs = self.forward(
+            tensors, inference_kwargs={"n_samples": n_samples}, compute_loss=False
+        )
+        return torch.sigmoid(generative_outputs[LOGITS_KEY])

@@ -1,0 +1,182 @@
+"""The shared encoder and the batch-specific decoder."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from ._dsbn import DomainSpecificBatchNorm1d
+
+ActivationName = Literal["relu", "leaky_relu", "rrelu", "tanh", "sigmoid", "none"]
+
+_ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "relu": nn.ReLU,
+    "leaky_relu": nn.LeakyReLU,
+    "rrelu": nn.RReLU,
+    "tanh": nn.Tanh,
+    "sigmoid": nn.Sigmoid,
+    "none": nn.Identity,
+}
+
+
+def _activation(name: str) -> nn.Module:
+    if name not in _ACTIVATIONS:
+        msg = f"`activation` must be one of {sorted(_ACTIVATIONS)}, got {name!r}."
+        raise ValueError(msg)
+    return _ACTIVATIONS[name]()
+
+
+class FullyConnectedBlock(nn.Module):
+    """Linear → BatchNorm1d → activation → dropout.
+
+    Parameters
+    ----------
+    n_input, n_output
+        Widths.
+    activation
+        Name of the activation.
+    batch_norm
+        Whether to normalise (eps 1e-5, momentum 0.1).
+    dropout_rate
+        Dropout probability in [0, 1); 0 leaves dropout out.
+    """
+
+    def __init__(
+        self,
+        n_input: int,
+        n_output: int,
+        *,
+        activation: ActivationName = "relu",
+        batch_norm: bool = True,
+        dropout_rate: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.linear = nn.Linear(n_input, n_output)
+        self.norm = nn.BatchNorm1d(n_output) if batch_norm else None
+        self.activation = _activation(activation)
+        self.dropout = nn.Dropout(dropout_rate) if dropout_rate > 0 else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(n_cells, n_input)`` to ``(n_cells, n_output)``."""
+        return self.finish(self.normalise(self.linear(x)))
+
+    def normalise(self, h: Tensor) -> Tensor:
+        """Apply the block's batch normalisation, if it has one, to the linear output."""
+        return h if self.norm is None else self.norm(h)
+
+    def finish(self, h: Tensor) -> Tensor:
+        """Apply activation and dropout."""
+        h = self.activation(h)
+        return h if self.dropout is None else self.dropout(h)
+
+
+class Encoder(nn.Module):
+    """The batch-free encoder: cells × genes → mean and variance of the latent.
+
+    It has no batch input of any kind, which is why a trained model can place cells of a new batch.
+
+    Parameters
+    ----------
+    n_input
+        Number of genes.
+    n_latent
+        Latent dimensions.
+    n_hidden
+        Width of the hidden layers.
+    n_layers
+        Number of hidden layers, at least 1.
+    activation
+        Activation of the hidden layers.
+    batch_norm
+        Whether hidden layers are batch-normalised (over all cells, whatever their batch).
+    dropout_rate
+        Dropout probability of the hidden layers.
+    """
+
+    def __init__(
+        self,
+        n_input: int,
+        n_latent: int = 10,
+        *,
+        n_hidden: int = 1024,
+        n_layers: int = 1,
+        activation: ActivationName = "relu",
+        batch_norm: bool = True,
+        dropout_rate: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if n_layers < 1:
+            msg = f"`n_layers` must be at least 1, got {n_layers!r}."
+            raise ValueError(msg)
+        widths = [n_input] + [n_hidden] * n_layers
+        self.layers = nn.ModuleList(
+            FullyConnectedBlock(
+                width_in,
+                width_out,
+                activation=activation,
+                batch_norm=batch_norm,
+                dropout_rate=dropout_rate,
+            )
+            for width_in, width_out in zip(widths[:-1], widths[1:], strict=True)
+        )
+        self.mean_head = nn.Linear(n_hidden, n_latent)
+        self.log_var_head = nn.Linear(n_hidden, n_latent)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return mean and variance, each ``(n_cells, n_latent)``, of the latent."""
+        for layer in self.layers:
+            x = layer(x)
+        return self.heads(x)
+
+    def heads(self, h: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and variance of the latent from the last hidden layer."""
+        return self.mean_head(h), torch.exp(self.log_var_head(h))
+
+
+class Decoder(nn.Module):
+    """The batch-specific decoder: latent → logits of the expression scaled to [0, 1].
+
+    Linear layers are shared between batches; only the normalisation of the output knows the batch.
+
+    Parameters
+    ----------
+    n_latent
+        Latent dimensions.
+    n_output
+        Number of genes.
+    n_batch
+        Number of batches, one set of batch-norm parameters each.
+    n_hidden
+        Width of hidden layers, if there are any.
+    n_layers
+        Number of hidden layers; 0, the published architecture, is linear.
+    activation
+        Activation of the hidden layers.
+    """
+
+    def __init__(
+        self,
+        n_latent: int,
+        n_output: int,
+        n_batch: int,
+        *,
+        n_hidden: int = 1024,
+        n_layers: int = 0,
+        activation: ActivationName = "relu",
+    ) -> None:
+        super().__init__()
+        widths = [n_latent] + [n_hidden] * n_layers
+        self.layers = nn.ModuleList(
+            FullyConnectedBlock(width_in, width_out, activation=activation)
+            for width_in, width_out in zip(widths[:-1], widths[1:], strict=True)
+        )
+        self.linear = nn.Linear(widths[-1], n_output)
+        self.norm = DomainSpecificBatchNorm1d(n_output, n_batch)
+
+    def forward(self, z: Tensor, batch_index: Tensor) -> Tensor:
+        """Return logits ``(n_cells, n_output)``; their sigmoid is the expression in [0, 1]."""
+        for layer in self.layers:
+            z = layer(z)
+        return self.norm(self.linear(z), batch_index)

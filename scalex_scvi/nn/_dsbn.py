@@ -1,0 +1,167 @@
+"""Domain-specific batch normalisation over stacked parameters."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class DomainSpecificBatchNorm1d(nn.Module):
+    """One :class:`torch.nn.BatchNorm1d` per domain, held in stacked tensors.
+
+    Equal to a list of ``BatchNorm1d``, each fed with the rows of its own domain, but without a
+    loop over domains, without a device synchronisation and with shapes that depend on the
+    input's shape alone, so that it compiles to one graph. The cost grows with
+    ``min(n_cells, n_domains)``.
+
+    A domain with a single row in a training minibatch has no variance: it is normalised with
+    its running statistics, which it leaves untouched.
+
+    Parameters
+    ----------
+    n_features
+        Number of features (genes).
+    n_domains
+        Number of domains (batches).
+    eps
+        Added to the variance.
+    momentum
+        Weight of a minibatch in the running statistics.
+
+    Attributes
+    ----------
+    weight, bias, running_mean, running_var
+        Tensors of shape ``(n_domains, n_features)``.
+    n_frozen
+        The first ``n_frozen`` domains are frozen (see :meth:`freeze_domains`).
+
+    References
+    ----------
+    Chang et al., Domain-Specific Batch Normalization for Unsupervised Domain Adaptation,
+    CVPR 2019; Xiong et al., Nat Commun 13:6118, 2022.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(
+        self, n_features: int, n_domains: int, *, eps: float = 1e-5, momentum: float = 0.1
+    ) -> None:
+        super().__init__()
+        if n_features < 1 or n_domains < 1:
+            msg = (
+                "`n_features` and `n_domains` must be at least 1, "
+                f"got {n_features!r} and {n_domains!r}."
+            )
+            raise ValueError(msg)
+        self.n_features = n_features
+        self.n_domains = n_domains
+        self.eps = eps
+        self.momentum = momentum
+        self.n_frozen = 0
+        self.weight = nn.Parameter(torch.ones(n_domains, n_features))
+        self.bias = nn.Parameter(torch.zeros(n_domains, n_features))
+        self.register_buffer("running_mean", torch.zeros(n_domains, n_features))
+        self.register_buffer("running_var", torch.ones(n_domains, n_features))
+
+    def extra_repr(self) -> str:
+        """Sizes, for ``print(module)``."""
+        return f"{self.n_features}, n_domains={self.n_domains}, n_frozen={self.n_frozen}"
+
+    def freeze_domains(self, n_frozen: int) -> None:
+        """Freeze the first ``n_frozen`` domains: no gradient, fixed running statistics.
+
+        Their rows are always normalised with the running statistics, in train mode too.
+
+        Parameters
+        ----------
+        n_frozen
+            Number of domains, from the first, that training must leave bit for bit as they are
+            (provided that the optimiser has no weight decay).
+        """
+        self.n_frozen = n_frozen
+        for parameter in (self.weight, self.bias):
+            parameter.register_hook(self._drop_frozen_gradient)
+
+    def _drop_frozen_gradient(self, gradient: Tensor) -> Tensor:
+        rows = torch.arange(self.n_domains, device=gradient.device)[:, None]
+        return gradient * (rows >= self.n_frozen)
+
+    def forward(self, x: Tensor, domain: Tensor) -> Tensor:
+        """Normalise each row with the statistics of its domain.
+
+        Parameters
+        ----------
+        x
+            Input of shape ``(n_cells, n_features)``.
+        domain
+            Domain of each row, integers in ``[0, n_domains)`` of shape ``(n_cells,)`` or
+            ``(n_cells, 1)``.
+
+        Returns
+        -------
+        Tensor of shape ``(n_cells, n_features)``.
+        """
+        # Statistics in half precision are useless: leave an enclosing autocast.
+        with torch.autocast(x.device.type, enabled=False):
+            x = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+            return self._normalise(x, domain.reshape(-1).long())
+
+    def _normalise(self, x: Tensor, domain: Tensor) -> Tensor:
+        rows, segment_domain = _segments(domain, self.n_domains, x.dtype)
+        mean = F.embedding(segment_domain, self.running_mean)
+        var = F.embedding(segment_domain, self.running_var)
+        if self.training:
+            mean, var = self._minibatch_statistics(x, rows, segment_domain, mean, var)
+        scale = F.embedding(segment_domain, self.weight) * torch.rsqrt(var + self.eps)
+        return (x - rows @ mean) * (rows @ scale) + rows @ F.embedding(segment_domain, self.bias)
+
+    def _minibatch_statistics(
+        self,
+        x: Tensor,
+        rows: Tensor,
+        segment_domain: Tensor,
+        running_mean: Tensor,
+        running_var: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """Statistics of each segment's own rows; updates the running ones on the way."""
+        count = rows.sum(dim=0)[:, None]
+        average = rows.T / count.clamp(min=1)
+        mean = average @ x
+        var = average @ (x - rows @ mean).square()
+        usable = (count > 1) & (segment_domain[:, None] >= self.n_frozen)
+        with torch.no_grad():
+            unbiased = var * (count / (count - 1).clamp(min=1))
+            self._update_running(self.running_mean, mean, rows, segment_domain, usable)
+            self._update_running(self.running_var, unbiased, rows, segment_domain, usable)
+        return torch.where(usable, mean, running_mean), torch.where(usable, var, running_var)
+
+    def _update_running(
+        self, running: Tensor, value: Tensor, rows: Tensor, segment_domain: Tensor, usable: Tensor
+    ) -> None:
+        previous = running[segment_domain]
+        updated = torch.where(usable, torch.lerp(previous, value, self.momentum), previous)
+        if len(segment_domain) == self.n_domains:
+            running.copy_(updated)
+        else:
+            # Rows of one domain carry the same value, so that repeated indices agree.
+            running.index_copy_(0, segment_domain, rows @ updated)
+
+
+def _segments(domain: Tensor, n_domains: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Assign the rows of a minibatch to at most ``min(n_cells, n_domains)`` segments.
+
+    Returns the one-hot matrix ``(n_cells, n_segments)`` and the domain of each segment. Few
+    domains: segment = domain. More domains than rows: segment = the first row of the same domain,
+    so that the work does not grow with the number of absent domains.
+    """
+    n_cells = len(domain)
+    if n_domains <= n_cells:
+        return F.one_hot(domain, n_domains).to(dtype), torch.arange(
+            n_domains, device=domain.device
+        )
+    first_row = (domain[:, None] == domain[None, :]).to(torch.uint8).argmax(dim=1)
+    return F.one_hot(first_row, n_cells).to(dtype), domain

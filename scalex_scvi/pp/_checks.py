@@ -1,0 +1,204 @@
+"""Checks of the input: one clear error before anything is done."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from copy import deepcopy
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from scipy import sparse
+
+logger = logging.getLogger(__name__)
+
+# Counts of a cell whose largest value is so small are unusual; log1p values are never larger
+# (log1p of 1e4 is 9.2, of 1e6 is 13.8).
+_LARGEST_LOG_VALUE = 20.0
+
+
+def to_csr(matrix: Any, *, name: str) -> sparse.csr_matrix:
+    """Return a float32 CSR copy of a dense, sparse or backed matrix.
+
+    Raises
+    ------
+    TypeError
+        For any other kind of matrix.
+    """
+    if hasattr(matrix, "to_memory"):  # backed sparse
+        matrix = matrix.to_memory()
+    elif type(matrix).__module__.startswith("h5py"):  # backed dense
+        matrix = matrix[:]
+    if isinstance(matrix, pd.DataFrame):
+        matrix = matrix.to_numpy()
+    if not (sparse.issparse(matrix) or isinstance(matrix, np.ndarray)):
+        msg = (
+            f"{name} is a {type(matrix).__name__!r}; allowed are numpy arrays, scipy sparse "
+            "matrices and AnnData's backed matrices. Convert it first."
+        )
+        raise TypeError(msg)
+    csr = sparse.csr_matrix(matrix, dtype=np.float32, copy=True)
+    csr.sum_duplicates()
+    csr.eliminate_zeros()
+    return csr
+
+
+def get_matrix(adata: AnnData, layer: str | None) -> tuple[Any, str]:
+    """Return ``adata.X`` or a layer, and what to call it in a message."""
+    if adata.n_obs == 0 or adata.n_vars == 0:
+        msg = f"`adata` is empty: {adata.n_obs} cells × {adata.n_vars} genes."
+        raise ValueError(msg)
+    if layer is None:
+        if adata.X is None:
+            msg = f"`adata.X` is None. Pass `layer`, one of {list(adata.layers)!r}."
+            raise ValueError(msg)
+        return adata.X, "adata.X"
+    if layer not in adata.layers:
+        msg = f"`layer` {layer!r} is not in adata.layers: {list(adata.layers)!r}."
+        raise KeyError(msg)
+    return adata.layers[layer], f"adata.layers[{layer!r}]"
+
+
+def with_matrix(adata: AnnData, matrix: sparse.csr_matrix, var: pd.DataFrame) -> AnnData:
+    """Return a new AnnData with another matrix and genes, but the cells of ``adata``.
+
+    Keeps copies of ``obs``, ``obsm`` and ``uns``, less scvi-tools' registration, which belongs to
+    the original object.
+    """
+    own = {key: value for key, value in adata.uns.items() if not key.startswith("_scvi")}
+    return AnnData(
+        X=matrix,
+        obs=adata.obs.copy(),
+        var=var.copy(),
+        obsm={key: value.copy() for key, value in adata.obsm.items()},
+        uns=deepcopy(own),
+    )
+
+
+def check_expression(csr: sparse.csr_matrix, *, name: str) -> None:
+    """Raise if there are values that no expression matrix has."""
+    if not np.isfinite(csr.data).all():
+        n_bad = int((~np.isfinite(csr.data)).sum())
+        msg = f"{name} holds {n_bad} values that are NaN or infinite. Remove or replace them."
+        raise ValueError(msg)
+    if csr.nnz and csr.data.min() < 0:
+        msg = (
+            f"{name} holds negative values (minimum {csr.data.min():.4g}). Expression must be "
+            "counts, or log-normalised values: not centred, scaled or corrected ones."
+        )
+        raise ValueError(msg)
+    if csr.nnz == 0:
+        msg = f"{name} holds no value other than zero."
+        raise ValueError(msg)
+
+
+def looks_log_normalised(csr: sparse.csr_matrix) -> bool:
+    """Whether the values are not integers, and too small to be anything but logarithms."""
+    return bool(csr.data.max() <= _LARGEST_LOG_VALUE and (csr.data % 1 != 0).any())
+
+
+def decide_log_normalised(csr: sparse.csr_matrix, declared: bool | None, *, name: str) -> bool:
+    """Settle whether the values are log-normalised; never take logarithms twice unasked.
+
+    Raises
+    ------
+    ValueError
+        When nothing is declared and the values look like logarithms.
+    """
+    if declared is not None:
+        return declared
+    if looks_log_normalised(csr):
+        msg = (
+            f"{name} does not look like counts: values are not integers and the largest is "
+            f"{csr.data.max():.3g}. Give counts (see `layer`), or declare what the values are: "
+            "`log_normalized=True` to use them as they are, `log_normalized=False` if they are "
+            "counts after all."
+        )
+        raise ValueError(msg)
+    if (csr.data % 1 != 0).any():
+        logger.warning("%s holds values that are not integers; treated as counts.", name)
+    return False
+
+
+def check_batch_column(adata: AnnData, batch_key: str | None) -> None:
+    """Raise unless ``adata.obs[batch_key]`` names the batch of every cell, two cells or more.
+
+    Raises
+    ------
+    KeyError
+        If there is no such column.
+    ValueError
+        For missing values or a batch of one cell.
+    """
+    if batch_key is None:
+        return
+    if batch_key not in adata.obs:
+        msg = (
+            f"`batch_key` {batch_key!r} is not a column of adata.obs: {list(adata.obs.columns)!r}."
+        )
+        raise KeyError(msg)
+    check_no_missing(adata, batch_key, what="batch")
+    counts = adata.obs[batch_key].astype(str).value_counts()
+    lone = list(counts.index[counts == 1])
+    if lone:
+        msg = (
+            f"Batches with one cell: {lone!r} (adata.obs[{batch_key!r}]). A batch needs at least "
+            "two cells to be scaled and normalised. Merge it with another batch, or remove it."
+        )
+        raise ValueError(msg)
+
+
+def check_no_missing(adata: AnnData, key: str, *, what: str) -> None:
+    """Raise if ``adata.obs[key]`` is NaN or None for any cell."""
+    n_missing = int(adata.obs[key].isna().sum())
+    if n_missing:
+        msg = (
+            f"adata.obs[{key!r}] is missing (NaN or None) for {n_missing} of {adata.n_obs} cells. "
+            f"Name the {what} of each cell, for example 'unknown', or remove those cells."
+        )
+        raise ValueError(msg)
+
+
+def check_unit_interval(matrix: Any, *, name: str) -> None:
+    """Raise unless all values are finite and in [0, 1]; reads backed matrices in chunks."""
+    for values in _value_chunks(matrix):
+        if values.size and not (values.min() >= 0 and values.max() <= 1):  # also false for NaN
+            msg = (
+                f"{name} must lie in [0, 1], but holds values from {np.min(values):.4g} to "
+                f"{np.max(values):.4g}. Prepare counts with `scalex_scvi.pp.rna`, or scale "
+                "log-normalised values with `scalex_scvi.pp.batch_scale`."
+            )
+            raise ValueError(msg)
+
+
+def _value_chunks(matrix: Any, n_rows: int = 4096) -> Iterator[np.ndarray]:
+    if sparse.issparse(matrix):
+        yield matrix.data
+        return
+    if isinstance(matrix, np.ndarray):
+        yield matrix
+        return
+    for start in range(0, matrix.shape[0], n_rows):
+        chunk = matrix[start : start + n_rows]
+        yield chunk.data if sparse.issparse(chunk) else np.asarray(chunk)
+
+
+def check_unique_genes(names: pd.Index, *, what: str) -> None:
+    """Raise if gene names repeat."""
+    if not names.is_unique:
+        repeated = list(names[names.duplicated()].unique())
+        msg = (
+            f"{len(repeated)} gene names of {what} occur more than once, for example "
+            f"{repeated[:5]!r}. Run `adata.var_names_make_unique()`, or sum them."
+        )
+        raise ValueError(msg)
+
+
+def batch_codes(adata: AnnData, batch_key: str | None) -> tuple[np.ndarray, list[str]]:
+    """Return the batch of each cell as an integer, and the batch names as strings."""
+    if batch_key is None:
+        return np.zeros(adata.n_obs, dtype=np.intp), ["0"]
+    column = adata.obs[batch_key].astype("category").cat.remove_unused_categories()
+    return column.cat.codes.to_numpy().astype(np.intp), [str(c) for c in column.cat.categories]

@@ -1,0 +1,98 @@
+"""The record of what preprocessing did, so that it can be repeated on new cells."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import pandas as pd
+from anndata import AnnData
+
+ScaleBy = Literal["batch", "global"]
+
+UNS_KEY = "scalex"
+"""Where the record lies in ``adata.uns``."""
+
+SCALE_KEY = "scalex_scale"
+"""Where the maximum of each gene and batch lies in ``adata.varm``."""
+
+DROPPED_PREFIXES = ("ERCC", "MT-", "mt-")
+"""Spike-ins and mitochondrial genes."""
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """What was done to the reference, and what a query needs to go through the same.
+
+    Attributes
+    ----------
+    profile
+        Kind of data, ``"RNA"``.
+    target_sum
+        Total counts per cell after normalisation.
+    scale_by
+        ``"batch"``: genes were divided by their maximum within each batch; ``"global"``: by their
+        maximum over all cells.
+    dropped_prefixes
+        Genes whose names start with one of these were dropped before normalisation.
+    genes
+        Genes of the reference, in order.
+    scale
+        Genes × batches: log-normalised expression that was scaled to 1 (0 for a gene without
+        counts in the batch). Columns are batch names as strings.
+    """
+
+    profile: str = "RNA"
+    target_sum: float = 1e4
+    scale_by: ScaleBy = "batch"
+    dropped_prefixes: tuple[str, ...] = DROPPED_PREFIXES
+    genes: tuple[str, ...] = ()
+    scale: pd.DataFrame = field(default_factory=pd.DataFrame, compare=False)
+
+    def to_adata(self, adata: AnnData) -> None:
+        """Write the record into ``adata.uns`` and ``adata.varm``, as plain types."""
+        adata.uns[UNS_KEY] = self.to_dict()
+        adata.varm[SCALE_KEY] = self.scale.set_axis(adata.var_names, axis=0)
+
+    @classmethod
+    def from_adata(cls, adata: AnnData) -> Preprocessing | None:
+        """Read the record, or ``None`` if ``adata`` carries none.
+
+        The genes are those of ``adata`` now: a record stays true when genes are subset.
+        """
+        if UNS_KEY not in adata.uns or SCALE_KEY not in adata.varm:
+            return None
+        return cls.from_dict(adata.uns[UNS_KEY], adata.var_names, adata.varm[SCALE_KEY])
+
+    @classmethod
+    def from_dict(
+        cls, record: Mapping[str, Any], genes: Any, scale: pd.DataFrame
+    ) -> Preprocessing:
+        """Build a record from plain types, as they come back from a file."""
+        return cls(
+            profile=str(record["profile"]),
+            target_sum=float(record["target_sum"]),
+            scale_by="global" if record["scale_by"] == "global" else "batch",
+            dropped_prefixes=tuple(str(prefix) for prefix in record["dropped_prefixes"]),
+            genes=tuple(str(gene) for gene in genes),
+            scale=pd.DataFrame(scale).set_axis([str(gene) for gene in genes], axis=0),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the record without genes and scale as plain types."""
+        return {
+            "profile": self.profile,
+            "target_sum": float(self.target_sum),
+            "scale_by": self.scale_by,
+            "dropped_prefixes": list(self.dropped_prefixes),
+        }
+
+    def with_scale(self, scale: pd.DataFrame) -> Preprocessing:
+        """Return the same record with another scale."""
+        return replace(self, scale=scale)
+
+    def with_batches_of(self, other: Preprocessing) -> Preprocessing:
+        """Return the record with the batches of ``other`` added, where they are not known."""
+        new = other.scale.loc[:, ~other.scale.columns.isin(self.scale.columns)]
+        return self.with_scale(pd.concat([self.scale, new], axis=1))

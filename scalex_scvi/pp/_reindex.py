@@ -1,0 +1,76 @@
+"""Bringing the genes of a query into the reference's order."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from scipy import sparse
+
+from ._checks import check_unique_genes, get_matrix, to_csr, with_matrix
+
+logger = logging.getLogger(__name__)
+
+LOW_SHARE = 0.8
+"""A share of found genes below this is worth a warning."""
+
+
+def reindex(adata: AnnData, genes: Sequence[str], *, layer: str | None = None) -> AnnData:
+    """Put ``adata`` into a given gene order, with empty columns for missing genes.
+
+    Parameters
+    ----------
+    adata
+        Cells × genes. It is not changed.
+    genes
+        Genes to return, in this order. Others are left out.
+    layer
+        Layer to use instead of ``adata.X``.
+
+    Returns
+    -------
+    Cells × ``genes`` with ``X`` (CSR, float32), ``obs``, ``obsm`` and ``uns`` of ``adata``.
+
+    Raises
+    ------
+    ValueError
+        If no gene is found, or if a wanted gene occurs more than once.
+    """
+    matrix, name = get_matrix(adata, layer)
+    selector = gene_selector(adata.var_names, pd.Index(genes))
+    picked = sparse.csr_matrix(to_csr(matrix, name=name) @ selector)
+    return with_matrix(adata, picked, pd.DataFrame(index=pd.Index(genes)))
+
+
+def gene_selector(available: pd.Index, wanted: pd.Index) -> sparse.csr_matrix:
+    """Return the 0/1 matrix ``available × wanted`` that picks and orders columns.
+
+    Reports the number and share of missing genes; warns below 80 %.
+    """
+    check_unique_genes(wanted, what="the gene list")
+    found = available.isin(wanted)
+    check_unique_genes(available[found], what="the query (among the wanted ones)")
+    n_found = int(found.sum())
+    if n_found == 0:
+        msg = (
+            f"The query shares none of the {len(wanted)} genes of the reference. It has "
+            f"{list(available[:3])!r} …, the reference {list(wanted[:3])!r} …: are the names of "
+            "the same kind (symbols, Ensembl ids) and species?"
+        )
+        raise ValueError(msg)
+    share = n_found / len(wanted)
+    level = logging.WARNING if share < LOW_SHARE else logging.INFO
+    logger.log(
+        level,
+        "Found %d of %d genes of the reference (%.1f %%) in the query; the others are zero.",
+        n_found,
+        len(wanted),
+        100 * share,
+    )
+    rows = np.flatnonzero(found)
+    columns = wanted.get_indexer(available[rows])
+    ones = np.ones(n_found, dtype=np.float32)
+    return sparse.csr_matrix((ones, (rows, columns)), shape=(len(available), len(wanted)))

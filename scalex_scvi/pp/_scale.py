@@ -1,0 +1,82 @@
+"""Scaling to [0, 1] by the maximum of each gene within each batch."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from scipy import sparse
+from sklearn.preprocessing import MaxAbsScaler
+
+from ._checks import (
+    batch_codes,
+    check_batch_column,
+    check_expression,
+    get_matrix,
+    to_csr,
+    with_matrix,
+)
+from ._record import ScaleBy
+
+
+def batch_scale(
+    adata: AnnData, batch_key: str | None = None, *, scale_by: ScaleBy = "batch"
+) -> AnnData:
+    """Divide each gene by its maximum within each batch.
+
+    Parameters
+    ----------
+    adata
+        Cells × genes, non-negative, usually log-normalised. It is not changed.
+    batch_key
+        Column of ``adata.obs`` with the batches; ``None``: all cells are one batch.
+    scale_by
+        ``"batch"`` (the paper) or ``"global"``: one maximum over all cells.
+
+    Returns
+    -------
+    A new AnnData whose ``X`` (CSR, float32) lies in [0, 1], with the ``obs``, ``var``, ``obsm``
+    and ``uns`` of ``adata``. Genes without counts in a batch stay zero.
+
+    Raises
+    ------
+    ValueError
+        For negative or non-finite values, and for missing or one-cell batches.
+    """
+    check_batch_column(adata, batch_key)
+    matrix, name = get_matrix(adata, layer=None)
+    csr = to_csr(matrix, name=name)
+    check_expression(csr, name=name)
+    codes, names = batch_codes(adata, batch_key)
+    maxima = batch_maxima(csr, codes, names, scale_by=scale_by)
+    return with_matrix(adata, divide_by_batch(csr, codes, maxima), adata.var)
+
+
+def batch_maxima(
+    csr: sparse.csr_matrix, codes: np.ndarray, names: list[str], *, scale_by: ScaleBy = "batch"
+) -> pd.DataFrame:
+    """Maximum of each gene in each batch: genes × batches, float32, in the order of ``names``."""
+    if scale_by not in ("batch", "global"):
+        msg = f"`scale_by` must be 'batch' or 'global', got {scale_by!r}."
+        raise ValueError(msg)
+    if scale_by == "global":
+        overall = MaxAbsScaler().fit(csr).max_abs_
+        columns = [overall] * len(names)
+    else:
+        columns = [MaxAbsScaler().fit(csr[codes == code]).max_abs_ for code in range(len(names))]
+    return pd.DataFrame(np.column_stack(columns).astype(np.float32), columns=names)
+
+
+def divide_by_batch(
+    csr: sparse.csr_matrix, codes: np.ndarray, maxima: pd.DataFrame
+) -> sparse.csr_matrix:
+    """Divide the values of each cell by the maxima of its batch, without changing ``csr``.
+
+    Values above the maximum (of a known batch, seen in new cells) become 1.
+    """
+    cell_of_value = np.repeat(np.arange(csr.shape[0]), np.diff(csr.indptr))
+    divisor = maxima.to_numpy()[csr.indices, codes[cell_of_value]]
+    # A gene that is zero in all the reference's cells of a batch has no scale there.
+    data = np.divide(csr.data, divisor, out=np.ones_like(csr.data), where=divisor > 0)
+    np.minimum(data, 1, out=data)
+    return sparse.csr_matrix((data, csr.indices.copy(), csr.indptr.copy()), shape=csr.shape)

@@ -1,0 +1,76 @@
+"""The stopping rule."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import EarlyStopping
+
+logger = logging.getLogger(__name__)
+
+
+class BestTrainingLoss(EarlyStopping):
+    """Stop when the mean training loss no longer falls, and restore the best weights.
+
+    The training loss, as published: there is no validation set, since all cells are trained on.
+
+    Parameters
+    ----------
+    patience
+        Epochs without a better mean training loss after which training stops. ``None``: never
+        stop early, but still restore the best weights.
+
+    Raises
+    ------
+    RuntimeError
+        When the loss is no longer finite.
+    """
+
+    def __init__(self, patience: int | None = 10) -> None:
+        super().__init__(
+            monitor="train_loss",
+            patience=sys.maxsize if patience is None else patience,
+            mode="min",
+            check_on_train_epoch_end=True,
+            check_finite=False,
+        )
+        self._best_state: dict[str, torch.Tensor] = {}
+        self._best_epoch = -1
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keep a copy of the weights whenever the loss is the best so far."""
+        loss = trainer.callback_metrics.get("train_loss")
+        if loss is None:
+            return
+        if not torch.isfinite(loss):
+            msg = (
+                f"The training loss is {loss.item()!r} in epoch {trainer.current_epoch}: training "
+                "diverged. Lower `lr`."
+            )
+            raise RuntimeError(msg)
+        if loss < self.best_score:
+            self._remember(pl_module.module, trainer.current_epoch)
+        super().on_train_epoch_end(trainer, pl_module)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Restore the best weights."""
+        super().on_train_end(trainer, pl_module)
+        if self._best_state:
+            pl_module.module.load_state_dict(self._best_state)
+            logger.info(
+                "Restored the weights of epoch %d, mean training loss %.3f.",
+                self._best_epoch,
+                float(self.best_score),
+            )
+
+    def _remember(self, module: Any, epoch: int) -> None:
+        state = module.state_dict()
+        if not self._best_state:
+            self._best_state = {name: value.detach().clone() for name, value in state.items()}
+        for name, value in state.items():
+            self._best_state[name].copy_(value)
+        self._best_epoch = epoch

@@ -1,0 +1,67 @@
+"""Loading minibatches from every kind of matrix, in the order that was asked for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from anndata.abc import CSCDataset
+from scipy import sparse
+from scvi.data import AnnDataManager
+from scvi.data._anntorchdataset import AnnTorchDataset
+from torch.utils.data import Dataset, Subset
+
+
+class SCALEXDataManager(AnnDataManager):
+    """scvi-tools' data manager, whose data sets keep the order of cells in backed mode."""
+
+    def create_torch_dataset(
+        self,
+        indices: Any = None,
+        data_and_attributes: Any = None,
+        load_sparse_tensor: bool = False,
+    ) -> Dataset:
+        """Create the data set of this manager's AnnData.
+
+        Parameters
+        ----------
+        indices
+            Cells to include, all of them by default.
+        data_and_attributes
+            Registry keys to load, all of them by default.
+        load_sparse_tensor
+            Whether to load sparse matrices as sparse tensors.
+        """
+        dataset = OrderedAnnTorchDataset(
+            self, getitem_tensors=data_and_attributes, load_sparse_tensor=load_sparse_tensor
+        )
+        return dataset if indices is None else Subset(dataset, indices)
+
+
+class OrderedAnnTorchDataset(AnnTorchDataset):
+    """scvi-tools' data set with the cells in the order of the indices, and fast for CSC.
+
+    scvi-tools sorts the indices of backed data, and returns the rows in sorted order.
+    """
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """Data by registry key; CSC in memory is converted once, into a copy of our own."""
+        if not hasattr(self, "_data"):
+            self._data = {
+                key: value.tocsr()
+                if sparse.issparse(value) and value.format != "csr"
+                else value[:].tocsr()
+                if isinstance(value, CSCDataset)
+                else value
+                for key, value in super().data.items()
+            }
+        return self._data
+
+    def __getitem__(self, indexes: Any) -> dict[str, Any]:
+        """Rows of all registered data in the order of ``indexes``."""
+        if not self.adata_manager.adata.isbacked or isinstance(indexes, slice):
+            return super().__getitem__(indexes)
+        order, inverse = np.unique(np.atleast_1d(indexes), return_inverse=True)
+        rows = super().__getitem__(order)
+        return {key: value[inverse] for key, value in rows.items()}

@@ -1,0 +1,129 @@
+"""The published training recipe as an scvi-tools training plan."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable
+from difflib import get_close_matches
+from typing import Any
+
+import torch
+from scvi.module.base import BaseModuleClass
+from scvi.train import TrainingPlan
+
+
+class SCALEXTrainingPlan(TrainingPlan):
+    """scvi-tools' training plan with the published SCALEX defaults.
+
+    Adam with the learning rate, eps and weight decay of the publication, and a constant KL weight
+    instead of scvi-tools' warm-up over 400 epochs. The means over an epoch are logged once at its
+    end (``train_loss``, ``elbo_train``, ``reconstruction_loss_train``, ``kl_local_train``, all per
+    cell): logging at each step costs as much as a third of the step.
+
+    Parameters
+    ----------
+    module
+        The network.
+    lr
+        Learning rate.
+    weight_decay
+        L2 penalty of Adam.
+    eps
+        Adam's eps. scvi-tools' 0.01 would change the method.
+    kl_weight
+        Constant weight of the KL divergence in the loss.
+    **plan_kwargs
+        Further arguments of :class:`scvi.train.TrainingPlan`.
+
+    Raises
+    ------
+    TypeError
+        For a name that :class:`scvi.train.TrainingPlan` does not know. It would take it for an
+        argument of the loss and ignore it.
+    """
+
+    def __init__(
+        self,
+        module: BaseModuleClass,
+        *,
+        lr: float = 2e-4,
+        weight_decay: float = 5e-4,
+        eps: float = 1e-8,
+        kl_weight: float = 0.5,
+        **plan_kwargs: Any,
+    ) -> None:
+        _check_names(plan_kwargs)
+        defaults = {"n_epochs_kl_warmup": None, "max_kl_weight": kl_weight}
+        super().__init__(
+            module, lr=lr, weight_decay=weight_decay, eps=eps, **(defaults | plan_kwargs)
+        )
+        self._epoch_sums: torch.Tensor | None = None
+
+    def on_fit_start(self) -> None:
+        """Switch to train mode: scvi-tools leaves a trained or loaded module in eval mode.
+
+        Lightning does not switch it back, and BatchNorm statistics would never move.
+        """
+        self.module.train()
+
+    def on_train_epoch_start(self) -> None:
+        """Forget the previous epoch's sums."""
+        self._epoch_sums = None
+
+    def training_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> torch.Tensor:
+        """Loss of one minibatch."""
+        if "kl_weight" in self.loss_kwargs:
+            self.loss_kwargs["kl_weight"] = self.kl_weight
+        _, _, losses = self.forward(batch, loss_kwargs=self.loss_kwargs)
+        with torch.no_grad():
+            n_cells = losses.n_obs_minibatch
+            sums = torch.stack(
+                [
+                    losses.loss.detach() * n_cells,
+                    losses.reconstruction_loss_sum.detach(),
+                    losses.kl_local_sum.detach(),
+                    torch.tensor(float(n_cells), device=losses.loss.device),
+                ]
+            )
+            self._epoch_sums = sums if self._epoch_sums is None else self._epoch_sums + sums
+        return losses.loss
+
+    def on_train_epoch_end(self) -> None:
+        """Log the means over the epoch's cells."""
+        if self._epoch_sums is None:
+            return
+        *sums, n_cells = self._epoch_sums
+        loss, reconstruction, kl = (total / n_cells for total in sums)
+        self.log("train_loss", loss, prog_bar=True, sync_dist=self.use_sync_dist)
+        self.log_dict(
+            {
+                "elbo_train": reconstruction + kl,
+                "reconstruction_loss_train": reconstruction,
+                "kl_local_train": kl,
+            },
+            sync_dist=self.use_sync_dist,
+        )
+
+    def get_optimizer_creator(
+        self,
+    ) -> Callable[[Iterable[torch.nn.Parameter]], torch.optim.Optimizer]:
+        """Adam and AdamW in their fused form, a third of the plain step's time on a CPU."""
+        classes = {"Adam": torch.optim.Adam, "AdamW": torch.optim.AdamW}
+        if self.optimizer_name not in classes or self.device.type not in ("cpu", "cuda"):
+            return super().get_optimizer_creator()
+        optimizer_class = classes[self.optimizer_name]
+        return lambda parameters: optimizer_class(
+            list(parameters), lr=self.lr, eps=self.eps, weight_decay=self.weight_decay, fused=True
+        )
+
+
+def _check_names(plan_kwargs: dict[str, Any]) -> None:
+    parameters = inspect.signature(TrainingPlan.__init__).parameters.values()
+    known = {p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
+    known |= {"lr", "weight_decay", "eps", "kl_weight"}
+    for name in plan_kwargs:
+        if name not in known:
+            close = get_close_matches(name, known, n=1)
+            hint = f" Did you mean {close[0]!r}?" if close else ""
+            msg = f"Unknown training plan argument {name!r}.{hint} Allowed: {sorted(known)}."
+            raise TypeError(msg)
