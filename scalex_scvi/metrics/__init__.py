@@ -1,5 +1,6 @@
 """Scores of an integration."""
 
+from ._demo import demo_scores
 from ._neighbors import expected_same_batch_share, knn_purity, same_batch_share
 
-__all__ = ["expected_same_batch_share", "knn_purity", "same_batch_share"]
+__all__ = ["demo_scores", "expected_same_batch_share", "knn_purity", "same_batch_share"]

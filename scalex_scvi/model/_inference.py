@@ -110,7 +110,7 @@ def _hidden(
 def _normalise(
     layer: FullyConnectedBlock, h: Tensor, batch: Tensor, known: tuple[Tensor, Tensor] | None
 ) -> Tensor:
-    if known is None:
+    if known is None or layer.norm is None:
         return h
     mean, var = known
     scale = layer.norm.weight * torch.rsqrt(var + layer.norm.eps)
@@ -136,24 +136,3 @@ def _report_small_batches(count: Tensor, batch_names: list[str]) -> None:
             MIN_CELLS_FOR_BATCH_STATS,
             ", ".join(small),
         )
-
-
-def decode(module: SCALEXVAE, latent: np.ndarray, batch: np.ndarray) -> np.ndarray:
-    """Decode latent positions with the decoder of the given batches.
-
-    Parameters
-    ----------
-    module
-        The network, in eval mode.
-    latent
-        ``(n_cells, n_latent)``.
-    batch
-        Batch index of each cell.
-
-    Returns
-    -------
-    Expression in [0, 1], ``(n_cells, n_genes)``.
-    """
-    z = torch.from_numpy(latent).to(module.device)
-    codes = torch.from_numpy(np.asarray(batch, dtype=np.int64)).to(module.device)
-    return torch.sigmoid(module.decoder(z, codes)).cpu().numpy()

@@ -11,11 +11,9 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 import torch
-from anndata import AnnData, read_h5ad
-from scvi import REGISTRY_KEYS, settings
-from scvi.data._constants import _MODEL_NAME_KEY, _SETUP_ARGS_KEY
+from anndata import AnnData
+from scvi import REGISTRY_KEYS
 from scvi.data._utils import _get_adata_minify_type
-from scvi.model._utils import parse_device_args
 from scvi.model.base import (
     ArchesMixin,
     BaseMinifiedModeModelClass,
@@ -26,27 +24,29 @@ from scvi.utils import setup_anndata_dsp
 from torch import Tensor
 
 from scalex_scvi._rng import resolve_seed, seeded
-from scalex_scvi.io._atomic import whole_file
 from scalex_scvi.module import SCALEXVAE
 from scalex_scvi.nn._blocks import ActivationName
 from scalex_scvi.pp import Preprocessing
 from scalex_scvi.train import BestTrainingLoss, SCALEXDataManager, SCALEXTrainingPlan
 
 from ._fields import BatchField, LabelsField, ScaledExpressionField
-from ._files import SavedModel, adata_path, model_path, read_model, write_model
-from ._inference import decode, encode_with_batch_stats
+from ._imputation import ImputationMixin
+from ._inference import encode_with_batch_stats
 from ._query import prepare_for_model
+from ._saving import SavingMixin
 
 logger = logging.getLogger(__name__)
 
 BatchStats = Literal["running", "batch"]
-Units = Literal["scaled", "log_normalized"]
-
-_DECODE_CHUNK = 4096
 
 
 class SCALEXModel(
-    VAEMixin, ArchesMixin, UnsupervisedTrainingMixin, BaseMinifiedModeModelClass
+    SavingMixin,
+    ImputationMixin,
+    VAEMixin,
+    ArchesMixin,
+    UnsupervisedTrainingMixin,
+    BaseMinifiedModeModelClass,
 ):
     """Online integration of single-cell data by SCALEX.
 
@@ -183,7 +183,9 @@ class SCALEXModel(
 
     @preprocessing.setter
     def preprocessing(self, value: Preprocessing | None) -> None:
-        self.preprocessing_ = value and {"record": value.to_dict(), "scale": value.scale}
+        self.preprocessing_ = (
+            None if value is None else {"record": value.to_dict(), "scale": value.scale}
+        )
 
     @property
     def batch_names(self) -> list[Any]:
@@ -261,8 +263,10 @@ class SCALEXModel(
             return
         n_train = math.ceil(self.adata.n_obs * train_size)
         batch_size = min(batch_size, n_train)
+        steps_per_epoch = n_train // batch_size
         if max_epochs is None:
-            max_epochs = math.ceil(max_steps / max(1, n_train // batch_size))
+            max_epochs = math.ceil(max_steps / steps_per_epoch)
+        trainer_kwargs.setdefault("log_every_n_steps", min(10, steps_per_epoch))
         plan = {"lr": lr, "weight_decay": weight_decay, "kl_weight": kl_weight}
         plan |= plan_kwargs or {}
         if self.n_reference_batches_:
@@ -389,206 +393,6 @@ class SCALEXModel(
         with seeded(None):
             return super().get_reconstruction_error(*args, **kwargs)
 
-    @torch.inference_mode()
-    def get_imputed_expression(
-        self,
-        adata: AnnData | None = None,
-        indices: Sequence[int] | None = None,
-        transform_batch: Any | Sequence[Any] | None = None,
-        gene_list: Sequence[str] | None = None,
-        units: Units = "scaled",
-        batch_size: int | None = None,
-        return_numpy: bool = False,
-    ) -> pd.DataFrame | np.ndarray:
-        """Decode the latent: expression without noise and, in one chosen batch, without batches.
-
-        Parameters
-        ----------
-        adata
-            Cells with the model's genes; default: the model's own.
-        indices
-            Cells to use; default: all.
-        transform_batch
-            Batch whose decoder is used for all cells. ``None``: each cell's own; a list: the mean
-            over these batches.
-        gene_list
-            Genes to return; default: all.
-        units
-            ``"scaled"``: in [0, 1], as the model sees it; ``"log_normalized"``: multiplied by the
-            maximum of each gene in the decoding batch, from the preprocessing record.
-        batch_size
-            Cells per minibatch when encoding.
-        return_numpy
-            Whether to return an array instead of a data frame.
-
-        Returns
-        -------
-        Cells × genes, float32.
-
-        Raises
-        ------
-        ValueError
-            For an unknown batch, gene or unit, or if the record has no scale of the batch.
-        """
-        self._check_if_trained(warn=False)
-        adata = self._validate_anndata(adata)
-        cells = np.arange(adata.n_obs) if indices is None else np.asarray(indices)
-        if cells.dtype == bool:
-            cells = np.flatnonzero(cells)
-        genes = self._gene_indices(gene_list)
-        scale = self._decoder_scale(units, genes)
-        latent = self.get_latent_representation(adata, cells, batch_size=batch_size)
-        own = self.get_from_registry(adata, REGISTRY_KEYS.BATCH_KEY).reshape(-1)[cells]
-        batches = self._decoder_batches(transform_batch)
-        expression = np.zeros((len(cells), len(genes)), dtype=np.float32)
-        for start in range(0, len(cells), _DECODE_CHUNK):
-            rows = slice(start, start + _DECODE_CHUNK)
-            for batch in batches:
-                codes = own[rows] if batch is None else np.full_like(own[rows], batch)
-                decoded = decode(self.module, latent[rows], codes)[:, genes]
-                expression[rows] += (decoded if scale is None else decoded * scale[codes]) / len(
-                    batches
-                )
-        if return_numpy:
-            return expression
-        names = np.asarray(self.get_var_names())[genes]
-        return pd.DataFrame(expression, index=adata.obs_names[cells], columns=names)
-
-    def _gene_indices(self, gene_list: Sequence[str] | None) -> np.ndarray:
-        names = pd.Index(self.get_var_names())
-        if gene_list is None:
-            return np.arange(len(names))
-        found = names.get_indexer(list(gene_list))
-        if (found < 0).any():
-            unknown = [g for g, i in zip(gene_list, found, strict=True) if i < 0]
-            msg = f"{len(unknown)} of `gene_list` are not genes of the model: {unknown[:5]!r}."
-            raise ValueError(msg)
-        return found
-
-    def _decoder_batches(self, transform_batch: Any) -> list[int | None]:
-        if transform_batch is None:
-            return [None]
-        wanted = transform_batch if isinstance(transform_batch, list | tuple) else [transform_batch]
-        unknown = [name for name in wanted if name not in self.batch_names]
-        if unknown or not wanted:
-            msg = f"`transform_batch` {unknown!r} is not a batch of the model: {self.batch_names!r}."
-            raise ValueError(msg)
-        return [self.batch_names.index(name) for name in wanted]
-
-    def _decoder_scale(self, units: Units, genes: np.ndarray) -> np.ndarray | None:
-        """Batches × genes, or ``None`` for scaled units."""
-        if units == "scaled":
-            return None
-        if units != "log_normalized":
-            msg = f"`units` must be 'scaled' or 'log_normalized', got {units!r}."
-            raise ValueError(msg)
-        record = self.preprocessing
-        columns = self._scale_columns()
-        if record is None or not set(columns) <= set(record.scale.columns):
-            msg = (
-                "The model does not know how its input was scaled, so that it cannot return "
-                "log-normalised units. Prepare counts with `scalex_scvi.pp.rna`."
-            )
-            raise ValueError(msg)
-        return record.scale[columns].to_numpy().T[:, genes]
-
-    def _scale_columns(self) -> list[str]:
-        if self.registry_[_SETUP_ARGS_KEY]["batch_key"] is None:
-            return ["0"]
-        return [str(name) for name in self.batch_names]
-
-    def save(
-        self,
-        dir_path: str | os.PathLike[str],
-        prefix: str | None = None,
-        overwrite: bool = False,
-        save_anndata: bool = False,
-        save_kwargs: dict[str, Any] | None = None,
-        **anndata_write_kwargs: Any,
-    ) -> None:
-        """Save the model: tensors and plain types in one file, written whole or not at all.
-
-        Parameters
-        ----------
-        dir_path
-            Folder to save into.
-        prefix
-            Put before the file names.
-        overwrite
-            Whether the folder may exist already.
-        save_anndata
-            Whether to save the model's AnnData too.
-        save_kwargs
-            Passed into :func:`torch.save`.
-        **anndata_write_kwargs
-            Passed into :meth:`anndata.AnnData.write_h5ad`.
-
-        Raises
-        ------
-        ValueError
-            If the folder exists and ``overwrite`` is false.
-        """
-        if os.path.exists(dir_path) and not overwrite:
-            msg = f"{str(dir_path)!r} exists. Choose another folder, or pass `overwrite=True`."
-            raise ValueError(msg)
-        os.makedirs(dir_path, exist_ok=True)
-        if save_anndata:
-            with whole_file(adata_path(dir_path, prefix)) as temporary:
-                self.adata.write_h5ad(temporary, **anndata_write_kwargs)
-        attributes = {k: v for k, v in self._get_user_attributes() if k.endswith("_")}
-        state = {name: value.cpu() for name, value in self.module.state_dict().items()}
-        saved = SavedModel(state, [str(gene) for gene in self.get_var_names()], attributes)
-        write_model(model_path(dir_path, prefix), saved, **(save_kwargs or {}))
-
-    @classmethod
-    def load(
-        cls,
-        dir_path: str | os.PathLike[str],
-        adata: AnnData | Literal[False] | None = None,
-        accelerator: str = "auto",
-        device: int | str = "auto",
-        prefix: str | None = None,
-    ) -> SCALEXModel:
-        """Load a saved model. No code of the file is executed.
-
-        Parameters
-        ----------
-        dir_path
-            Folder that :meth:`save` wrote.
-        adata
-            Prepared data with the model's genes. ``None``: the AnnData saved with the model, if
-            there is one; ``False``: no data.
-        accelerator, device
-            Where to put the model.
-        prefix
-            Put before the file names when saving.
-
-        Raises
-        ------
-        FileNotFoundError, ValueError
-            If there is no model in the folder, or it is damaged or of another class.
-        """
-        saved = read_model(model_path(dir_path, prefix))
-        stored_adata = adata_path(dir_path, prefix)
-        if adata is None and stored_adata.exists():
-            adata = read_h5ad(stored_adata)
-        registry = saved.attributes.pop("registry_")
-        if registry.get(_MODEL_NAME_KEY) != cls.__name__:
-            msg = f"{str(dir_path)!r} holds a {registry.get(_MODEL_NAME_KEY)!r}, not {cls.__name__!r}."
-            raise ValueError(msg)
-        if isinstance(adata, AnnData):
-            cls.setup_anndata(adata, source_registry=registry, **registry[_SETUP_ARGS_KEY])
-        init_params = saved.attributes.pop("init_params_")["non_kwargs"]
-        data = adata if isinstance(adata, AnnData) else None
-        model = cls(data, registry=registry, **init_params)
-        for name, value in saved.attributes.items():
-            setattr(model, name, value)
-        model.module.load_state_dict(saved.state_dict)
-        model._freeze_reference()
-        model.to_device(_torch_device(accelerator, device))
-        model.module.eval()
-        return model
-
     @staticmethod
     def prepare_query_anndata(
         adata: AnnData,
@@ -679,7 +483,7 @@ class SCALEXModel(
         )
         model = super().load_query_data(query, reference, accelerator=accelerator, device=device)
         known, new = reference.preprocessing, Preprocessing.from_adata(query)
-        model.preprocessing = known and new and known.with_batches_of(new)
+        model.preprocessing = None if known is None or new is None else known.with_batches_of(new)
         model.n_reference_batches_ = reference.summary_stats.n_batch
         model._freeze_reference()
         model.history_ = None
@@ -695,13 +499,3 @@ def _as_model(reference: str | os.PathLike[str] | SCALEXModel) -> SCALEXModel:
     if isinstance(reference, SCALEXModel):
         return reference
     return SCALEXModel.load(reference, adata=False)
-
-
-def _torch_device(accelerator: str, device: int | str) -> torch.device:
-    _, _, torch_device = parse_device_args(
-        accelerator=accelerator,
-        devices=device,
-        return_device="torch",
-        validate_single_device=True,
-    )
-    return torch_device

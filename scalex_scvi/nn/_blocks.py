@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -119,7 +120,7 @@ class Encoder(nn.Module):
                 batch_norm=batch_norm,
                 dropout_rate=dropout_rate,
             )
-            for width_in, width_out in zip(widths[:-1], widths[1:], strict=True)
+            for width_in, width_out in pairwise(widths)
         )
         self.mean_head = nn.Linear(n_hidden, n_latent)
         self.log_var_head = nn.Linear(n_hidden, n_latent)
@@ -170,7 +171,7 @@ class Decoder(nn.Module):
         widths = [n_latent] + [n_hidden] * n_layers
         self.layers = nn.ModuleList(
             FullyConnectedBlock(width_in, width_out, activation=activation)
-            for width_in, width_out in zip(widths[:-1], widths[1:], strict=True)
+            for width_in, width_out in pairwise(widths)
         )
         self.linear = nn.Linear(widths[-1], n_output)
         self.norm = DomainSpecificBatchNorm1d(n_output, n_batch)

@@ -160,8 +160,6 @@ def _segments(domain: Tensor, n_domains: int, dtype: torch.dtype) -> tuple[Tenso
     """
     n_cells = len(domain)
     if n_domains <= n_cells:
-        return F.one_hot(domain, n_domains).to(dtype), torch.arange(
-            n_domains, device=domain.device
-        )
+        return F.one_hot(domain, n_domains).to(dtype), torch.arange(n_domains, device=domain.device)
     first_row = (domain[:, None] == domain[None, :]).to(torch.uint8).argmax(dim=1)
     return F.one_hot(first_row, n_cells).to(dtype), domain

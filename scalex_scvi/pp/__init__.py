@@ -3,7 +3,7 @@
 from ._query import prepare_query
 from ._record import Preprocessing
 from ._reindex import reindex
-from ._rna import rna
+from ._rna import filter_cells, rna
 from ._scale import batch_scale
 
-__all__ = ["Preprocessing", "batch_scale", "prepare_query", "reindex", "rna"]
+__all__ = ["Preprocessing", "batch_scale", "filter_cells", "prepare_query", "reindex", "rna"]

@@ -66,9 +66,7 @@ class Preprocessing:
         return cls.from_dict(adata.uns[UNS_KEY], adata.var_names, adata.varm[SCALE_KEY])
 
     @classmethod
-    def from_dict(
-        cls, record: Mapping[str, Any], genes: Any, scale: pd.DataFrame
-    ) -> Preprocessing:
+    def from_dict(cls, record: Mapping[str, Any], genes: Any, scale: pd.DataFrame) -> Preprocessing:
         """Build a record from plain types, as they come back from a file."""
         return cls(
             profile=str(record["profile"]),

@@ -93,7 +93,7 @@ def rna(
 
     work = with_matrix(adata, csr, adata.var)
     logger.info("Raw data: %d cells × %d genes.", work.n_obs, work.n_vars)
-    work = drop_genes(_filter_cells(work, min_features), tuple(dropped_prefixes))
+    work = drop_genes(filter_cells(work, min_features), tuple(dropped_prefixes))
     check_batch_column(work, batch_key)
     if not log_normalized:
         target_sum = log_normalize(work, target_sum)
@@ -107,6 +107,39 @@ def rna(
     _scale(selected, batch_key, record)
     logger.info("Processed data: %d cells × %d genes.", selected.n_obs, selected.n_vars)
     return selected
+
+
+def filter_cells(adata: AnnData, min_features: int) -> AnnData:
+    """Keep cells with enough detected genes, and report how many.
+
+    Parameters
+    ----------
+    adata
+        Cells × genes. It is not changed.
+    min_features
+        Cells with fewer genes above zero are left out; 0 keeps all.
+
+    Returns
+    -------
+    A new AnnData.
+
+    Raises
+    ------
+    ValueError
+        If no cell is left.
+    """
+    matrix, name = get_matrix(adata, layer=None)
+    detected = to_csr(matrix, name=name).getnnz(axis=1)
+    keep = detected >= min_features
+    if not keep.any():
+        msg = (
+            f"No cell has `min_features`={min_features!r} genes: the median cell has "
+            f"{np.median(detected):.0f}, the best {detected.max()}. Lower `min_features`."
+        )
+        raise ValueError(msg)
+    logger.info("Kept %d of %d cells (min_features=%d).", keep.sum(), len(keep), min_features)
+    kept = adata[keep]
+    return kept.to_memory() if adata.isbacked else kept.copy()
 
 
 def drop_genes(adata: AnnData, prefixes: tuple[str, ...]) -> AnnData:
@@ -134,19 +167,6 @@ def log_normalize(adata: AnnData, target_sum: float | None) -> float:
     adata.uns.pop("log1p", None)
     sc.pp.log1p(adata)
     return target_sum
-
-
-def _filter_cells(adata: AnnData, min_features: int) -> AnnData:
-    detected = adata.X.getnnz(axis=1)
-    keep = detected >= min_features
-    if not keep.any():
-        msg = (
-            f"No cell has `min_features`={min_features!r} genes: the median cell has "
-            f"{np.median(detected):.0f}, the best {detected.max()}. Lower `min_features`."
-        )
-        raise ValueError(msg)
-    logger.info("Kept %d of %d cells (min_features=%d).", keep.sum(), len(keep), min_features)
-    return adata[keep].copy()
 
 
 def _filter_genes(adata: AnnData, min_cells: int) -> AnnData:

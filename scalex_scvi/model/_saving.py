@@ -1,0 +1,127 @@
+"""Saving and loading models."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+import torch
+from anndata import AnnData, read_h5ad
+from scvi.data._constants import _MODEL_NAME_KEY, _SETUP_ARGS_KEY
+from scvi.model._utils import parse_device_args
+
+from scalex_scvi.io._atomic import whole_file
+
+from ._files import SavedModel, adata_path, model_path, read_model, write_model
+
+if TYPE_CHECKING:
+    from scvi.model.base import BaseModelClass as _Base
+else:
+    _Base = object
+
+
+class SavingMixin(_Base):
+    """Replaces scvi-tools' :meth:`save` and :meth:`load`, which pickle."""
+
+    def save(
+        self,
+        dir_path: str | os.PathLike[str],
+        prefix: str | None = None,
+        overwrite: bool = False,
+        save_anndata: bool = False,
+        save_kwargs: dict[str, Any] | None = None,
+        **anndata_write_kwargs: Any,
+    ) -> None:
+        """Save the model: tensors and plain types in one file, written whole or not at all.
+
+        Parameters
+        ----------
+        dir_path
+            Folder to save into.
+        prefix
+            Put before the file names.
+        overwrite
+            Whether the folder may exist already.
+        save_anndata
+            Whether to save the model's AnnData too.
+        save_kwargs
+            Passed into :func:`torch.save`.
+        **anndata_write_kwargs
+            Passed into :meth:`anndata.AnnData.write_h5ad`.
+
+        Raises
+        ------
+        ValueError
+            If the folder exists and ``overwrite`` is false.
+        """
+        if os.path.exists(dir_path) and not overwrite:
+            msg = f"{str(dir_path)!r} exists. Choose another folder, or pass `overwrite=True`."
+            raise ValueError(msg)
+        os.makedirs(dir_path, exist_ok=True)
+        if save_anndata:
+            with whole_file(adata_path(dir_path, prefix)) as temporary:
+                self.adata.write_h5ad(temporary, **anndata_write_kwargs)
+        attributes = {k: v for k, v in self._get_user_attributes() if k.endswith("_")}
+        state = {name: value.cpu() for name, value in self.module.state_dict().items()}
+        saved = SavedModel(state, [str(gene) for gene in self.get_var_names()], attributes)
+        write_model(model_path(dir_path, prefix), saved, **(save_kwargs or {}))
+
+    @classmethod
+    def load(
+        cls,
+        dir_path: str | os.PathLike[str],
+        adata: AnnData | Literal[False] | None = None,
+        accelerator: str = "auto",
+        device: int | str = "auto",
+        prefix: str | None = None,
+    ) -> Self:
+        """Load a saved model. No code of the file is executed.
+
+        Parameters
+        ----------
+        dir_path
+            Folder that :meth:`save` wrote.
+        adata
+            Prepared data with the model's genes. ``None``: the AnnData saved with the model, if
+            there is one; ``False``: no data.
+        accelerator, device
+            Where to put the model.
+        prefix
+            Put before the file names when saving.
+
+        Raises
+        ------
+        FileNotFoundError, ValueError
+            If there is no model in the folder, or it is damaged or of another class.
+        """
+        saved = read_model(model_path(dir_path, prefix))
+        stored_adata = adata_path(dir_path, prefix)
+        if adata is None and stored_adata.exists():
+            adata = read_h5ad(stored_adata)
+        registry = saved.attributes.pop("registry_")
+        if registry.get(_MODEL_NAME_KEY) != cls.__name__:
+            found = registry.get(_MODEL_NAME_KEY)
+            msg = f"{str(dir_path)!r} holds a {found!r}, not a {cls.__name__!r}."
+            raise ValueError(msg)
+        if isinstance(adata, AnnData):
+            cls.setup_anndata(adata, source_registry=registry, **registry[_SETUP_ARGS_KEY])
+        init_params = saved.attributes.pop("init_params_")["non_kwargs"]
+        data = adata if isinstance(adata, AnnData) else None
+        model = cls(data, registry=registry, **init_params)
+        for name, value in saved.attributes.items():
+            setattr(model, name, value)
+        model.module.load_state_dict(saved.state_dict)
+        model._freeze_reference()
+        model.to_device(_torch_device(accelerator, device))
+        model.module.eval()
+        return model
+
+
+def _torch_device(accelerator: str, device: int | str) -> torch.device:
+    _, _, torch_device = parse_device_args(
+        accelerator=accelerator,
+        devices=device,
+        return_device="torch",
+        validate_single_device=True,
+    )
+    return torch_device

@@ -1,0 +1,5 @@
+"""Plots."""
+
+from ._umap import projection, umap
+
+__all__ = ["projection", "umap"]
