@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import rich.pretty  # noqa: F401  scvi-tools 1.4.2 uses it in view_anndata_setup, unimported
 from anndata.abc import CSCDataset
 from scipy import sparse
 from scvi.data import AnnDataManager

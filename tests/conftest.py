@@ -1,0 +1,85 @@
+"""Shared data. Real data sets are read from the folder that SCALEX_SCVI_DATA names."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from pathlib import Path
+
+import anndata as ad
+import matplotlib
+import numpy as np
+import pandas as pd
+import pytest
+from anndata import AnnData
+from scipy import sparse
+
+import scalex_scvi as sx
+
+matplotlib.use("Agg")
+
+QUIET = {"enable_progress_bar": False, "accelerator": "cpu"}
+
+
+def simulate_counts(
+    n_cells: int = 150, n_genes: int = 60, n_batches: int = 3, seed: int = 0
+) -> AnnData:
+    """Counts of three types in batches with gene-wise multiplicative effects."""
+    rng = np.random.default_rng(seed)
+    celltype = rng.integers(3, size=n_cells)
+    batch = np.arange(n_cells) % n_batches
+    profiles = rng.lognormal(1, 1, size=(3, n_genes))
+    effects = rng.lognormal(0, 0.7, size=(n_batches, n_genes))
+    counts = rng.poisson(profiles[celltype] * effects[batch])
+    return AnnData(
+        X=sparse.csr_matrix(counts, dtype=np.float32),
+        obs=pd.DataFrame(
+            {
+                "batch": pd.Categorical([f"batch{i}" for i in batch]),
+                "celltype": pd.Categorical([f"type{i}" for i in celltype]),
+            },
+            index=[f"cell{i}" for i in range(n_cells)],
+        ),
+        var=pd.DataFrame(index=[f"gene{i}" for i in range(n_genes)]),
+    )
+
+
+@pytest.fixture
+def counts() -> AnnData:
+    return simulate_counts()
+
+
+@pytest.fixture
+def prepared(counts: AnnData) -> AnnData:
+    return sx.pp.rna(counts, batch_key="batch", min_features=0)
+
+
+def small_model(adata: AnnData, **kwargs: object) -> sx.SCALEXModel:
+    """An untrained small model."""
+    sx.SCALEXModel.setup_anndata(adata, batch_key="batch")
+    return sx.SCALEXModel(adata, n_hidden=32, n_latent=5, **kwargs)
+
+
+def trained_model(adata: AnnData, **kwargs: object) -> sx.SCALEXModel:
+    """A small model after some epochs."""
+    model = small_model(adata)
+    model.train(**({"max_epochs": 15, "lr": 2e-3} | QUIET | kwargs))
+    return model
+
+
+@pytest.fixture
+def model(prepared: AnnData) -> sx.SCALEXModel:
+    return trained_model(prepared)
+
+
+def real_data(name: str) -> AnnData:
+    """Read a real data set, or skip."""
+    folder = os.environ.get("SCALEX_SCVI_DATA")
+    if not folder:
+        pytest.skip("SCALEX_SCVI_DATA does not name a folder with the real data sets")
+    path = Path(folder) / f"{name}.h5ad"
+    if not path.exists():
+        pytest.skip(f"{path.name} is not in SCALEX_SCVI_DATA")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return ad.read_h5ad(path)

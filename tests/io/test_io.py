@@ -1,0 +1,76 @@
+"""Files are whole or absent; inputs are read or refused by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from anndata import AnnData
+from conftest import simulate_counts
+
+from scalex_scvi.io import RunFolder, read
+from scalex_scvi.io._atomic import whole_file
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    with pytest.raises(KeyboardInterrupt), whole_file(path) as temporary:
+        temporary.write_text("half")
+        raise KeyboardInterrupt
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+    with whole_file(path) as temporary:
+        temporary.write_text("new")
+    assert path.read_text() == "new"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_one_source_is_returned_as_it_is(counts: AnnData, tmp_path: Path) -> None:
+    assert read(counts) is counts
+    counts.write_h5ad(tmp_path / "a.h5ad")
+    assert read(tmp_path / "a.h5ad").shape == counts.shape
+
+
+def test_several_sources_are_batches(counts: AnnData, tmp_path: Path) -> None:
+    counts.write_h5ad(tmp_path / "a.h5ad")
+    other = simulate_counts(30, n_genes=50, seed=1)
+    other.obs["donor"] = "d1"
+    both = read([str(tmp_path / "a.h5ad"), other])
+    assert list(both.obs["batch"].cat.categories) == ["0", "1"]
+    assert both.shape == (180, 50)
+    assert both.obs_names.is_unique
+    assert both.obs["donor"].isna().sum() == 150
+    named = read([counts, other], batch_key="tech", batch_categories=["A", "B"])
+    assert set(named.obs["tech"]) == {"A", "B"}
+
+
+def test_bad_sources(counts: AnnData, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"no file '.*nowhere.h5ad'"):
+        read(tmp_path / "nowhere.h5ad")
+    broken = tmp_path / "broken.h5ad"
+    broken.write_bytes(b"not hdf5")
+    with pytest.raises(ValueError, match=r"broken.h5ad' cannot be read"):
+        read(broken)
+    with pytest.raises(ValueError, match="not an .h5ad file"):
+        text = tmp_path / "a.txt"
+        text.write_text("x")
+        read(text)
+    with pytest.raises(ValueError, match="2 different names"):
+        read([counts, counts], batch_categories=["A", "A"])
+    other = simulate_counts()
+    other.var_names = [f"x{i}" for i in range(60)]
+    with pytest.raises(ValueError, match="no gene in common"):
+        read([counts, other])
+    with pytest.raises(ValueError, match="`sources` is empty"):
+        read([])
+
+
+def test_run_folder_logs_the_run(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    import logging
+
+    with folder.logged():
+        logging.getLogger("scalex_scvi.something").info("a message")
+    assert "a message" in (folder.path / "log.txt").read_text()
+    assert folder.read_adata() is None

@@ -1,0 +1,135 @@
+"""The traps of training a BatchNorm model by scvi-tools, one test each; and the recipe."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from anndata import AnnData
+from conftest import QUIET, small_model, trained_model
+
+import scalex_scvi as sx
+from scalex_scvi.train import BestTrainingLoss, SCALEXTrainingPlan
+
+
+def running_mean(model: sx.SCALEXModel) -> torch.Tensor:
+    return model.module.encoder.layers[0].norm.running_mean.clone()
+
+
+def test_statistics_move_in_a_second_training(model: sx.SCALEXModel) -> None:
+    assert not model.module.training
+    before = running_mean(model), model.module.decoder.norm.running_mean.clone()
+    model.train(max_epochs=2, lr=2e-3, **QUIET)
+    assert not torch.equal(running_mean(model), before[0])
+    assert not torch.equal(model.module.decoder.norm.running_mean, before[1])
+    assert len(model.history["train_loss"]) == 17
+
+
+def test_statistics_move_after_loading(model: sx.SCALEXModel, tmp_path: object) -> None:
+    model.save(tmp_path / "m", save_anndata=True)
+    loaded = sx.SCALEXModel.load(tmp_path / "m")
+    before = running_mean(loaded)
+    loaded.train(max_epochs=1, lr=2e-3, **QUIET)
+    assert not torch.equal(running_mean(loaded), before)
+
+
+def test_module_is_in_train_mode_while_validation_runs_too(prepared: AnnData) -> None:
+    model = trained_model(prepared, max_epochs=3, train_size=0.8, check_val_every_n_epoch=1)
+    assert not torch.equal(running_mean(model), torch.zeros(32))
+
+
+def optimiser_of(model: sx.SCALEXModel, **kwargs: object) -> torch.optim.Optimizer:
+    plan = SCALEXTrainingPlan(model.module, **kwargs)
+    return plan.configure_optimizers()["optimizer"]
+
+
+def test_published_optimiser_and_constant_kl_weight(prepared: AnnData) -> None:
+    model = small_model(prepared)
+    defaults = optimiser_of(model).defaults
+    assert (defaults["lr"], defaults["eps"], defaults["weight_decay"]) == (2e-4, 1e-8, 5e-4)
+    assert defaults["betas"] == (0.9, 0.999)
+    plan = SCALEXTrainingPlan(model.module)
+    assert float(plan.kl_weight) == 0.5
+
+
+def test_every_number_is_an_argument(prepared: AnnData) -> None:
+    model = small_model(prepared)
+    defaults = optimiser_of(model, lr=1e-2, eps=1e-3, weight_decay=0.0).defaults
+    assert (defaults["lr"], defaults["eps"], defaults["weight_decay"]) == (1e-2, 1e-3, 0)
+    assert float(SCALEXTrainingPlan(model.module, kl_weight=2.0).kl_weight) == 2
+    adamw = optimiser_of(model, optimizer="AdamW")
+    assert isinstance(adamw, torch.optim.AdamW)
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"), [("learning_rate", "Allowed"), ("weight_decy", "mean 'weight_decay'")]
+)
+def test_unknown_plan_arguments_are_refused(prepared: AnnData, name: str, hint: str) -> None:
+    with pytest.raises(TypeError, match=f"Unknown training plan argument '{name}'.*{hint}"):
+        small_model(prepared).train(max_epochs=1, plan_kwargs={name: 1}, **QUIET)
+
+
+def test_max_steps_are_rounded_up_to_epochs(prepared: AnnData) -> None:
+    model = small_model(prepared)
+    model.train(max_steps=5, batch_size=64, **QUIET)  # 150 cells: 2 minibatches an epoch
+    assert len(model.history["train_loss"]) == 3
+    assert model.trainer.global_step == 6
+
+
+def test_stops_by_the_training_loss_and_restores_the_best_weights(prepared: AnnData) -> None:
+    model = small_model(prepared)
+    seen: dict[float, torch.Tensor] = {}
+
+    class Recorder(BestTrainingLoss):
+        def on_train_epoch_end(self, trainer: object, plan: object) -> None:
+            loss = float(trainer.callback_metrics["train_loss"])
+            seen[loss] = plan.module.encoder.mean_head.weight.detach().clone()
+
+    recorder = Recorder(patience=None)
+    # So large a learning rate makes the loss bounce.
+    model.train(
+        max_epochs=200, lr=0.05, early_stopping_patience=3, callbacks=[recorder], **QUIET
+    )
+    losses = model.history["train_loss"]["train_loss"].to_numpy(dtype=float)
+    assert len(losses) < 200
+    assert losses[-4:].argmin() == 0
+    best = min(seen)
+    assert best == pytest.approx(losses.min())
+    assert torch.equal(model.module.encoder.mean_head.weight, seen[best])
+
+
+def test_best_weights_are_restored_without_early_stopping_too(prepared: AnnData) -> None:
+    model = small_model(prepared)
+    model.train(max_epochs=40, lr=0.05, early_stopping=False, **QUIET)
+    losses = model.history["train_loss"]["train_loss"].to_numpy(dtype=float)
+    assert len(losses) == 40
+    assert losses.argmin() < 39  # so that restoring means something
+    again = small_model(prepared.copy())
+    again.train(max_epochs=int(losses.argmin()) + 1, lr=0.05, early_stopping=False, **QUIET)
+    assert np.array_equal(model.get_latent_representation(), again.get_latent_representation())
+
+
+def test_divergence_is_reported(prepared: AnnData) -> None:
+    model = small_model(prepared)
+    model.module.encoder.mean_head.weight.data.fill_(torch.nan)
+    with pytest.raises(RuntimeError, match=r"training loss is nan in epoch 0.*Lower `lr`"):
+        model.train(max_epochs=2, **QUIET)
+
+
+def test_weights_move_with_every_batch_present_or_not(prepared: AnnData) -> None:
+    """A batch that most minibatches lack is trained all the same."""
+    prepared.obs["batch"] = ["rare"] * 4 + ["common"] * 146
+    model = trained_model(prepared, max_epochs=20)
+    norm = model.module.decoder.norm
+    assert torch.isfinite(norm.weight).all()
+    assert not torch.equal(norm.running_mean[model.batch_names.index("rare")], torch.zeros(60))
+
+
+def test_workers_do_not_change_the_latent(prepared: AnnData) -> None:
+    latents = [
+        trained_model(
+            prepared.copy(), max_epochs=2, datasplitter_kwargs={"num_workers": n}
+        ).get_latent_representation()
+        for n in (0, 2)
+    ]
+    assert np.array_equal(*latents)
