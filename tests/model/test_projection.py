@@ -40,9 +40,7 @@ def test_latent_at_once_from_counts(model: sx.SCALEXModel, query: AnnData) -> No
     assert list(query.obs) == list(before.obs)
 
 
-def test_reference_cells_project_onto_themselves(
-    model: sx.SCALEXModel, counts: AnnData
-) -> None:
+def test_reference_cells_project_onto_themselves(model: sx.SCALEXModel, counts: AnnData) -> None:
     latent = model.get_latent_representation()
     projected = sx.SCALEXModel.load_query_data(counts, model)
     np.testing.assert_array_equal(projected.get_latent_representation(), latent)

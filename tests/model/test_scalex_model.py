@@ -51,9 +51,7 @@ def test_latent_of_a_cell_depends_on_that_cell_alone(model: sx.SCALEXModel) -> N
     assert np.array_equal(latent, model.get_latent_representation())
     some = model.get_latent_representation(indices=[7, 3])
     np.testing.assert_allclose(some, latent[[7, 3]], atol=1e-5)
-    np.testing.assert_allclose(
-        model.get_latent_representation(batch_size=11), latent, atol=1e-5
-    )
+    np.testing.assert_allclose(model.get_latent_representation(batch_size=11), latent, atol=1e-5)
     mean, var = model.get_latent_representation(return_dist=True)
     assert np.array_equal(mean, latent)
     assert (var > 0).all()
@@ -181,9 +179,7 @@ BAD_IMPUTATION = {
 }
 
 
-@pytest.mark.parametrize(
-    ("kwargs", "message"), BAD_IMPUTATION.values(), ids=BAD_IMPUTATION.keys()
-)
+@pytest.mark.parametrize(("kwargs", "message"), BAD_IMPUTATION.values(), ids=BAD_IMPUTATION.keys())
 def test_bad_imputation(model: sx.SCALEXModel, kwargs: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         model.get_imputed_expression(**kwargs)
@@ -238,9 +234,7 @@ def test_every_matrix_gives_the_same_and_stays_as_it_is(prepared: AnnData, make:
 
 
 @pytest.mark.parametrize("make", [None, sparse.csc_matrix, lambda x: x.toarray()])
-def test_backed_data_keep_their_order(
-    prepared: AnnData, tmp_path: object, make: object
-) -> None:
+def test_backed_data_keep_their_order(prepared: AnnData, tmp_path: object, make: object) -> None:
     if make is not None:
         prepared.X = make(prepared.X)
     expected = trained_model(prepared, max_epochs=2)
@@ -336,9 +330,7 @@ def test_other_cells_must_have_the_same_genes_in_order(
     model: sx.SCALEXModel, counts: AnnData
 ) -> None:
     other = sx.pp.rna(counts[:60], batch_key="batch", min_features=0, min_cells=0)
-    np.testing.assert_array_equal(
-        model.get_latent_representation(other).shape, (60, 5)
-    )
+    np.testing.assert_array_equal(model.get_latent_representation(other).shape, (60, 5))
     with pytest.raises(ValueError, match="not those of the model in the same order"):
         model.get_latent_representation(other[:, ::-1].copy())
 

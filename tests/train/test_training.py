@@ -87,9 +87,7 @@ def test_stops_by_the_training_loss_and_restores_the_best_weights(prepared: AnnD
 
     recorder = Recorder(patience=None)
     # So large a learning rate makes the loss bounce.
-    model.train(
-        max_epochs=200, lr=0.05, early_stopping_patience=3, callbacks=[recorder], **QUIET
-    )
+    model.train(max_epochs=200, lr=0.05, early_stopping_patience=3, callbacks=[recorder], **QUIET)
     losses = model.history["train_loss"]["train_loss"].to_numpy(dtype=float)
     assert len(losses) < 200
     assert losses[-4:].argmin() == 0
