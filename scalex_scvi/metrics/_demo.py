@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
+import scanpy as sc
 from anndata import AnnData
-from sklearn.decomposition import PCA
 from sklearn.metrics import accuracy_score, f1_score
 
 from ._neighbors import expected_same_batch_share, knn_purity, same_batch_share
@@ -14,22 +14,24 @@ from ._neighbors import expected_same_batch_share, knn_purity, same_batch_share
 def uncorrected_pca(adata: AnnData, *, n_components: int = 20) -> np.ndarray:
     """Principal components of the same genes without any correction, to compare with.
 
+    scanpy's classic recipe: log-normalised expression, genes standardised and clipped at 10
+    standard deviations, then PCA.
+
     Parameters
     ----------
     adata
         Output of :func:`scalex_scvi.pp.rna`, with log-normalised expression in ``raw``.
     n_components
-        Number of components; at most the number of cells or genes.
+        Number of components; fewer if there are fewer cells or genes.
 
     Returns
     -------
-    ``(n_cells, n_components)``: genes are standardised and clipped at 10 standard deviations.
+    ``(n_cells, n_components)``.
     """
     expression = adata.raw[:, adata.var_names].X.toarray()
-    spread = expression.std(axis=0)
-    standardised = (expression - expression.mean(axis=0)) / np.where(spread > 0, spread, 1)
-    n_components = min(n_components, *expression.shape)
-    return PCA(n_components, random_state=0).fit_transform(np.clip(standardised, -10, 10))
+    standardised = sc.pp.scale(expression, max_value=10)
+    n_components = min(n_components, min(expression.shape) - 1)
+    return sc.pp.pca(standardised, n_comps=n_components, random_state=0)
 
 
 def demo_scores(ref: AnnData, together: AnnData, *, batch_key: str, label: str) -> pd.DataFrame:

@@ -1,0 +1,49 @@
+# Two commands, each doing all of its own set-up:
+#   make demo   run the main job on embedded data    (DATA=file.h5ad for your own)
+#   make test   run the tests
+# Choose an interpreter with PYTHON=python3.13; each has its own environment.
+
+PYTHON ?= python3
+VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+VENV ?= .venv-$(VERSION)
+BIN := $(VENV)/bin
+# The versions that were tested on this Python, where such a list exists.
+CONSTRAINTS := $(wildcard constraints/python$(VERSION).txt)
+
+OUT ?= demo_output
+DATA ?=
+ARGS ?=
+
+.PHONY: demo test lint clean
+
+demo: $(VENV)/.installed
+	$(BIN)/scalex-scvi demo $(DATA) --outdir $(OUT) $(ARGS)
+
+test: $(VENV)/.installed-test
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+
+INSTALL = $(BIN)/python -m pip install --quiet $(addprefix --constraint ,$(CONSTRAINTS))
+
+$(VENV)/.installed: $(VENV)/bin/python pyproject.toml $(CONSTRAINTS)
+	$(INSTALL) --editable .
+	touch $@
+
+$(VENV)/.installed-test: $(VENV)/.installed
+	$(INSTALL) --editable '.[test,peers]'
+	touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(INSTALL) --editable '.[dev]'
+	touch $@
+
+clean:
+	rm -rf .venv-* demo_output
