@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 from anndata import AnnData
-from scvi.data._constants import _SETUP_ARGS_KEY
 
 from scalex_scvi.pp import Preprocessing, prepare_query, reindex
 from scalex_scvi.pp._checks import check_batch_column
-
-if TYPE_CHECKING:
-    from ._scalex import SCALEXModel
 
 logger = logging.getLogger(__name__)
 
@@ -23,8 +20,10 @@ UNLABELED = "unknown"
 
 def prepare_for_model(
     adata: AnnData,
-    reference: SCALEXModel,
     *,
+    setup: Mapping[str, Any],
+    genes: Sequence[str],
+    record: Preprocessing | None,
     layer: str | None,
     log_normalized: bool | None,
     processed: bool | None,
@@ -35,21 +34,23 @@ def prepare_for_model(
     ----------
     adata
         New cells; not changed.
-    reference
-        Trained model.
+    setup
+        Arguments of the reference's ``setup_anndata``.
+    genes
+        The reference's genes.
+    record
+        The reference's preprocessing.
     layer, log_normalized, processed
         See :meth:`SCALEXModel.load_query_data`.
     """
-    setup: dict[str, Any] = reference.registry_[_SETUP_ARGS_KEY]
     batch_key, labels_key, model_layer = (
         setup[key] for key in ("batch_key", "labels_key", "layer")
     )
     check_batch_column(adata, batch_key)
-    record = reference.preprocessing
     if processed is None:
         processed = record is None or Preprocessing.from_adata(adata) is not None
     if processed:
-        query = _as_it_is(adata, reference, layer=layer or model_layer)
+        query = _as_it_is(adata, genes, layer=layer or model_layer)
     elif record is None:
         msg = (
             "The reference does not know how its counts were prepared, so that `processed=False` "
@@ -67,9 +68,9 @@ def prepare_for_model(
     return query
 
 
-def _as_it_is(adata: AnnData, reference: SCALEXModel, *, layer: str | None) -> AnnData:
+def _as_it_is(adata: AnnData, genes: Sequence[str], *, layer: str | None) -> AnnData:
     layer = layer if layer in adata.layers else None
-    query = reindex(adata, list(reference.get_var_names()), layer=layer)
+    query = reindex(adata, genes, layer=layer)
     own = Preprocessing.from_adata(adata)
     if own is not None:
         own.with_scale(own.scale.reindex(query.var_names, fill_value=0)).to_adata(query)

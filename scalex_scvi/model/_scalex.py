@@ -13,6 +13,7 @@ import pandas as pd
 import torch
 from anndata import AnnData
 from scvi import REGISTRY_KEYS
+from scvi.data._constants import _SETUP_ARGS_KEY
 from scvi.data._utils import _get_adata_minify_type
 from scvi.model.base import (
     ArchesMixin,
@@ -423,8 +424,8 @@ class SCALEXModel(
         reference = _as_model(reference_model)
         if return_reference_var_names:
             return pd.Index(reference.get_var_names())
-        query = prepare_for_model(
-            adata, reference, layer=layer, log_normalized=log_normalized, processed=None
+        query = reference._prepare(
+            adata, layer=layer, log_normalized=log_normalized, processed=None
         )
         if not inplace:
             return query
@@ -478,8 +479,8 @@ class SCALEXModel(
         """
         reference = _as_model(reference_model)
         reference._check_if_trained(warn=False)
-        query = prepare_for_model(
-            adata, reference, layer=layer, log_normalized=log_normalized, processed=processed
+        query = reference._prepare(
+            adata, layer=layer, log_normalized=log_normalized, processed=processed
         )
         model = super().load_query_data(query, reference, accelerator=accelerator, device=device)
         known, new = reference.preprocessing, Preprocessing.from_adata(query)
@@ -489,6 +490,16 @@ class SCALEXModel(
         model.history_ = None
         model.is_trained_ = True
         return model
+
+    def _prepare(self, adata: AnnData, **how: Any) -> AnnData:
+        """Bring new cells into the form that this model expects."""
+        return prepare_for_model(
+            adata,
+            setup=self.registry_[_SETUP_ARGS_KEY],
+            genes=list(self.get_var_names()),
+            record=self.preprocessing,
+            **how,
+        )
 
     def _freeze_reference(self) -> None:
         if self.n_reference_batches_:

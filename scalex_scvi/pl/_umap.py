@@ -36,11 +36,9 @@ def umap(
     """
     columns = [color] if isinstance(color, str) else list(color)
     _check(adata, columns, basis)
-    figure, axes = plt.subplots(
-        1, len(columns), figsize=(5.2 * len(columns), 4), squeeze=False, layout="constrained"
-    )
+    figure, axes = _panels(len(columns))
     bare = _bare(adata, columns, basis)
-    for column, axis in zip(columns, axes[0], strict=True):
+    for column, axis in zip(columns, axes, strict=True):
         _draw(bare, column, basis, axis, title=column, size=_size(adata.n_obs))
     return _finish(figure, show)
 
@@ -75,18 +73,23 @@ def projection(
     """
     columns = [color] if isinstance(color, str) else list(color)
     _check(adata, [*columns, key], basis)
-    figure, axes = plt.subplots(
-        1, len(columns), figsize=(5.2 * len(columns), 4), squeeze=False, layout="constrained"
-    )
+    figure, axes = _panels(len(columns))
     is_query = (adata.obs[key] == "query").to_numpy()
     grey = np.asarray(adata.obsm[basis])[~is_query]
     size = _size(adata.n_obs)
     query = _bare(adata[is_query], columns, basis)
     palette = _shared_palette(query, columns)
-    for column, axis in zip(columns, axes[0], strict=True):
-        axis.scatter(*grey[:, :2].T, s=size, c="#dcdcdc", marker=".", linewidths=0)
+    for column, axis in zip(columns, axes, strict=True):
+        axis.scatter(grey[:, 0], grey[:, 1], s=size, c="#dcdcdc", marker=".", linewidths=0)
         _draw(query, column, basis, axis, title=f"query: {column}", size=size, palette=palette)
     return _finish(figure, show)
+
+
+def _panels(n_panels: int) -> tuple[Figure, list[Axes]]:
+    figure, axes = plt.subplots(
+        1, n_panels, figsize=(5.2 * n_panels, 4), squeeze=False, layout="constrained"
+    )
+    return figure, list(axes[0])
 
 
 def _check(adata: AnnData, columns: list[str], basis: str) -> None:
