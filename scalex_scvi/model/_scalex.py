@@ -159,11 +159,15 @@ class SCALEXModel(
             repeat, or a batch is missing or has one cell. Nothing is registered then.
         """
         setup_method_args = cls._get_setup_method_args(**locals())
-        fields = [
-            ScaledExpressionField(REGISTRY_KEYS.X_KEY, layer),
+        columns = [
             BatchField(REGISTRY_KEYS.BATCH_KEY, batch_key),
             LabelsField(REGISTRY_KEYS.LABELS_KEY, labels_key),
         ]
+        # Registration writes one field after the other: find mistakes before the first.
+        for field in columns:
+            if not field.is_default:
+                field.validate_field(adata)
+        fields = [ScaledExpressionField(REGISTRY_KEYS.X_KEY, layer), *columns]
         minify_type = _get_adata_minify_type(adata)
         if minify_type is not None:
             fields += cls._get_fields_for_adata_minification(minify_type)

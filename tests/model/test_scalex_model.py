@@ -313,7 +313,7 @@ def test_bad_setup_gives_one_clear_error_and_registers_nothing(
     with pytest.raises(error, match=message):
         sx.SCALEXModel.setup_anndata(prepared, batch_key="batch", labels_key="celltype")
     assert set(prepared.uns) == uns
-    assert set(prepared.obs.columns) - set(columns) <= {"_scvi_batch"}
+    assert list(prepared.obs.columns) == columns
 
 
 def test_setup_of_a_view_is_refused_as_by_scvi_tools(prepared: AnnData) -> None:
