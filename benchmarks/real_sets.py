@@ -7,7 +7,8 @@ PCA of the same genes and for both batch statistics. ``moved``: how far of the w
 fully mixed the better of the two gets.
 
 Projection: each batch in turn is left out, the model is trained on the rest, the batch is
-projected without training, and labels are transferred to it (10 neighbours).
+projected without training, and labels are transferred to it (10 neighbours). Cells of a type that
+the rest does not have (share: ``unseen_type``) can only be wrong.
 """
 
 from __future__ import annotations
@@ -73,12 +74,13 @@ def projection_rows(counts: ad.AnnData, lr: float, max_steps: int) -> list[dict[
         left_out = (counts.obs[BATCH] == batch).to_numpy()
         model = train_reference(counts[~left_out].copy(), lr, max_steps)
         query = sx.SCALEXModel.load_query_data(counts[left_out].copy(), model)
-        row: dict[str, object] = {"left_out": str(batch)}
+        truth = query.adata.obs[LABEL].astype(str)
+        known = truth.isin(model.adata.obs[LABEL].astype(str))
+        row: dict[str, object] = {"left_out": str(batch), "unseen_type": 1 - known.mean()}
         for stats in ("running", "batch"):
             model.adata.obsm["latent"] = model.get_latent_representation(batch_stats=stats)
             query.adata.obsm["latent"] = query.get_latent_representation(batch_stats=stats)
             predicted = sx.label_transfer(model.adata, query.adata, label=LABEL).astype(str)
-            truth = query.adata.obs[LABEL].astype(str)
             row[f"accuracy_{stats}"] = accuracy_score(truth, predicted)
             row[f"macro_f1_{stats}"] = f1_score(
                 truth, predicted, average="macro", labels=truth.unique(), zero_division=0

@@ -6,6 +6,7 @@ import logging
 import math
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import numpy as np
@@ -15,6 +16,7 @@ from anndata import AnnData
 from scvi import REGISTRY_KEYS
 from scvi.data._constants import _SETUP_ARGS_KEY
 from scvi.data._utils import _get_adata_minify_type
+from scvi.data.fields import CategoricalObsField
 from scvi.model.base import (
     ArchesMixin,
     BaseMinifiedModeModelClass,
@@ -97,6 +99,8 @@ class SCALEXModel(
     _LATENT_QZM_KEY = "scalex_latent_qzm"
     _LATENT_QZV_KEY = "scalex_latent_qzv"
 
+    is_trained_: bool
+
     def __init__(
         self,
         adata: AnnData | None = None,
@@ -159,7 +163,7 @@ class SCALEXModel(
             repeat, or a batch is missing or has one cell. Nothing is registered then.
         """
         setup_method_args = cls._get_setup_method_args(**locals())
-        columns = [
+        columns: list[CategoricalObsField] = [
             BatchField(REGISTRY_KEYS.BATCH_KEY, batch_key),
             LabelsField(REGISTRY_KEYS.LABELS_KEY, labels_key),
         ]
@@ -281,9 +285,7 @@ class SCALEXModel(
             splitter["external_indexing"] = self._split(n_train, validation_size, seed)
         patience = early_stopping_patience if early_stopping else None
         callbacks = [*trainer_kwargs.pop("callbacks", []), BestTrainingLoss(patience)]
-        if not self.history_:
-            self.is_trained_ = False  # scvi-tools starts a new history only then
-        with seeded(seed):
+        with seeded(seed), self._history_started():
             super().train(
                 max_epochs=max_epochs,
                 accelerator=accelerator,
@@ -297,6 +299,21 @@ class SCALEXModel(
                 callbacks=callbacks,
                 **trainer_kwargs,
             )
+
+    @contextmanager
+    def _history_started(self) -> Iterator[None]:
+        """Let scvi-tools start a new history for a query model, which counts as trained.
+
+        It starts one only for a model that is not trained yet. A query model stays usable when its
+        training fails: its latent needs none.
+        """
+        was_trained = self.is_trained_
+        if not self.history_:
+            self.is_trained_ = False
+        try:
+            yield
+        finally:
+            self.is_trained_ = self.is_trained_ or was_trained
 
     def _split(
         self, n_train: int, validation_size: float | None, seed: int | None
@@ -383,7 +400,7 @@ class SCALEXModel(
         )
         if return_dist:
             return mean, var
-        return mean if give_mean else np.random.default_rng().normal(mean, np.sqrt(var))
+        return mean if give_mean else mean + np.sqrt(var) * torch.randn(mean.shape).numpy()
 
     def get_elbo(self, *args: Any, **kwargs: Any) -> float | Tensor:
         """See :meth:`scvi.model.base.VAEMixin.get_elbo`; the noise is seeded, so it repeats."""

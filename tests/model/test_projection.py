@@ -102,6 +102,14 @@ def test_trained_query_survives_saving_and_training_again(
     assert len(loaded.history["train_loss"]) == 5
 
 
+def test_a_failed_training_leaves_the_query_usable(model: sx.SCALEXModel, query: AnnData) -> None:
+    projected = sx.SCALEXModel.load_query_data(query, model)
+    latent = projected.get_latent_representation()
+    with pytest.raises(TypeError, match="Unknown training plan argument"):
+        projected.train(max_epochs=1, plan_kwargs={"nonsense": 1}, **QUIET)
+    np.testing.assert_array_equal(projected.get_latent_representation(), latent)
+
+
 def test_a_query_can_be_the_reference_of_the_next(
     model: sx.SCALEXModel, query: AnnData, counts: AnnData
 ) -> None:

@@ -93,6 +93,11 @@ def test_batch_labels_of_any_type(counts: AnnData, labels: object) -> None:
     assert prepared.shape == (150, 20)
 
 
+def test_a_batch_of_two_cells(counts: AnnData) -> None:
+    counts.obs["batch"] = ["pair"] * 2 + ["others"] * (counts.n_obs - 2)
+    assert sx.pp.rna(counts, batch_key="batch", min_features=0, n_top_features=20).n_vars == 20
+
+
 def test_drops_spike_ins_and_mitochondrial_genes(counts: AnnData) -> None:
     names = list(counts.var_names)
     names[:3] = ["ERCC-0001", "MT-CO1", "mt-Co1"]
