@@ -214,11 +214,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     Exit code: 0, or 1 after a mistake of the user's, which is explained without a traceback.
     """
     args = build_parser().parse_args(argv)
+    messages = logging.StreamHandler()
+    messages.setLevel(logging.WARNING if args.quiet else logging.INFO)
     logging.basicConfig(
-        level=logging.WARNING if args.quiet else logging.INFO,
+        level=logging.INFO,
         format="%(asctime)s %(message)s",
         datefmt="%H:%M:%S",
-        stream=sys.stderr,
+        handlers=[messages],
     )
     # Lightning's hints are for those who write a trainer.
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
