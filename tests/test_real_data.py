@@ -30,7 +30,7 @@ def reference_model(counts: AnnData) -> sx.SCALEXModel:
 
 
 # Least share of the way from uncorrected to fully mixed. kang_pbmc_ctrl_8donors falls short of the
-# goal of 0.40: it gets 0.32 here and 0.38 by the published recipe (docs/real_sets.md says more).
+# goal of 0.40: the whole published recipe gets 0.38 (docs/real_sets.md says more).
 SETS = {
     "kang_pbmc_published_labels": 0.40,
     "pancreas_3study_cepo": 0.40,

@@ -17,6 +17,7 @@ from scvi import REGISTRY_KEYS
 from scvi.data._constants import _SETUP_ARGS_KEY
 from scvi.data._utils import _get_adata_minify_type
 from scvi.data.fields import CategoricalObsField
+from scvi.model._utils import use_distributed_sampler
 from scvi.model.base import (
     ArchesMixin,
     BaseMinifiedModeModelClass,
@@ -264,12 +265,20 @@ class SCALEXModel(
         ------
         TypeError
             For unknown names in ``plan_kwargs``.
+        ValueError
+            For training in several processes (``strategy="ddp"``).
         RuntimeError
             If the loss diverges.
         """
         if self.n_reference_batches_ == self.summary_stats.n_batch:
             logger.warning("The query has no new batches: there is nothing to train.")
             return
+        if use_distributed_sampler(trainer_kwargs.get("strategy")):
+            msg = (
+                f"`strategy` {trainer_kwargs['strategy']!r} trains in several processes, between "
+                "which the decoder's batch statistics are not synchronised. Train in one process."
+            )
+            raise ValueError(msg)
         n_train = math.ceil(self.adata.n_obs * train_size)
         batch_size = min(batch_size, n_train)
         steps_per_epoch = n_train // batch_size
