@@ -30,7 +30,8 @@ def reference_model(counts: AnnData) -> sx.SCALEXModel:
 
 
 # Least share of the way from uncorrected to fully mixed. kang_pbmc_ctrl_8donors falls short of the
-# goal of 0.40: the whole published recipe gets 0.38 (docs/real_sets.md says more).
+# goal of 0.40: the whole published recipe gets 0.38 (docs/real_sets.md says more). Its
+# 0.30 is a guard against getting worse, not the goal.
 SETS = {
     "kang_pbmc_published_labels": 0.40,
     "pancreas_3study_cepo": 0.40,
@@ -55,6 +56,7 @@ def test_mixes_batches_and_keeps_cell_types(name: str, way: float) -> None:
     assert sx.metrics.knn_purity(better, label) >= purity - 0.05
 
 
+# Guards against getting worse, set some 0.03 to 0.1 below what was measured.
 # Set, batch that is left out, least accuracy and macro-F1 of the labels that it gets.
 PROJECTION = [
     ("kang_pbmc_published_labels", "stim", 0.80, 0.75),
