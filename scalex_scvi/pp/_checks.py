@@ -12,6 +12,8 @@ import pandas as pd
 from anndata import AnnData
 from scipy import sparse
 
+from ._profiles import RNA, Profile
+
 logger = logging.getLogger(__name__)
 
 # Counts of a cell whose largest value is so small are unusual; log1p values are never larger
@@ -45,10 +47,10 @@ def to_csr(matrix: Any, *, name: str) -> sparse.csr_matrix:
     return csr
 
 
-def get_matrix(adata: AnnData, layer: str | None) -> tuple[Any, str]:
+def get_matrix(adata: AnnData, layer: str | None, *, profile: Profile = RNA) -> tuple[Any, str]:
     """Return ``adata.X`` or a layer, and what to call it in a message."""
     if adata.n_obs == 0 or adata.n_vars == 0:
-        msg = f"`adata` is empty: {adata.n_obs} cells × {adata.n_vars} genes."
+        msg = f"`adata` is empty: {adata.n_obs} cells × {adata.n_vars} {profile.features}."
         raise ValueError(msg)
     if layer is None:
         if adata.X is None:
@@ -62,7 +64,7 @@ def get_matrix(adata: AnnData, layer: str | None) -> tuple[Any, str]:
 
 
 def with_matrix(adata: AnnData, matrix: sparse.csr_matrix, var: pd.DataFrame) -> AnnData:
-    """Return a new AnnData with another matrix and genes, but the cells of ``adata``.
+    """Return a new AnnData with another matrix and features, but the cells of ``adata``.
 
     Keeps copies of ``obs``, ``obsm`` and ``uns``, less scvi-tools' registration, which belongs to
     the original object.
@@ -78,14 +80,14 @@ def with_matrix(adata: AnnData, matrix: sparse.csr_matrix, var: pd.DataFrame) ->
 
 
 def check_expression(csr: sparse.csr_matrix, *, name: str) -> None:
-    """Raise if there are values that no expression matrix has."""
+    """Raise if there are values that neither counts nor log-normalised values have."""
     if not np.isfinite(csr.data).all():
         n_bad = int((~np.isfinite(csr.data)).sum())
         msg = f"{name} holds {n_bad} values that are NaN or infinite. Remove or replace them."
         raise ValueError(msg)
     if csr.nnz and csr.data.min() < 0:
         msg = (
-            f"{name} holds negative values (minimum {csr.data.min():.4g}). Expression must be "
+            f"{name} holds negative values (minimum {csr.data.min():.4g}). Values must be "
             "counts, or log-normalised values: not centred, scaled or corrected ones."
         )
         raise ValueError(msg)
@@ -99,26 +101,30 @@ def looks_log_normalised(csr: sparse.csr_matrix) -> bool:
     return bool(csr.data.max() <= _LARGEST_LOG_VALUE and (csr.data % 1 != 0).any())
 
 
-def decide_log_normalised(csr: sparse.csr_matrix, declared: bool | None, *, name: str) -> bool:
-    """Settle whether the values are log-normalised; never take logarithms twice unasked.
+def decide_log_normalised(
+    csr: sparse.csr_matrix, declared: bool | None, *, name: str, profile: Profile = RNA
+) -> bool:
+    """Settle whether the values are normalised already; never normalise twice unasked.
 
     Raises
     ------
     ValueError
-        When nothing is declared and the values look like logarithms.
+        When nothing is declared and the values look normalised: like logarithms, or, where counts
+        are always whole numbers (peaks, proteins), not like whole numbers.
     """
     if declared is not None:
         return declared
-    if looks_log_normalised(csr):
+    if not (csr.data % 1 != 0).any():
+        return False
+    if looks_log_normalised(csr) or not profile.fractional_counts:
         msg = (
-            f"{name} does not look like counts: values are not integers and the largest is "
-            f"{csr.data.max():.3g}. Give counts (see `layer`), or declare what the values are: "
-            "`log_normalized=True` to use them as they are, `log_normalized=False` if they are "
-            "counts after all."
+            f"{name} does not look like counts of {profile.features}: values are not integers and "
+            f"the largest is {csr.data.max():.3g}. Give counts (see `layer`), or declare what the "
+            "values are: `log_normalized=True` to use them as they are, `log_normalized=False` if "
+            "they are counts after all."
         )
         raise ValueError(msg)
-    if (csr.data % 1 != 0).any():
-        logger.warning("%s holds values that are not integers; treated as counts.", name)
+    logger.warning("%s holds values that are not integers; treated as counts.", name)
     return False
 
 
@@ -129,11 +135,19 @@ def check_batch_column(adata: AnnData, batch_key: str | None) -> None:
     ------
     KeyError
         If there is no such column.
+    TypeError
+        For several columns.
     ValueError
         For missing values or a batch of one cell.
     """
     if batch_key is None:
         return
+    if not isinstance(batch_key, str):
+        msg = (
+            f"`batch_key` must be the name of one column of adata.obs, got {batch_key!r}. Join "
+            "several columns into one first."
+        )
+        raise TypeError(msg)
     if batch_key not in adata.obs:
         msg = (
             f"`batch_key` {batch_key!r} is not a column of adata.obs: {list(adata.obs.columns)!r}."
@@ -185,12 +199,12 @@ def _value_chunks(matrix: Any, n_rows: int = 4096) -> Iterator[np.ndarray]:
         yield chunk.data if sparse.issparse(chunk) else np.asarray(chunk)
 
 
-def check_unique_genes(names: pd.Index, *, what: str) -> None:
-    """Raise if gene names repeat."""
+def check_unique_genes(names: pd.Index, *, what: str, profile: Profile = RNA) -> None:
+    """Raise if names of genes (or peaks, proteins) repeat."""
     if not names.is_unique:
         repeated = list(names[names.duplicated()].unique())
         msg = (
-            f"{len(repeated)} gene names of {what} occur more than once, for example "
+            f"{len(repeated)} {profile.feature} names of {what} occur more than once, for example "
             f"{repeated[:5]!r}. Run `adata.var_names_make_unique()`, or sum them."
         )
         raise ValueError(msg)

@@ -10,7 +10,6 @@ from anndata import AnnData
 from scipy import sparse
 
 from ._checks import (
-    batch_codes,
     check_batch_column,
     check_expression,
     decide_log_normalised,
@@ -18,10 +17,12 @@ from ._checks import (
     to_csr,
     with_matrix,
 )
+from ._filter import starts_with
+from ._normalize import centered_log_ratio, log_normalize, normalize_total
+from ._profiles import ADT, RNA, Profile, get_profile
 from ._record import Preprocessing
 from ._reindex import gene_selector
-from ._rna import log_normalize, starts_with
-from ._scale import batch_maxima, divide_by_batch
+from ._scale import scale_and_record
 
 logger = logging.getLogger(__name__)
 
@@ -36,10 +37,17 @@ def prepare_query(
 ) -> AnnData:
     """Take counts of new cells through the same steps as the reference.
 
-    Normalisation comes first, over all genes of the query; then the reference's genes are picked,
-    with zeros for missing ones; then each batch is scaled. A batch that the reference knows keeps
-    the reference's scale, so that cells of the reference come out exactly as they went in; a new
-    batch is scaled by its own maxima. No cell and no gene is filtered out.
+    The query is normalised as its profile says, and the reference's genes (peaks, proteins) are
+    picked, with zeros for missing ones:
+
+    - RNA: log-normalised over all genes of the query, then picked.
+    - ATAC: picked, then each cell's total brought to the total that the reference used.
+    - ADT: picked, then the centred log-ratio taken over the proteins that the query has: other
+      proteins do not matter, and missing ones are left out of the mean instead of taken for zero.
+
+    Then each batch is scaled. A batch that the reference knows keeps the reference's scale, so
+    that cells of the reference come out exactly as they went in; a new batch is scaled by its own
+    maxima. No cell and no gene is filtered out.
 
     Parameters
     ----------
@@ -53,50 +61,86 @@ def prepare_query(
     layer
         Layer with the counts, instead of ``adata.X``.
     log_normalized
-        Whether the values are log-normalised already. ``None`` decides, and raises when it looks
-        like it.
+        Whether the values are normalised already, like the reference's. ``None`` decides, and
+        raises when it looks like it.
 
     Returns
     -------
     Cells × reference genes: ``X`` (CSR, float32) in [0, 1], ``obs``, ``obsm`` and ``uns`` of the
-    query, and the record.
+    query, the number of detected genes in ``obs["n_genes"]``, and the record.
 
     Raises
     ------
-    KeyError, ValueError
-        As :func:`rna`; also if no gene is shared, or a reference gene occurs more than once.
+    KeyError, TypeError, ValueError
+        As :func:`rna`; also if no gene is shared, a reference gene occurs more than once, or
+        counts are given where the reference's peaks or proteins came normalised.
     """
+    profile = get_profile(preprocessing.profile)
     check_batch_column(adata, batch_key)
-    matrix, name = get_matrix(adata, layer)
+    matrix, name = get_matrix(adata, layer, profile=profile)
     csr = to_csr(matrix, name=name)
     check_expression(csr, name=name)
-    selector = gene_selector(adata.var_names, pd.Index(preprocessing.genes))
-    if not decide_log_normalised(csr, log_normalized, name=name):
-        csr = _log_normalize(csr, adata.var_names, preprocessing)
-    genes = pd.DataFrame(index=pd.Index(preprocessing.genes))
-    query = with_matrix(adata, sparse.csr_matrix(csr @ selector), genes)
-    return _scale(query, preprocessing, batch_key)
-
-
-def _log_normalize(
-    csr: sparse.csr_matrix, genes: pd.Index, preprocessing: Preprocessing
-) -> sparse.csr_matrix:
-    """Log-normalise all genes; genes that the reference dropped become zero."""
-    names = genes.astype(str)
-    dropped = starts_with(names, preprocessing.dropped_prefixes)
-    kept = csr @ sparse.diags((~dropped).astype(np.float32))
-    work = AnnData(X=sparse.csr_matrix(kept, dtype=np.float32))
-    log_normalize(work, preprocessing.target_sum)
-    return work.X
-
-
-def _scale(query: AnnData, reference: Preprocessing, batch_key: str | None) -> AnnData:
-    codes, names = batch_codes(query, batch_key)
-    maxima = batch_maxima(query.X, codes, names, scale_by=reference.scale_by)
-    known = [name for name in names if name in reference.scale.columns] if batch_key else []
-    if known:
-        logger.info("Batches known to the reference, scaled as there: %s.", ", ".join(known))
-        maxima[known] = reference.scale[known].to_numpy()
-    query.X = divide_by_batch(query.X, codes, maxima)
-    reference.with_scale(maxima).to_adata(query)
+    detected = csr.getnnz(axis=1)
+    genes = pd.Index(preprocessing.genes)
+    if decide_log_normalised(csr, log_normalized, name=name, profile=profile):
+        csr = _pick(csr, adata.var_names, genes, profile)
+    else:
+        _check_reference_was_counts(preprocessing, profile)
+        csr = _normalize_and_pick(csr, adata.var_names, preprocessing, profile)
+    query = with_matrix(adata, csr, pd.DataFrame(index=genes))
+    query.obs["n_genes"] = detected
+    scale_and_record(query, batch_key, preprocessing, known=preprocessing.scale)
     return query
+
+
+def _check_reference_was_counts(reference: Preprocessing, profile: Profile) -> None:
+    """Warn or raise if the reference's values came normalised, nobody knows how."""
+    if not reference.log_normalized:
+        return
+    if profile is not RNA:
+        msg = (
+            f"The reference's {profile.features} came normalised, so that counts cannot be "
+            "normalised alike. Normalise the query like the reference and pass "
+            "`log_normalized=True`."
+        )
+        raise ValueError(msg)
+    logger.warning(
+        "The reference came log-normalised. The query's counts are normalised to a total of %g "
+        "and log1p is taken: if the reference's were not, pass a log-normalised query.",
+        reference.target_sum,
+    )
+
+
+def _normalize_and_pick(
+    csr: sparse.csr_matrix, names: pd.Index, reference: Preprocessing, profile: Profile
+) -> sparse.csr_matrix:
+    """Turn counts of cells × ``names`` into normalised values of cells × reference genes."""
+    genes = pd.Index(reference.genes)
+    if profile is RNA:
+        csr, _ = log_normalize(
+            _without(csr, names, reference.dropped_prefixes), reference.target_sum
+        )
+        return _pick(csr, names, genes, profile)
+    panel = pd.Index(reference.panel or reference.genes)
+    csr = _pick(csr, names, panel, profile)
+    if profile is ADT:
+        csr = centered_log_ratio(csr, int(panel.isin(names).sum()))
+    else:
+        csr, _ = normalize_total(csr, reference.target_sum)
+    return csr[:, panel.get_indexer(genes)]
+
+
+def _pick(
+    csr: sparse.csr_matrix, names: pd.Index, wanted: pd.Index, profile: Profile
+) -> sparse.csr_matrix:
+    picked = sparse.csr_matrix(csr @ gene_selector(names, wanted, profile=profile))
+    picked.sort_indices()
+    return picked
+
+
+def _without(
+    csr: sparse.csr_matrix, names: pd.Index, prefixes: tuple[str, ...]
+) -> sparse.csr_matrix:
+    """Make genes zero that the reference dropped before normalisation."""
+    kept = ~starts_with(names.astype(str), prefixes)
+    return sparse.csr_matrix(csr @ sparse.diags(kept.astype(np.float32)), dtype=np.float32)

@@ -28,27 +28,34 @@ class Preprocessing:
     Attributes
     ----------
     profile
-        Kind of data, ``"RNA"``.
+        Kind of data: ``"RNA"``, ``"ATAC"`` or ``"ADT"``.
     target_sum
-        Total counts per cell after normalisation.
+        Total counts per cell after normalisation; ``None`` where totals are not normalised.
     scale_by
         ``"batch"``: genes were divided by their maximum within each batch; ``"global"``: by their
         maximum over all cells.
     dropped_prefixes
         Genes whose names start with one of these were dropped before normalisation.
     genes
-        Genes of the reference, in order.
+        Genes (peaks, proteins) of the reference, in order.
     scale
-        Genes × batches: log-normalised expression that was scaled to 1 (0 for a gene without
-        counts in the batch). Columns are batch names as strings.
+        Genes × batches: normalised value that was scaled to 1 (0 for a gene without counts in the
+        batch). Columns are batch names as strings.
+    panel
+        ATAC, ADT: the features over which each cell was normalised, which may be more than
+        ``genes``. Empty for RNA, which is normalised over all that the data has.
+    log_normalized
+        Whether the values came normalised, so that counts cannot be taken through the same.
     """
 
     profile: str = "RNA"
-    target_sum: float = 1e4
+    target_sum: float | None = 1e4
     scale_by: ScaleBy = "batch"
     dropped_prefixes: tuple[str, ...] = DROPPED_PREFIXES
     genes: tuple[str, ...] = ()
     scale: pd.DataFrame = field(default_factory=pd.DataFrame, compare=False)
+    panel: tuple[str, ...] = ()
+    log_normalized: bool = False
 
     def to_adata(self, adata: AnnData) -> None:
         """Write the record into ``adata.uns`` and ``adata.varm``, as plain types."""
@@ -68,23 +75,31 @@ class Preprocessing:
     @classmethod
     def from_dict(cls, record: Mapping[str, Any], genes: Any, scale: pd.DataFrame) -> Preprocessing:
         """Build a record from plain types, as they come back from a file."""
+        target_sum = record.get("target_sum")
         return cls(
             profile=str(record["profile"]),
-            target_sum=float(record["target_sum"]),
+            target_sum=None if target_sum is None else float(target_sum),
             scale_by="global" if record["scale_by"] == "global" else "batch",
             dropped_prefixes=tuple(str(prefix) for prefix in record["dropped_prefixes"]),
             genes=tuple(str(gene) for gene in genes),
             scale=pd.DataFrame(scale).set_axis([str(gene) for gene in genes], axis=0),
+            panel=tuple(str(feature) for feature in record.get("panel", ())),
+            log_normalized=bool(record.get("log_normalized", False)),
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the record without genes and scale as plain types."""
-        return {
+        """Return the record without genes and scale as plain types, less what is not set."""
+        record: dict[str, Any] = {
             "profile": self.profile,
-            "target_sum": float(self.target_sum),
             "scale_by": self.scale_by,
             "dropped_prefixes": list(self.dropped_prefixes),
+            "log_normalized": self.log_normalized,
         }
+        if self.target_sum is not None:  # no file format for None is older than anndata 0.12
+            record["target_sum"] = float(self.target_sum)
+        if self.panel:
+            record["panel"] = list(self.panel)
+        return record
 
     def with_scale(self, scale: pd.DataFrame) -> Preprocessing:
         """Return the same record with another scale."""

@@ -11,6 +11,7 @@ from anndata import AnnData
 from scipy import sparse
 
 from ._checks import check_unique_genes, get_matrix, to_csr, with_matrix
+from ._profiles import RNA, Profile
 
 logger = logging.getLogger(__name__)
 
@@ -45,29 +46,33 @@ def reindex(adata: AnnData, genes: Sequence[str], *, layer: str | None = None) -
     return with_matrix(adata, picked, pd.DataFrame(index=pd.Index(genes)))
 
 
-def gene_selector(available: pd.Index, wanted: pd.Index) -> sparse.csr_matrix:
+def gene_selector(
+    available: pd.Index, wanted: pd.Index, *, profile: Profile = RNA
+) -> sparse.csr_matrix:
     """Return the 0/1 matrix ``available × wanted`` that picks and orders columns.
 
     Reports the number and share of missing genes; warns below 80 %.
     """
-    check_unique_genes(wanted, what="the gene list")
+    check_unique_genes(wanted, what=f"the {profile.feature} list", profile=profile)
     found = available.isin(wanted)
-    check_unique_genes(available[found], what="the query (among the wanted ones)")
+    what = "the query (among the wanted ones)"
+    check_unique_genes(available[found], what=what, profile=profile)
     n_found = int(found.sum())
     if n_found == 0:
         msg = (
-            f"The query shares none of the {len(wanted)} genes of the reference. It has "
-            f"{list(available[:3])!r} …, the reference {list(wanted[:3])!r} …: are the names of "
-            "the same kind (symbols, Ensembl ids) and species?"
+            f"The query shares none of the {len(wanted)} {profile.features} of the reference. It "
+            f"has {list(available[:3])!r} …, the reference {list(wanted[:3])!r} …: are the names "
+            f"of the same {profile.naming}?"
         )
         raise ValueError(msg)
     share = n_found / len(wanted)
     level = logging.WARNING if share < LOW_SHARE else logging.INFO
     logger.log(
         level,
-        "Found %d of %d genes of the reference (%.1f %%) in the query; the others are zero.",
+        "Found %d of %d %s of the reference (%.1f %%) in the query; the others are zero.",
         n_found,
         len(wanted),
+        profile.features,
         100 * share,
     )
     rows = np.flatnonzero(found)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import numpy as np
 import pandas as pd
 from anndata import AnnData
@@ -16,7 +18,10 @@ from ._checks import (
     to_csr,
     with_matrix,
 )
-from ._record import ScaleBy
+from ._profiles import get_profile
+from ._record import Preprocessing, ScaleBy
+
+logger = logging.getLogger(__name__)
 
 
 def batch_scale(
@@ -80,3 +85,47 @@ def divide_by_batch(
     data = np.divide(csr.data, divisor, out=np.ones_like(csr.data), where=divisor > 0)
     np.minimum(data, 1, out=data)
     return sparse.csr_matrix((data, csr.indices.copy(), csr.indptr.copy()), shape=csr.shape)
+
+
+def scale_and_record(
+    adata: AnnData,
+    batch_key: str | None,
+    record: Preprocessing,
+    *,
+    known: pd.DataFrame | None = None,
+) -> None:
+    """Scale ``adata.X`` within each batch and write the record, in place.
+
+    Parameters
+    ----------
+    adata
+        Cells × selected features, normalised.
+    batch_key
+        Column of ``adata.obs`` with the batches; ``None``: all cells are one batch.
+    record
+        What was done so far; its own scale is replaced.
+    known
+        Features × batches: maxima to use for batches of these names instead of their own.
+    """
+    codes, names = batch_codes(adata, batch_key)
+    csr = sparse.csr_matrix(adata.X)
+    _warn_empty_cells(csr, record.profile)
+    maxima = batch_maxima(csr, codes, names, scale_by=record.scale_by)
+    if known is not None and batch_key is not None:
+        shared = [name for name in names if name in known.columns]
+        maxima[shared] = known[shared].to_numpy()
+        if shared:
+            logger.info("Batches known to the reference, scaled as there: %s.", ", ".join(shared))
+    adata.X = divide_by_batch(csr, codes, maxima)
+    record.with_scale(maxima).to_adata(adata)
+
+
+def _warn_empty_cells(csr: sparse.csr_matrix, profile: str) -> None:
+    n_empty = int((csr.getnnz(axis=1) == 0).sum())
+    if n_empty:
+        logger.warning(
+            "%d of %d cells have none of the %d selected %s; their values are all zero.",
+            n_empty,
+            *csr.shape,
+            get_profile(profile).features,
+        )
