@@ -1,6 +1,17 @@
 """Reading data, and the run folder."""
 
-from ._read import read
+from ._load import load_counts, load_data
+from ._matrix_market import read_mtx
+from ._read import concat, read, read_file, read_files
 from ._run_folder import RunFolder
 
-__all__ = ["RunFolder", "read"]
+__all__ = [
+    "RunFolder",
+    "concat",
+    "load_counts",
+    "load_data",
+    "read",
+    "read_file",
+    "read_files",
+    "read_mtx",
+]

@@ -1,20 +1,47 @@
-"""Reading one or several data sets."""
+"""Reading one or several data sets of any format."""
 
 from __future__ import annotations
 
+import glob
 import logging
 import os
 from collections.abc import Sequence
+from functools import reduce
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import anndata as ad
+import numpy as np
 import pandas as pd
 from anndata import AnnData
+from scipy import sparse
+
+from ._atomic import whole_file
+from ._formats import (
+    InputError,
+    read_10x_h5,
+    read_h5ad,
+    read_h5mu,
+    read_loom,
+    read_zarr,
+    repeated_names_expected,
+)
+from ._matrix_market import read_mtx
+from ._tables import CellsIn, Table, orient, read_table, to_adata
 
 logger = logging.getLogger(__name__)
 
 DataSource: TypeAlias = str | os.PathLike[str] | AnnData
+Join: TypeAlias = Literal["inner", "outer"]
+
+FORMATS = (
+    ".h5ad, .h5mu/<modality>, .h5 (10x), .zarr, .loom, .csv, .tsv, .txt, .mtx (these four also "
+    ".gz), or a folder with a MatrixMarket matrix, barcodes and features"
+)
+
+_SUB_BATCH = "sub_batch"
+_READERS = {".h5ad": read_h5ad, ".h5": read_10x_h5, ".zarr": read_zarr, ".loom": read_loom}
+_GZIPPED_READERS = {".mtx": read_mtx, ".csv": read_table, ".tsv": read_table, ".txt": read_table}
 
 
 def read(
@@ -22,75 +49,457 @@ def read(
     *,
     batch_key: str = "batch",
     batch_categories: Sequence[str] | None = None,
+    join: Join = "inner",
+    index_unique: str | None = None,
+    backed: bool = False,
 ) -> AnnData:
     """Read one data set, or put several together, each a batch of its own.
 
     Parameters
     ----------
     sources
-        Path of an ``.h5ad`` file, an AnnData, or several of these.
+        A path (see :func:`read_file` for the formats), an AnnData, or several of these in any
+        mixture. A pattern (``folder/*``, ``*.h5ad``) is one source: see :func:`read_files`.
     batch_key
         Column of ``obs`` for the batches when there are several sources; an existing column is
         replaced in the result.
     batch_categories
         Names of the batches, one for each source; by default 0 to N-1.
+    join
+        Genes that all sources have (``"inner"``), or that any has (``"outer"``). Genes that a
+        source lacks are then zeros in a sparse matrix, all genes are sorted by name, and how many
+        were missing is logged.
+    index_unique
+        Put between a cell's name and its batch to make names unique. By default the batch is added
+        (after ``-``) only if names repeat between sources.
+    backed
+        Leave the matrix on disk; for one ``.h5ad`` file only.
 
     Returns
     -------
-    One source as it is; several with the genes that all of them have.
+    One source as it is (an AnnData as the same object); several as a new AnnData. Columns of
+    ``obs`` that only some sources have are missing values in the others.
 
     Raises
     ------
     FileNotFoundError, ValueError
-        For a file that is absent, cannot be read or is empty; for repeated batch names.
+        For a file that is absent, cannot be read, is empty or of an unknown format; for sources
+        without a gene in common; for repeated batch names or gene names.
+    TypeError
+        For a source that is neither a path nor an AnnData.
     """
-    if isinstance(sources, str | os.PathLike | AnnData):
-        sources = [sources]
+    sources = _as_list(sources)
     if not sources:
         msg = "No data: `sources` is empty."
         raise ValueError(msg)
-    adatas = [_read_one(source) for source in sources]
+    if join not in ("inner", "outer"):
+        msg = f"`join` {join!r} must be 'inner' (genes of all sources) or 'outer' (of any)."
+        raise ValueError(msg)
+    if backed:
+        return _read_backed(sources, batch_categories)
+    names = _batch_names(batch_categories, len(sources))
+    adatas = _read_all(sources, join)
     if len(adatas) == 1 and batch_categories is None:
         return adatas[0]
-    keys = [str(i) for i in range(len(adatas))]
-    names = keys if batch_categories is None else [str(name) for name in batch_categories]
-    if len(names) != len(adatas) or len(set(names)) != len(names):
-        msg = f"`batch_categories` {names!r} must be {len(adatas)} different names, one a source."
-        raise ValueError(msg)
-    return _concatenate(adatas, names, batch_key)
+    return _concatenate(adatas, names, key=batch_key, join=join, index_unique=index_unique)
 
 
-def _read_one(source: DataSource) -> AnnData:
-    if isinstance(source, AnnData):
-        return source
-    path = Path(source)
-    if not path.is_file():
-        msg = f"There is no file {str(path)!r}."
-        raise FileNotFoundError(msg)
-    if path.suffix != ".h5ad":
-        msg = f"{str(path)!r} is not an .h5ad file, the format that is read here."
+def concat(
+    data_list: DataSource | Sequence[DataSource],
+    batch_categories: Sequence[str] | None = None,
+    join: Join = "inner",
+    batch_key: str = "batch",
+    index_unique: str | None = None,
+    save: str | os.PathLike[str] | None = None,
+) -> AnnData:
+    """Put several data sets together: :func:`read` with a copy on disk.
+
+    The arguments are in the order of ``concat_data`` of the published package.
+
+    Parameters
+    ----------
+    data_list
+        ``sources`` of :func:`read`.
+    batch_categories, join, batch_key, index_unique
+        See :func:`read`.
+    save
+        ``.h5ad`` file to write the result to, whole or not at all; its folder is made.
+
+    Returns
+    -------
+    See :func:`read`.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError, TypeError
+        As :func:`read`; ValueError if ``save`` does not end in ``.h5ad``.
+    """
+    if save is not None and Path(save).suffix != ".h5ad":
+        msg = f"`save` {str(save)!r} must end in .h5ad, the format that is written."
         raise ValueError(msg)
-    try:
-        adata = ad.read_h5ad(path)
-    except Exception as error:  # h5py and anndata raise many kinds for a damaged file
-        msg = f"{str(path)!r} cannot be read as .h5ad: {error}"
-        raise ValueError(msg) from error
-    if adata.n_obs == 0 or adata.n_vars == 0:
-        msg = f"{str(path)!r} is empty: {adata.n_obs} cells × {adata.n_vars} genes."
-        raise ValueError(msg)
+    adata = read(
+        data_list,
+        batch_key=batch_key,
+        batch_categories=batch_categories,
+        join=join,
+        index_unique=index_unique,
+    )
+    if save is not None:
+        Path(save).parent.mkdir(parents=True, exist_ok=True)
+        # Writing turns text columns into categories: not in an object that is the user's.
+        given = any(adata is source for source in _as_list(data_list))
+        with whole_file(save) as temporary:
+            (_in_memory_copy(adata) if given else adata).write_h5ad(temporary, compression="gzip")
     return adata
 
 
-def _concatenate(adatas: list[AnnData], names: list[str], batch_key: str) -> AnnData:
-    together = ad.concat(adatas, join="inner", label=batch_key, keys=names, merge="same")
-    if together.n_vars == 0:
-        msg = f"The data sets {names!r} have no gene in common."
+def read_files(root: str | os.PathLike[str]) -> AnnData:
+    """Read one source: a file, a folder, or all files that fit a pattern.
+
+    Parameters
+    ----------
+    root
+        A path (see :func:`read_file`), or a pattern such as ``folder/*``, ``*.h5ad`` or
+        ``*.h5mu/rna``. Files are taken in the order of their names and put together with the
+        genes that all have; ``obs["sub_batch"]`` holds the file names.
+
+    Returns
+    -------
+    Cells × genes.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        As :func:`read`.
+    """
+    return _read_all([root], "inner")[0]
+
+
+def read_file(
+    path: str | os.PathLike[str], backed: bool = False, *, cells_in: CellsIn | None = None
+) -> AnnData:
+    """Read one file, or one folder of MatrixMarket files or zarr.
+
+    Parameters
+    ----------
+    path
+        By its ending:
+
+        - ``.h5ad``, ``.zarr``: an AnnData, as it is;
+        - ``data.h5mu/<modality>``: one modality of a MuData, as it is;
+        - ``.h5``: 10x Genomics; all types of features are kept;
+        - ``.loom``: its main matrix (extra ``io``);
+        - ``.mtx``, ``.mtx.gz`` or a folder: see :func:`read_mtx`;
+        - ``.csv`` (commas), ``.tsv``, ``.txt`` (tabs or spaces), or these ``.gz``: a table of
+          numbers with names in its first line and first column. The header may be one field
+          shorter than the rows (R's ``write.table``).
+
+        Gene names are made unique, with a warning, except in AnnData and MuData files.
+    backed
+        Leave the matrix on disk; ``.h5ad`` only.
+    cells_in
+        For a text table: whether its ``"rows"`` or its ``"columns"`` are cells. By default, names
+        that look like barcodes, Ensembl ids or peaks decide (among several sources of
+        :func:`read`: first of all the gene names of the others); if nothing tells, columns, as in
+        the published package, with a warning. Note that the published tutorial on gene activity
+        writes cells in rows.
+
+    Returns
+    -------
+    Cells × genes; from text and MatrixMarket, 10x and loom as CSR float32.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If the file is damaged, incomplete, empty, without names, or of an unknown format.
+    ImportError
+        For ``.loom`` without loompy.
+    """
+    if backed:
+        return _read_backed([path], None)
+    loaded = _load(path)
+    if isinstance(loaded, Table):
+        if cells_in is None:
+            return orient([loaded], pd.Index([]))[0]
+        return to_adata(loaded, cells_in)
+    if cells_in is not None:
+        msg = f"`cells_in` is for .csv, .tsv and .txt; {str(path)!r} says itself where cells are."
         raise ValueError(msg)
+    return loaded
+
+
+def _as_list(sources: DataSource | Sequence[DataSource]) -> list[DataSource]:
+    return [sources] if isinstance(sources, str | os.PathLike | AnnData) else list(sources)
+
+
+def _read_backed(sources: list[DataSource], batch_categories: Sequence[str] | None) -> AnnData:
+    source = sources[0]
+    if len(sources) == 1 and batch_categories is None:
+        if isinstance(source, AnnData) and source.isbacked:
+            return source
+        if not isinstance(source, AnnData) and Path(source).suffix == ".h5ad":
+            _check_exists(Path(source))
+            return read_h5ad(Path(source), backed=True)
+    given = [_describe(source) for source in sources]
+    msg = (
+        f"`backed=True` is for one .h5ad file without `batch_categories`; given were {given!r}. "
+        "Put them together first: scalex_scvi.io.concat(..., save='all.h5ad')."
+    )
+    raise ValueError(msg)
+
+
+def _batch_names(batch_categories: Sequence[str] | None, n_sources: int) -> list[str]:
+    if batch_categories is None:
+        return [str(i) for i in range(n_sources)]
+    names = [str(name) for name in batch_categories]
+    if len(names) != n_sources or len(set(names)) != len(names):
+        msg = f"`batch_categories` {names!r} must be {n_sources} different names, one a source."
+        raise ValueError(msg)
+    return names
+
+
+def _describe(source: DataSource) -> str:
+    return "AnnData" if isinstance(source, AnnData) else str(source)
+
+
+def _read_all(sources: Sequence[DataSource], join: Join) -> list[AnnData]:
+    """Read all sources; those of several files are put together.
+
+    Tables are turned the right way round last, when the gene names of all others are known.
+    """
+    groups = [_expand(source) for source in sources]
+    loaded = [_load(part) for group in groups for part in group]
+    genes = pd.Index([])
+    for item in loaded:
+        if isinstance(item, AnnData):
+            genes = genes.union(item.var_names)
+    tables = iter(orient([item for item in loaded if isinstance(item, Table)], genes))
+    ready = iter([next(tables) if isinstance(item, Table) else item for item in loaded])
+    adatas = []
+    for source, group in zip(sources, groups, strict=True):
+        parts = [next(ready) for _ in group]
+        is_pattern = not isinstance(source, AnnData) and group != [source]
+        adatas.append(_put_files_together(parts, group, join) if is_pattern else parts[0])
+    return adatas
+
+
+def _put_files_together(parts: list[AnnData], files: list[Any], join: Join) -> AnnData:
+    names = [os.path.basename(file) for file in files]
+    if len(set(names)) < len(names):
+        folder = os.path.commonpath(files)
+        names = [os.path.relpath(file, folder) for file in files]
+    logger.info("%d files are one source, told apart by obs[%r].", len(names), _SUB_BATCH)
+    return _concatenate(parts, names, key=_SUB_BATCH, join=join, index_unique=None)
+
+
+def _expand(source: DataSource) -> list[Any]:
+    """Return the files of a pattern; anything else as it is, in a list."""
+    if isinstance(source, AnnData):
+        return [source]
+    if not isinstance(source, str | os.PathLike):
+        msg = f"A source is a {type(source).__name__!r}; allowed are paths and AnnData objects."
+        raise TypeError(msg)
+    pattern, modality = _split_modality(source)
+    if pattern.exists() or not any(sign in str(pattern) for sign in "*?["):
+        return [source]
+    files = sorted(glob.glob(str(pattern)))
+    if not files:
+        msg = f"There is no file {str(source)!r}: nothing fits this pattern."
+        raise FileNotFoundError(msg)
+    return files if modality is None else [f"{file}/{modality}" for file in files]
+
+
+def _load(source: DataSource) -> AnnData | Table:
+    """Read one file or folder by its kind."""
+    if isinstance(source, AnnData):
+        return source
+    path, modality = _split_modality(source)
+    _check_exists(path)
+    name = path.name.lower()
+    if name.endswith(".h5mu"):
+        return read_h5mu(path, modality)
+    if path.is_dir():
+        is_zarr = any((path / mark).exists() for mark in ("zarr.json", ".zgroup"))
+        return read_zarr(path) if is_zarr or name.endswith(".zarr") else read_mtx(path)
+    for suffix, reader in _READERS.items():
+        if name.endswith(suffix):
+            return reader(path)
+    for suffix, text_reader in _GZIPPED_READERS.items():
+        if name.removesuffix(".gz").endswith(suffix):
+            return text_reader(path)
+    msg = f"{str(path)!r} is of an unknown format. Allowed are {FORMATS}."
+    raise InputError(msg)
+
+
+def _check_exists(path: Path) -> None:
+    if not path.exists():
+        msg = f"There is no file {str(path)!r}."
+        raise FileNotFoundError(msg)
+
+
+def _split_modality(source: str | os.PathLike[str]) -> tuple[Path, str | None]:
+    """Split ``data.h5mu/rna`` into the file and the modality."""
+    path = Path(source)
+    if path.parent.suffix.lower() == ".h5mu":
+        return path.parent, path.name
+    return path, None
+
+
+def _concatenate(
+    adatas: list[AnnData], names: list[str], *, key: str, join: Join, index_unique: str | None
+) -> AnnData:
+    _check_sources(adatas, names)
+    shared = _check_genes(adatas, names, join)
+    if any(key in adata.obs for adata in adatas):
+        logger.info("obs[%r] is replaced by the names of the sources, %s.", key, names)
+    adatas = [adata.to_memory() if adata.isbacked else adata for adata in adatas]
+    layers, obsm = _common_keys(adatas)
+    if join == "outer":
+        adatas = [_for_outer_join(adata, layers, obsm) for adata in adatas]
+    with repeated_names_expected():
+        together = ad.concat(
+            adatas,
+            join=join,
+            label=key,
+            keys=names,
+            merge="same",
+            index_unique=index_unique,
+            fill_value=0 if join == "outer" else None,
+        )
+    for key_of_obsm in set(together.obsm) - set(obsm):
+        logger.info("obsm[%r] is left out: its width differs between sources.", key_of_obsm)
+        del together.obsm[key_of_obsm]
+    _report_genes(adatas, names, join, together.n_vars, shared)
+    _make_cells_unique(together, key)
+    _add_other_columns(together, adatas)
+    return together
+
+
+def _check_sources(adatas: list[AnnData], names: list[str]) -> None:
+    for adata, name in zip(adatas, names, strict=True):
+        if adata.n_obs == 0 or adata.n_vars == 0:
+            msg = f"Source {name!r} is empty: {adata.n_obs} cells × {adata.n_vars} genes."
+            raise ValueError(msg)
+        if len(adatas) > 1 and not adata.var_names.is_unique:
+            repeated = adata.var_names[adata.var_names.duplicated()].unique()
+            msg = (
+                f"Source {name!r} has {len(repeated)} gene names that repeat, such as "
+                f"{list(repeated[:3])!r}: genes cannot be matched. Call "
+                "`adata.var_names_make_unique()` first."
+            )
+            raise ValueError(msg)
+
+
+def _check_genes(adatas: list[AnnData], names: list[str], join: Join) -> int:
+    """Return the number of genes that all sources have; raise if a source stands alone."""
+    n_shared = len(reduce(pd.Index.intersection, [adata.var_names for adata in adatas]))
+    if len(adatas) == 1 or (join == "inner" and n_shared):
+        return n_shared
+    everything = adatas[0].var_names.append([adata.var_names for adata in adatas[1:]])
+    in_several = everything[everything.duplicated()].unique()
+    if join == "outer" and all(adata.var_names.isin(in_several).any() for adata in adatas):
+        return n_shared
+    examples = {
+        name: list(adata.var_names[:2]) for name, adata in zip(names[:4], adatas, strict=False)
+    }
+    msg = (
+        f"The data sets {names!r} have no gene in common. {_transposed(adatas, names)}"
+        f"The genes begin with {examples!r}: are all names of one kind (symbols, ids) and species?"
+    )
+    raise ValueError(msg)
+
+
+def _transposed(adatas: list[AnnData], names: list[str]) -> str:
+    for cells, source in zip(adatas, names, strict=True):
+        for genes, other in zip(adatas, names, strict=True):
+            if cells is not genes and cells.obs_names.isin(genes.var_names).any():
+                return (
+                    f"Source {source!r} has genes of source {other!r} as names of its cells: one "
+                    "of the two is transposed (turn it by `adata.T`, or a text table by "
+                    "`scalex_scvi.io.read_file(path, cells_in=...)`). "
+                )
+    return ""
+
+
+def _common_keys(adatas: list[AnnData]) -> tuple[list[str], list[str]]:
+    """Return the layers, and the ``obsm`` of one width, that all sources have."""
+    first, *others = adatas
+    # anndata 0.13 lists X among the layers, as None.
+    layers = [key for key in first.layers if key and all(key in a.layers for a in others)]
+    obsm = [key for key in first.obsm if all(key in a.obsm for a in others)]
+    return layers, [key for key in obsm if len({a.obsm[key].shape[1:] for a in adatas}) == 1]
+
+
+def _for_outer_join(adata: AnnData, layers: list[str], obsm: list[str]) -> AnnData:
+    """Return ``adata`` with a sparse ``X``, and only what needs no invented values.
+
+    Zeros for a missing gene are free in a sparse matrix. An outer join of anndata would also fill
+    layers and embeddings that a source lacks.
+    """
+    return AnnData(
+        X=sparse.csr_matrix(adata.X) if isinstance(adata.X, np.ndarray) else adata.X,
+        obs=adata.obs,
+        var=adata.var,
+        layers={key: adata.layers[key] for key in layers},
+        obsm={key: adata.obsm[key] for key in obsm},
+    )
+
+
+def _report_genes(
+    adatas: list[AnnData], names: list[str], join: Join, n_genes: int, n_shared: int
+) -> None:
+    if join == "inner":
+        logger.info(
+            "%d genes are in all sources; the sources have %s.",
+            n_genes,
+            {name: adata.n_vars for name, adata in zip(names, adatas, strict=True)},
+        )
+        return
+    logger.info(
+        "%d genes, %d of them in all sources; missing and set to zero are %s.",
+        n_genes,
+        n_shared,
+        {name: n_genes - adata.n_vars for name, adata in zip(names, adatas, strict=True)},
+    )
+
+
+def _make_cells_unique(together: AnnData, key: str) -> None:
+    if together.obs_names.is_unique:
+        return
+    logger.warning("Cell names repeat between batches: the batch name is added to each.")
+    together.obs_names = together.obs_names + "-" + together.obs[key].astype(str)
     if not together.obs_names.is_unique:
-        logger.warning("Cell names repeat between batches: the batch name is added to each.")
-        together.obs_names = together.obs_names + "-" + together.obs[batch_key].astype(str)
-    # Columns of obs that only some of the data sets have are kept, unlike genes.
+        logger.warning("Cell names repeat within a batch: '-1', '-2' … is added to them.")
+        together.obs_names_make_unique()
+
+
+def _add_other_columns(together: AnnData, adatas: list[AnnData]) -> None:
+    """Add the columns of obs that only some of the data sets have: they are kept, unlike genes."""
     obs = pd.concat([adata.obs for adata in adatas])
     for column in obs.columns.difference(together.obs.columns):
-        together.obs[column] = obs[column].to_numpy()
-    return together
+        together.obs[column] = obs[column].array
+    for column in together.obs.columns:
+        _make_writable(together.obs, column)
+
+
+def _make_writable(obs: pd.DataFrame, column: str) -> None:
+    """Settle kinds of values that no file could hold: results would be lost when written."""
+    values = obs[column]
+    if not (isinstance(values.dtype, pd.CategoricalDtype) or values.dtype == object):
+        return
+    kind = pd.api.types.infer_dtype(values.astype(object), skipna=True)
+    if kind == "boolean" and values.dtype == object:
+        obs[column] = values.astype("boolean")
+    elif kind in ("floating", "integer", "mixed-integer-float") and values.dtype == object:
+        obs[column] = pd.to_numeric(values)
+    elif kind.startswith("mixed"):
+        logger.warning(
+            "obs[%r] holds values of several kinds (text, numbers …): made text.", column
+        )
+        obs[column] = values.astype(object).map(str, na_action="ignore")
+
+
+def _in_memory_copy(adata: AnnData) -> AnnData:
+    return adata.to_memory() if adata.isbacked else adata.copy()

@@ -4,27 +4,20 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import anndata as ad
 from anndata import AnnData
-
-from ._atomic import whole_file
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 PACKAGE_LOGGER = logging.getLogger("scalex_scvi")
 
 
 class RunFolder:
     """``checkpoint/`` (the model), ``adata.h5ad``, pictures and ``log.txt`` of a run.
-
-    Every file is written whole or not at all; an interrupted run leaves earlier results as they
-    were.
 
     Parameters
     ----------
@@ -51,27 +44,34 @@ class RunFolder:
 
     def write_adata(self, adata: AnnData) -> None:
         """Write the results."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        with whole_file(self.adata) as temporary:
-            adata.write_h5ad(temporary, compression="gzip")
+        adata.write_h5ad(self.adata, compression="gzip")
 
-    def write_figure(self, figure: Figure, name: str) -> None:
-        """Write a picture as ``name.png`` and ``name.pdf``."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        for suffix in ("png", "pdf"):
-            with whole_file(self.path / f"{name}.{suffix}") as temporary:
-                figure.savefig(temporary, dpi=150, bbox_inches="tight")
+    def pictures(self, name: str) -> list[Path]:
+        """Files of a picture: ``name.png`` and ``name.pdf``."""
+        return [self.path / f"{name}.{suffix}" for suffix in ("png", "pdf")]
 
     def write_text(self, text: str, name: str) -> None:
         """Write a text file."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        with whole_file(self.path / name) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+        (self.path / name).write_text(text, encoding="utf-8")
 
     @contextmanager
-    def logged(self) -> Iterator[None]:
-        """Write the package's log messages into ``log.txt`` while the block runs."""
+    def run(self) -> Iterator[RunFolder]:
+        """Yield a run folder to write into; its files arrive here together, if the block succeeds.
+
+        A run that fails or is interrupted leaves the results of the previous one as they were,
+        all of the same run; only ``log.txt`` is of the failed one. The package's log messages go
+        there while the block runs.
+        """
         self.path.mkdir(parents=True, exist_ok=True)
+        # Inside the folder: on the same disk, so that moving is renaming.
+        with tempfile.TemporaryDirectory(dir=self.path, prefix=".unfinished-") as unfinished:
+            with self._logged():
+                yield RunFolder(unfinished)
+            for made in sorted(Path(unfinished).iterdir()):
+                _move(made, self.path / made.name, Path(unfinished))
+
+    @contextmanager
+    def _logged(self) -> Iterator[None]:
         handler = logging.FileHandler(self.path / "log.txt", mode="w", encoding="utf-8")
         handler.setFormatter(logging.Formatter("%(asctime)s - %(levelname)s - %(message)s"))
         level = PACKAGE_LOGGER.level
@@ -86,3 +86,14 @@ class RunFolder:
             PACKAGE_LOGGER.setLevel(level)
             PACKAGE_LOGGER.removeHandler(handler)
             handler.close()
+
+
+def _move(made: Path, place: Path, aside: Path) -> None:
+    """Put a finished file or folder into its place; a previous folder is swapped out first."""
+    if place.is_dir() and not place.is_symlink():
+        previous = aside / f"previous-{place.name}"
+        os.replace(place, previous)
+        os.replace(made, place)
+        shutil.rmtree(previous)
+    else:
+        os.replace(made, place)

@@ -52,7 +52,7 @@ def to_plain(value: Any, *, name: str) -> Any:
 
 def _array_to_plain(array: np.ndarray, name: str) -> Any:
     if array.dtype.kind in "biuf":
-        return torch.from_numpy(np.ascontiguousarray(array))
+        return torch.from_numpy(array.copy())  # pandas 3 lends read-only memory
     return [to_plain(item, name=name) for item in array.tolist()]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import pytest
@@ -52,10 +53,10 @@ def test_bad_sources(counts: AnnData, tmp_path: Path) -> None:
     broken.write_bytes(b"not hdf5")
     with pytest.raises(ValueError, match=r"broken.h5ad' cannot be read"):
         read(broken)
-    with pytest.raises(ValueError, match="not an .h5ad file"):
-        text = tmp_path / "a.txt"
-        text.write_text("x")
-        read(text)
+    with pytest.raises(ValueError, match=r"a.pdf' is of an unknown format. Allowed are .h5ad"):
+        other_format = tmp_path / "a.pdf"
+        other_format.write_text("x")
+        read(other_format)
     with pytest.raises(ValueError, match="2 different names"):
         read([counts, counts], batch_categories=["A", "A"])
     other = simulate_counts()
@@ -68,9 +69,7 @@ def test_bad_sources(counts: AnnData, tmp_path: Path) -> None:
 
 def test_run_folder_logs_the_run(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run")
-    import logging
-
-    with folder.logged():
+    with folder.run():
         logging.getLogger("scalex_scvi.something").info("a message")
     assert "a message" in (folder.path / "log.txt").read_text()
     assert folder.read_adata() is None

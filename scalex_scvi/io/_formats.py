@@ -1,0 +1,203 @@
+"""Binary formats, and what all readers share: errors that name the file, unique gene names."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import anndata as ad
+import h5py
+import numpy as np
+import scanpy as sc
+from anndata import AnnData
+from scipy import sparse
+
+logger = logging.getLogger(__name__)
+
+# Attributes that hold the names in files of loompy, anndata, velocyto and SCope.
+_LOOM_CELL_NAMES = ("CellID", "obs_names", "cell_names", "barcode", "barcodes")
+_LOOM_GENE_NAMES = ("Gene", "var_names", "gene_names", "gene_name", "Accession")
+
+
+class InputError(ValueError):
+    """An error that names its file already."""
+
+
+@contextmanager
+def naming_file(path: str | os.PathLike[str], kind: str) -> Iterator[None]:
+    """Turn whatever a reader raises for a damaged file into one error that names the file.
+
+    h5py, zarr, gzip, pandas, scipy and anndata raise many kinds. A missing package or memory is
+    not the file's fault and passes.
+    """
+    try:
+        yield
+    except (InputError, ImportError, MemoryError):
+        raise
+    except Exception as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+        msg = (
+            f"{str(path)!r} cannot be read as {kind}: {reason}. If it is damaged or incomplete, "
+            "copy, download or write it again."
+        )
+        raise InputError(msg) from error
+
+
+@contextmanager
+def repeated_names_expected() -> Iterator[None]:
+    """Silence anndata's warning where repeated names are reported and made unique here."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*names are not unique")
+        yield
+
+
+def checked(adata: AnnData, path: str | os.PathLike[str]) -> AnnData:
+    """Return ``adata`` if it has cells, genes and a consistent sparse matrix."""
+    if adata.n_obs == 0 or adata.n_vars == 0:
+        msg = (
+            f"{str(path)!r} is empty: {adata.n_obs} cells × {adata.n_vars} genes. "
+            "Leave it out or write it again."
+        )
+        raise InputError(msg)
+    if not adata.isbacked and sparse.issparse(adata.X):
+        adata.X.check_format(full_check=True)
+    return adata
+
+
+def make_genes_unique(adata: AnnData, path: str | os.PathLike[str]) -> AnnData:
+    """Add -1, -2 … to gene names that repeat (in place: for an object that was just read).
+
+    Several genes of an annotation may share a symbol, so nearly every file with symbols has some.
+    """
+    n_repeated = int(adata.var_names.duplicated().sum())
+    if n_repeated:
+        adata.var_names_make_unique()
+        logger.warning(
+            "%r: %d gene names repeat an earlier one; '-1', '-2' … was added to them.",
+            str(path),
+            n_repeated,
+        )
+    return adata
+
+
+def report_feature_types(adata: AnnData, path: str | os.PathLike[str]) -> None:
+    """Warn when a file holds more than one type of features: all of them are kept."""
+    types = sorted(set(adata.var["feature_types"])) if "feature_types" in adata.var else []
+    if len(types) > 1:
+        logger.warning(
+            "%r holds features of the types %s. All are kept; select by "
+            "adata.var['feature_types'] if one is meant.",
+            str(path),
+            types,
+        )
+
+
+def read_h5ad(path: Path, *, backed: bool = False) -> AnnData:
+    """Read an ``.h5ad`` file, or open it with the matrix left on disk."""
+    with naming_file(path, ".h5ad"):
+        return checked(ad.read_h5ad(path, backed="r" if backed else None), path)
+
+
+def read_h5mu(path: Path, modality: str | None) -> AnnData:
+    """Read one modality of an ``.h5mu`` file."""
+    import mudata
+
+    with naming_file(path, ".h5mu"):
+        with h5py.File(path, "r") as file:
+            modalities = list(file["mod"])
+        if modality not in modalities:
+            given = "names no modality" if modality is None else f"has no modality {modality!r}"
+            paths = ", ".join(repr(f"{path}/{name}") for name in modalities)
+            msg = f"{str(path)!r} {given}. It holds {modalities!r}: give {paths}."
+            raise InputError(msg)
+        return checked(mudata.read_h5ad(path, modality), f"{path}/{modality}")
+
+
+def read_10x_h5(path: Path) -> AnnData:
+    """Read an ``.h5`` file of Cell Ranger (v2, or v3 and later) with all types of features."""
+    with naming_file(path, "10x .h5"), repeated_names_expected():
+        with h5py.File(path, "r") as file:
+            groups = {key: set(item) for key, item in file.items() if isinstance(item, h5py.Group)}
+        if {"obs", "var"} <= set(groups):
+            suffix = ".h5mu" if "mod" in groups else ".h5ad"
+            msg = f"{str(path)!r} holds no 10x matrix but {suffix}: give it that ending."
+            raise InputError(msg)
+        if not any("barcodes" in members for members in groups.values()):
+            msg = (
+                f"{str(path)!r} is not a 10x .h5 file: no group with 'barcodes' among "
+                f"{sorted(groups)!r}. Give Cell Ranger's filtered_feature_bc_matrix.h5."
+            )
+            raise InputError(msg)
+        adata = checked(sc.read_10x_h5(path, gex_only=False), path)
+        adata.X = sparse.csr_matrix(adata.X, dtype=np.float32)
+    report_feature_types(adata, path)
+    return make_genes_unique(adata, path)
+
+
+def read_loom(path: Path) -> AnnData:
+    """Read the main matrix of a ``.loom`` file; its other layers become ``layers``.
+
+    Raises
+    ------
+    ImportError
+        Without loompy.
+    """
+    try:
+        import loompy  # noqa: F401  (anndata's reader needs it)
+    except ImportError as error:
+        msg = f"{str(path)!r}: .loom needs loompy. Install it: pip install 'scalex-scvi[io]'."
+        raise ImportError(msg) from error
+    with naming_file(path, ".loom"), repeated_names_expected():
+        with h5py.File(path, "r") as file:
+            cells = _loom_names(path, list(file["col_attrs"]), _LOOM_CELL_NAMES, "cell")
+            genes = _loom_names(path, list(file["row_attrs"]), _LOOM_GENE_NAMES, "gene")
+        # X_name: anndata's default prefers a layer "spliced" to the main matrix.
+        adata = ad.io.read_loom(path, X_name="", obs_names=cells, var_names=genes)
+        adata.obs_names.name = adata.var_names.name = None
+        return make_genes_unique(checked(adata, path), path)
+
+
+def _loom_names(path: Path, present: list[str], usual: Sequence[str], what: str) -> str:
+    for name in usual:
+        if name in present:
+            return name
+    msg = (
+        f"{str(path)!r} has no {what} names: none of the attributes {list(usual)!r} is among "
+        f"{present!r}."
+    )
+    raise InputError(msg)
+
+
+def read_zarr(path: Path) -> AnnData:
+    """Read an AnnData from a zarr store (a folder)."""
+    with naming_file(path, "zarr"):
+        _check_chunks(path)
+        return checked(ad.io.read_zarr(path), path)
+
+
+def _check_chunks(path: Path) -> None:
+    """Raise for missing chunks: zarr takes an absent chunk for zeros, or for empty names.
+
+    Only arrays that cannot be all zeros or empty over a chunk are looked at: the stored values of
+    a sparse matrix and the names. For a dense matrix nobody can tell.
+    """
+    import zarr
+
+    store: Any = zarr.open_group(path, mode="r")
+    arrays = [f"{axis}/{store[axis].attrs['_index']}" for axis in ("obs", "var")]
+    if "X/data" in store:
+        arrays.append("X/data")
+    for name in arrays:
+        # anndata 0.13 writes names of pandas 3 as a group of values and mask.
+        array = store[f"{name}/values"] if f"{name}/values" in store else store[name]
+        if array.nchunks_initialized < array.nchunks:
+            msg = (
+                f"{str(path)!r} is incomplete: {array.nchunks - array.nchunks_initialized} of "
+                f"{array.nchunks} chunks of {name!r} are missing. Copy or write it again."
+            )
+            raise InputError(msg)
