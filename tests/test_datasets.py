@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import scanpy as sc
 
-from scalex_scvi.datasets import pbmc_technologies
+from scalex_scvi.datasets import gene_activity, pbmc_chromatin, pbmc_technologies, tutorial
+from scalex_scvi.metrics import knn_purity
 
 
 def test_real_cells_and_counts() -> None:
@@ -33,3 +35,47 @@ def test_technologies_differ_and_repeat() -> None:
     }
     assert depth["shallow"] < 0.6 * depth["droplet"] < depth["plate"]
     assert (pbmc_technologies(seed=1).X != adata.X).nnz > 0
+
+
+def test_peaks_tell_cell_types_and_platforms_apart() -> None:
+    adata = pbmc_chromatin()
+    assert adata.shape == (700, 3060)
+    assert set(np.unique(adata.X.data)) == {1}
+    assert "simulated" in adata.uns["source"]
+    assert (pbmc_chromatin().X != adata.X).nnz == 0
+    platforms = [(adata.obs["batch"] == f"platform{i}").to_numpy() for i in (1, 2)]
+    seen = [adata.X[rows].mean() for rows in platforms]
+    assert seen[1] < 0.8 * seen[0]
+    pca = sc.pp.pca(adata.X[platforms[0]].toarray(), n_comps=10, random_state=0)
+    labels = adata.obs["celltype"][platforms[0]]
+    by_chance = (labels.value_counts(normalize=True) ** 2).sum()
+    assert knn_purity(pca, labels, n_neighbors=10) > by_chance + 0.2
+
+
+def test_gene_activity_sums_the_peaks_of_a_gene() -> None:
+    peaks = pbmc_chromatin()
+    genes = gene_activity(peaks)
+    assert genes.shape == (700, 765)
+    of_gene = (peaks.var["gene"] == "CD79A").to_numpy()
+    np.testing.assert_array_equal(
+        genes[:, "CD79A"].X.toarray().ravel(), np.asarray(peaks.X[:, of_gene].sum(axis=1)).ravel()
+    )
+    with pytest.raises(KeyError, match="`gene_key` 'symbol'"):
+        gene_activity(peaks, "symbol")
+
+
+@pytest.mark.parametrize("name", ["pbmc", "reference", "query", "atac", "rna", "gene_activity"])
+def test_every_tutorial_has_embedded_data(name: str) -> None:
+    adata = tutorial(name, "embedded")
+    assert {"batch", "celltype"} <= set(adata.obs)
+    assert adata.obs["batch"].value_counts().min() > 0
+
+
+def test_tutorial_data_that_are_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SCALEX_SCVI_DATA", raising=False)
+    with pytest.raises(FileNotFoundError, match="must name the folder"):
+        tutorial("pbmc", "small")
+    with pytest.raises(ValueError, match="must be one of"):
+        tutorial("pbmc", "large")
+    with pytest.raises(ValueError, match="is not among the published data"):
+        tutorial("rna", "published")
