@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+import os
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
 import torch
 from anndata import AnnData
+from scipy import sparse
 from scvi import REGISTRY_KEYS
 from scvi.data._constants import _SETUP_ARGS_KEY
+
+from ._imputation_store import check_store_path, write_store
 
 Units = Literal["scaled", "log_normalized"]
 
 _CHUNK = 4096
+
+logger = logging.getLogger(__name__)
 
 
 if TYPE_CHECKING:
@@ -24,9 +31,8 @@ else:
 
 
 class ImputationMixin(_Base):
-    """Adds :meth:`get_imputed_expression` to a model."""
+    """Adds :meth:`get_imputed_expression` and :meth:`impute` to a model."""
 
-    @torch.inference_mode()
     def get_imputed_expression(
         self,
         adata: AnnData | None = None,
@@ -67,28 +73,155 @@ class ImputationMixin(_Base):
         ValueError
             For an unknown batch, gene or unit, or if the record has no scale of the batch.
         """
-        self._check_if_trained(warn=False)
         adata = self._validate_anndata(adata)
         cells = np.arange(adata.n_obs) if indices is None else np.asarray(indices)
         if cells.dtype == bool:
             cells = np.flatnonzero(cells)
         genes = self._gene_indices(gene_list)
-        scale = self._decoder_scale(units, genes)
-        latent = self.get_latent_representation(adata, cells, batch_size=batch_size)
-        own = self.get_from_registry(adata, REGISTRY_KEYS.BATCH_KEY).reshape(-1)[cells]
-        batches = self._decoder_batches(transform_batch)
-        expression = np.zeros((len(cells), len(genes)), dtype=np.float32)
-        for start in range(0, len(cells), _CHUNK):
-            rows = slice(start, start + _CHUNK)
-            for batch in batches:
-                codes = own[rows] if batch is None else np.full_like(own[rows], batch)
-                decoded = self._decode(latent[rows], codes)[:, genes]
-                expression[rows] += decoded if scale is None else decoded * scale[codes]
-        expression /= len(batches)
+        chunks = self._decoded_chunks(
+            adata,
+            cells,
+            genes,
+            transform_batch=transform_batch,
+            units=units,
+            batch_size=batch_size,
+        )
+        expression = np.empty((len(cells), len(genes)), dtype=np.float32)
+        for rows, decoded in chunks:
+            expression[rows] = decoded
         if return_numpy:
             return expression
         names = np.asarray(self.get_var_names())[genes]
         return pd.DataFrame(expression, index=adata.obs_names[cells], columns=names)
+
+    def impute(
+        self,
+        adata: AnnData | None = None,
+        *,
+        layer: str = "impute",
+        path: str | os.PathLike[str] | None = None,
+        transform_batch: Any | Sequence[Any] | None = None,
+        gene_list: Sequence[str] | None = None,
+        units: Units = "scaled",
+        threshold: float | None = None,
+        chunk_size: int = _CHUNK,
+        batch_size: int | None = None,
+    ) -> None:
+        """Decode the latent of all cells, chunk by chunk, into a layer or into a file.
+
+        Values as :meth:`get_imputed_expression` returns them. A layer without ``threshold`` is
+        dense: cells × genes × 4 bytes. With ``threshold`` it is CSR, and with ``path`` nothing but
+        the latent and a few dense chunks is ever in memory.
+
+        Parameters
+        ----------
+        adata
+            Cells with the model's genes; default: the model's own. With ``path`` it is not
+            changed.
+        layer
+            Layer of ``adata`` to write; one of this name is overwritten, as scanpy does.
+        path
+            Write ``.h5ad`` or ``.zarr`` here instead, whole or not at all: ``X`` is the imputed
+            expression, ``obs`` and ``var`` are those of ``adata``. An earlier file is replaced.
+            Read it with :func:`anndata.read_h5ad` (``backed="r"`` for large data) or
+            :func:`anndata.read_zarr`.
+        transform_batch
+            Batch whose decoder is used for all cells. ``None``: each cell's own; a list: the mean
+            over these batches.
+        gene_list
+            Genes to write; default: all. A layer holds all genes, so this needs ``path``.
+        units
+            ``"scaled"``: in [0, 1]; ``"log_normalized"``: see :meth:`get_imputed_expression`.
+        threshold
+            Positive, in ``units``: smaller values become zero, and the result is sparse (CSR).
+            ``None`` (default): dense, since the decoder returns no zeros.
+        chunk_size
+            Cells decoded at once. It does not change the result. Decoding takes about five dense
+            chunks of cells × genes × 4 bytes.
+        batch_size
+            Cells per minibatch when encoding.
+
+        Raises
+        ------
+        ValueError
+            For an unknown batch, gene or unit, if the record has no scale of the batch, if the
+            layer is the model's input, or if ``path`` has another suffix, is the file of a backed
+            ``adata``, or is a folder that is not a zarr store.
+        """
+        _check_positive(threshold=threshold, chunk_size=chunk_size)
+        adata = self._validate_anndata(adata)
+        if path is None:
+            self._check_layer(layer, gene_list)
+        else:
+            path = check_store_path(path, adata)
+        genes = self._gene_indices(gene_list)
+        chunks = self._decoded_chunks(
+            adata,
+            np.arange(adata.n_obs),
+            genes,
+            transform_batch=transform_batch,
+            units=units,
+            batch_size=batch_size,
+            chunk_size=chunk_size,
+        )
+        blocks = (
+            decoded if threshold is None else _sparse(decoded, threshold) for _, decoded in chunks
+        )
+        if path is not None:
+            write_store(path, blocks, adata.obs, adata.var.iloc[genes])
+            logger.info("Imputed expression of %d cells is in %s.", adata.n_obs, path)
+            return
+        if layer in adata.layers:
+            logger.info("adata.layers[%r] is overwritten.", layer)
+        adata.layers[layer] = _stacked(blocks, adata.shape)
+
+    def _check_layer(self, layer: str, gene_list: Sequence[str] | None) -> None:
+        if gene_list is not None:
+            msg = (
+                "A layer holds all genes: `gene_list` needs `path`. For a few genes in memory use "
+                "`get_imputed_expression`."
+            )
+            raise ValueError(msg)
+        if layer == self.registry_[_SETUP_ARGS_KEY]["layer"]:
+            msg = f"`layer` {layer!r} is the model's input. Choose another name."
+            raise ValueError(msg)
+
+    def _decoded_chunks(
+        self,
+        adata: AnnData,
+        cells: np.ndarray,
+        genes: np.ndarray,
+        *,
+        transform_batch: Any,
+        units: Units,
+        batch_size: int | None,
+        chunk_size: int = _CHUNK,
+    ) -> Iterator[tuple[slice, np.ndarray]]:
+        """Encode all cells, then yield rows of the result with their expression.
+
+        Arguments are checked at the call, not at the first chunk.
+        """
+        self._check_if_trained(warn=False)
+        scale = self._decoder_scale(units, genes)
+        batches = self._decoder_batches(transform_batch)
+        latent = self.get_latent_representation(adata, cells, batch_size=batch_size)
+        own = self.get_from_registry(adata, REGISTRY_KEYS.BATCH_KEY).reshape(-1)[cells]
+
+        def decode(rows: slice, batch: int | None) -> np.ndarray:
+            codes = own[rows] if batch is None else np.full_like(own[rows], batch)
+            decoded = self._decode(latent[rows], codes)[:, genes]
+            return decoded if scale is None else decoded * scale[codes]
+
+        def chunks() -> Iterator[tuple[slice, np.ndarray]]:
+            for start in range(0, len(cells), chunk_size):
+                rows = slice(start, start + chunk_size)
+                expression = decode(rows, batches[0])
+                for batch in batches[1:]:
+                    expression += decode(rows, batch)
+                expression /= len(batches)
+                yield rows, expression
+
+        return chunks()
 
     def _gene_indices(self, gene_list: Sequence[str] | None) -> np.ndarray:
         names = pd.Index(self.get_var_names())
@@ -135,7 +268,36 @@ class ImputationMixin(_Base):
             return ["0"]
         return [str(name) for name in self.batch_names]
 
+    @torch.inference_mode()
     def _decode(self, latent: np.ndarray, batch: np.ndarray) -> np.ndarray:
         z = torch.from_numpy(latent).to(self.device)
         codes = torch.from_numpy(np.asarray(batch, dtype=np.int64)).to(self.device)
         return torch.sigmoid(self.module.decoder(z, codes)).cpu().numpy()
+
+
+def _check_positive(**values: float | None) -> None:
+    for name, value in values.items():
+        if value is not None and not value > 0:
+            msg = f"`{name}` must be positive, got {value!r}."
+            raise ValueError(msg)
+
+
+def _sparse(decoded: np.ndarray, threshold: float) -> sparse.csr_matrix:
+    """Keep values of at least ``threshold``."""
+    return sparse.csr_matrix(np.where(decoded >= threshold, decoded, np.float32(0)))
+
+
+def _stacked(
+    blocks: Iterator[np.ndarray | sparse.csr_matrix], shape: tuple[int, int]
+) -> np.ndarray | sparse.csr_matrix:
+    """All blocks in one matrix; dense ones are never held twice."""
+    first = next(blocks)
+    if sparse.issparse(first):
+        return sparse.vstack([first, *blocks], format="csr")
+    stacked = np.empty(shape, dtype=np.float32)
+    stacked[: len(first)] = first
+    end = len(first)
+    for block in blocks:
+        stacked[end : end + len(block)] = block
+        end += len(block)
+    return stacked

@@ -36,6 +36,7 @@ from scalex_scvi.train import BestTrainingLoss, SCALEXDataManager, SCALEXTrainin
 from ._fields import BatchField, LabelsField, ScaledExpressionField
 from ._imputation import ImputationMixin
 from ._inference import encode_with_batch_stats
+from ._published import PublishedMixin
 from ._query import prepare_for_model
 from ._saving import SavingMixin
 
@@ -47,6 +48,7 @@ BatchStats = Literal["running", "batch"]
 class SCALEXModel(
     SavingMixin,
     ImputationMixin,
+    PublishedMixin,
     VAEMixin,
     ArchesMixin,
     UnsupervisedTrainingMixin,

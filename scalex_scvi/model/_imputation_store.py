@@ -1,0 +1,115 @@
+"""Writing imputed expression to disk, block by block."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import anndata as ad
+import h5py
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from anndata.io import sparse_dataset, write_elem
+from scipy import sparse
+
+from scalex_scvi.io._atomic import whole_file
+
+SUFFIXES = (".h5ad", ".zarr")
+
+_CHUNK_VALUES = 2**20
+"""Values in a compressed chunk of a dense matrix on disk (4 MB)."""
+
+Block: TypeAlias = "np.ndarray | sparse.csr_matrix"
+
+
+def check_store_path(path: str | os.PathLike[str], adata: AnnData) -> Path:
+    """Raise unless a store can be written at ``path`` without loss of anything else.
+
+    Raises
+    ------
+    ValueError
+        For another suffix, the file of a backed ``adata``, or a folder that is no zarr store.
+    FileNotFoundError
+        If the folder to write into does not exist.
+    """
+    path = Path(path)
+    if path.suffix not in SUFFIXES:
+        msg = f"`path` {str(path)!r} must end in one of {list(SUFFIXES)!r}."
+        raise ValueError(msg)
+    if not path.parent.is_dir():
+        msg = f"The folder {str(path.parent)!r} of `path` does not exist. Make it first."
+        raise FileNotFoundError(msg)
+    if adata.isbacked and path.resolve() == Path(adata.filename).resolve():
+        msg = f"`path` {str(path)!r} is the file of `adata`. Choose another one."
+        raise ValueError(msg)
+    if path.is_dir() and not any((path / name).exists() for name in ("zarr.json", ".zgroup")):
+        msg = f"`path` {str(path)!r} is a folder that holds no zarr store. Choose another name."
+        raise ValueError(msg)
+    return path
+
+
+def write_store(path: Path, blocks: Iterator[Block], obs: pd.DataFrame, var: pd.DataFrame) -> None:
+    """Write blocks of rows as ``X`` of an AnnData on disk, whole or not at all.
+
+    Parameters
+    ----------
+    path
+        ``.h5ad`` or ``.zarr``.
+    blocks
+        Dense or CSR, at least one; all of one kind and width.
+    obs, var
+        Of all rows and columns. scvi-tools' own columns of ``obs`` are left out.
+    """
+    own = [column for column in obs.columns if not str(column).startswith("_scvi")]
+    with whole_file(path) as temporary:
+        with _root(temporary) as root:
+            write_elem(root, "/", AnnData(obs=obs[own].copy(), var=var.copy()))
+            _write_first(root, next(blocks))
+            for block in blocks:
+                _append(root, block)
+        if path.is_dir():  # a folder cannot be replaced by a folder
+            os.replace(path, temporary.with_name("previous"))
+
+
+@contextmanager
+def _root(path: Path) -> Iterator[Any]:
+    if path.suffix == ".h5ad":
+        with h5py.File(path, "w") as file:
+            yield file
+        return
+    try:
+        import zarr
+    except ImportError as error:
+        msg = "Writing '.zarr' needs the package zarr: `pip install zarr`, or write '.h5ad'."
+        raise ImportError(msg) from error
+    # The format that the user chose for anndata (a setting since 0.12).
+    version = getattr(ad.settings, "zarr_write_format", None)
+    yield zarr.open_group(str(path), mode="w", **({"zarr_format": version} if version else {}))
+
+
+def _write_first(root: Any, block: Block) -> None:
+    if sparse.issparse(block):
+        # All blocks together may hold more values than 32 bits count.
+        wide = sparse.csr_matrix(block)
+        wide.indptr = wide.indptr.astype(np.int64)
+        write_elem(root, "X", wide)
+        return
+    n_rows = max(1, min(len(block), _CHUNK_VALUES // block.shape[1]))
+    options: dict[str, Any] = {"chunks": (n_rows, block.shape[1])}
+    if isinstance(root, h5py.File):
+        options["maxshape"] = (None, block.shape[1])
+    write_elem(root, "X", block, dataset_kwargs=options)
+
+
+def _append(root: Any, block: Block) -> None:
+    stored = root["X"]
+    if sparse.issparse(block):
+        sparse_dataset(stored).append(block)
+        return
+    start = stored.shape[0]
+    stored.resize((start + len(block), block.shape[1]))
+    stored[start:] = block
