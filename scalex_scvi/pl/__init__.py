@@ -1,5 +1,29 @@
-"""Plots."""
+"""Plots, by scanpy's conventions.
 
+One rule for all:
+
+``show``
+    ``True`` shows the figure and returns ``None``, so that a notebook does not draw it twice.
+    ``False`` shows nothing and returns the :class:`~matplotlib.figure.Figure`, which pyplot no
+    longer holds: nothing is left open. ``None``, the default, follows ``scanpy.settings.autoshow``,
+    which is true unless it was changed. :func:`confusion` returns its scores in any case.
+``save``
+    Path with the suffix of its format (``"umap.pdf"``), or several paths. Written exactly there,
+    whole or not at all; the folder must exist. Independent of ``show``.
+``ax``
+    Axes to draw in, where a plot has one panel. Their figure stays the user's: it is neither closed
+    nor resized.
+Colours
+    The argument, else ``adata.uns[f"{key}_colors"]``, else scanpy's palettes of 20, 28 or 102
+    colours. Cells without a category are grey.
+
+No plot changes ``adata`` or matplotlib's settings. Many points are rasterised in vector files.
+"""
+
+from ._confusion import confusion
+from ._embedding import embedding
+from ._history import history
+from ._meta import meta, meta_pair
 from ._umap import projection, umap
 
-__all__ = ["projection", "umap"]
+__all__ = ["confusion", "embedding", "history", "meta", "meta_pair", "projection", "umap"]

@@ -1,22 +1,39 @@
-"""Cells in two dimensions."""
+"""Cells in two dimensions, one panel for each column."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from itertools import cycle
 
-import matplotlib.pyplot as plt
 import numpy as np
-import scanpy as sc
+import pandas as pd
 from anndata import AnnData
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ._categories import Colors, categories_of, colors_of, used
+from ._cells import coordinates, draw_cells, draw_grey, label_axes
+from ._figure import Save, opened, shown_or_returned
+from ._legend import handles, legend_columns, legend_width, margin_legend
+
+PANEL = 4.0
+"""Width and height of a panel in inches."""
+
+FONTSIZE = 8
+
 
 def umap(
-    adata: AnnData, color: str | Sequence[str], *, basis: str = "X_umap", show: bool = False
-) -> Figure:
+    adata: AnnData,
+    color: str | Sequence[str],
+    *,
+    basis: str = "X_umap",
+    save: Save = None,
+    show: bool | None = None,
+) -> Figure | None:
     """Draw cells side by side, one panel for each column of ``obs``.
+
+    A name that occurs in several columns has one colour in all of them, unless ``adata.uns`` says
+    otherwise.
 
     Parameters
     ----------
@@ -26,21 +43,29 @@ def umap(
         Columns of ``obs``, categorical.
     basis
         Key in ``obsm``.
-    show
-        Whether to show the figure.
+    save, show
+        See :mod:`scalex_scvi.pl`.
+
+    Returns
+    -------
+    The figure, or ``None`` if it is shown.
 
     Raises
     ------
     KeyError
         If a column or the basis is absent.
+    ValueError
+        If a column is continuous.
     """
-    columns = [color] if isinstance(color, str) else list(color)
-    _check(adata, columns, basis)
-    figure, axes = _panels(len(columns))
-    bare = _bare(adata, columns, basis)
-    for column, axis in zip(columns, axes, strict=True):
-        _draw(bare, column, basis, axis, title=column, size=_size(adata.n_obs))
-    return _finish(figure, show)
+    points = coordinates(adata, basis)
+    columns, palettes = _columns(adata, color)
+    size = _size(adata.n_obs)
+    figsize, shape = _grid(columns, palettes)
+    with opened(figsize, shape=shape, save=save) as (figure, axes):
+        for name, axis in _panels(columns, axes):
+            draw_cells(axis, points, columns[name], palettes[name], size=size)
+            _decorate(axis, columns[name], palettes[name], basis=basis, title=name)
+    return shown_or_returned(figure, show=show)
 
 
 def projection(
@@ -49,9 +74,13 @@ def projection(
     *,
     key: str = "projection",
     basis: str = "X_umap",
-    show: bool = False,
-) -> Figure:
+    save: Save = None,
+    show: bool | None = None,
+) -> Figure | None:
     """Draw the query in colour over a grey reference, one panel for each column of ``obs``.
+
+    A name that occurs in several columns has one colour in all of them, so that true and
+    transferred labels compare.
 
     Parameters
     ----------
@@ -63,100 +92,94 @@ def projection(
         Column of ``obs`` with ``"reference"`` or ``"query"`` for each cell.
     basis
         Key in ``obsm``.
-    show
-        Whether to show the figure.
+    save, show
+        See :mod:`scalex_scvi.pl`.
+
+    Returns
+    -------
+    The figure, or ``None`` if it is shown.
 
     Raises
     ------
     KeyError
         If a column or the basis is absent.
+    ValueError
+        If a column is continuous, ``key`` holds anything else, or there is no query cell.
     """
-    columns = [color] if isinstance(color, str) else list(color)
-    _check(adata, [*columns, key], basis)
-    figure, axes = _panels(len(columns))
-    is_query = (adata.obs[key] == "query").to_numpy()
-    grey = np.asarray(adata.obsm[basis])[~is_query]
-    size = _size(adata.n_obs)
-    query = _bare(adata[is_query], columns, basis)
-    palette = _shared_palette(query, columns)
-    for column, axis in zip(columns, axes, strict=True):
-        axis.scatter(grey[:, 0], grey[:, 1], s=size, c="#dcdcdc", marker=".", linewidths=0)
-        _draw(query, column, basis, axis, title=f"query: {column}", size=size, palette=palette)
-    return _finish(figure, show)
+    points = coordinates(adata, basis)
+    is_query = _is_query(adata, key)
+    columns, palettes = _columns(adata, color)
+    columns = {name: column[is_query] for name, column in columns.items()}
+    figsize, shape = _grid(columns, palettes)
+    reference, query = points[~is_query], points[is_query]
+    with opened(figsize, shape=shape, save=save) as (figure, axes):
+        for name, axis in _panels(columns, axes):
+            draw_grey(axis, reference, size=_size(len(reference)))
+            draw_cells(axis, query, columns[name], palettes[name], size=_size(len(query)))
+            _decorate(axis, columns[name], palettes[name], basis=basis, title=f"query: {name}")
+    return shown_or_returned(figure, show=show)
 
 
-def _panels(n_panels: int) -> tuple[Figure, list[Axes]]:
-    figure, axes = plt.subplots(
-        1, n_panels, figsize=(5.2 * n_panels, 4), squeeze=False, layout="constrained"
+def _columns(
+    adata: AnnData, color: str | Sequence[str]
+) -> tuple[dict[str, pd.Series], dict[str, Colors]]:
+    names = [color] if isinstance(color, str) else list(dict.fromkeys(color))
+    if not names:
+        msg = f"`color` must name one column of adata.obs or more, got {color!r}."
+        raise ValueError(msg)
+    columns = {name: categories_of(adata, name, "color") for name in names}
+    palettes: dict[str, Colors] = {}
+    shared: Colors = {}
+    for name, column in columns.items():
+        palettes[name] = colors_of(adata, name, column.cat.categories, shared=shared)
+        shared = palettes[name] | shared
+    return columns, palettes
+
+
+def _is_query(adata: AnnData, key: str) -> np.ndarray:
+    column = categories_of(adata, key, "key")
+    if column.isna().any() or not set(used(column)) <= {"reference", "query"}:
+        msg = (
+            f"adata.obs[{key!r}] must be 'reference' or 'query' for each cell, it holds "
+            f"{list(column.unique())!r}."
+        )
+        raise ValueError(msg)
+    is_query = (column == "query").to_numpy()
+    if not is_query.any():
+        msg = f"No cell is 'query' in adata.obs[{key!r}]."
+        raise ValueError(msg)
+    return is_query
+
+
+def _grid(
+    columns: dict[str, pd.Series], palettes: dict[str, Colors]
+) -> tuple[tuple[float, float], tuple[int, int]]:
+    """Return the size of the figure, with room for the legends, and rows and columns."""
+    n_columns = min(len(columns), 3)
+    n_rows = math.ceil(len(columns) / n_columns)
+    return (n_columns * (PANEL + 0.4 + _widest_legend(columns, palettes)), n_rows * PANEL), (
+        n_rows,
+        n_columns,
     )
-    return figure, list(axes[0])
 
 
-def _check(adata: AnnData, columns: list[str], basis: str) -> None:
-    if basis not in adata.obsm:
-        msg = f"`basis` {basis!r} is not in adata.obsm: {list(adata.obsm)!r}."
-        raise KeyError(msg)
-    for column in columns:
-        if column not in adata.obs:
-            msg = f"`color` {column!r} is not a column of adata.obs: {list(adata.obs.columns)!r}."
-            raise KeyError(msg)
+def _widest_legend(columns: dict[str, pd.Series], palettes: dict[str, Colors]) -> float:
+    entries = [handles(column, palettes[name], FONTSIZE) for name, column in columns.items()]
+    return max(legend_width(e, legend_columns(len(e), PANEL, FONTSIZE), FONTSIZE) for e in entries)
 
 
-def _bare(adata: AnnData, columns: list[str], basis: str) -> AnnData:
-    """Only what is drawn: scanpy writes colours into ``uns`` of what it draws."""
-    colors = {
-        f"{column}_colors": adata.uns[f"{column}_colors"]
-        for column in columns
-        if f"{column}_colors" in adata.uns
-    }
-    return AnnData(
-        obs=adata.obs[columns].astype(str).astype("category"),
-        obsm={basis: np.asarray(adata.obsm[basis])},
-        uns=colors,
-    )
+def _panels(columns: dict[str, pd.Series], axes: list[Axes]) -> list[tuple[str, Axes]]:
+    for axis in axes[len(columns) :]:
+        axis.set_axis_off()
+    return list(zip(columns, axes, strict=False))
 
 
-def _size(n_obs: int) -> float:
-    return 60_000 / max(n_obs, 1000)
+def _decorate(axis: Axes, column: pd.Series, colors: Colors, *, basis: str, title: str) -> None:
+    entries = handles(column, colors, FONTSIZE)
+    margin_legend(axis, entries, legend_columns(len(entries), PANEL, FONTSIZE), FONTSIZE)
+    axis.set_title(title)
+    label_axes(axis, basis)
 
 
-def _shared_palette(adata: AnnData, columns: list[str]) -> dict[str, str]:
-    """One colour for a name in all panels, so that true and transferred labels compare."""
-    names = sorted({name for column in columns for name in adata.obs[column].cat.categories})
-    for palette in (sc.pl.palettes.default_20, sc.pl.palettes.default_102):
-        if len(names) <= len(palette):
-            break
-    return dict(zip(names, cycle(palette), strict=False))
-
-
-def _draw(
-    adata: AnnData,
-    column: str,
-    basis: str,
-    axis: Axes,
-    *,
-    title: str,
-    size: float,
-    palette: dict[str, str] | None = None,
-) -> None:
-    if palette is not None:
-        palette = {name: palette[name] for name in adata.obs[column].cat.categories}
-    sc.pl.embedding(
-        adata,
-        basis=basis,
-        color=column,
-        palette=palette,
-        ax=axis,
-        show=False,
-        title=title,
-        size=size,
-        legend_fontsize=8,
-    )
-    axis.set(xlabel="UMAP 1", ylabel="UMAP 2")
-
-
-def _finish(figure: Figure, show: bool) -> Figure:
-    plt.close(figure)
-    if show:
-        figure.show()
-    return figure
+def _size(n_cells: int) -> float:
+    return min(30, 120_000 / max(n_cells, 1))
