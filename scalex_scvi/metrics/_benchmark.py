@@ -1,0 +1,258 @@
+"""The table of scib-metrics."""
+
+from __future__ import annotations
+
+import gc
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from matplotlib.backend_bases import FigureCanvasBase
+from sklearn.neighbors import NearestNeighbors
+from sklearn.preprocessing import MinMaxScaler
+from sklearn.utils import check_array
+
+from ..io._atomic import whole_file
+from ._benchmark_picture import draw_scores
+from ._demo import uncorrected_pca
+from ._inputs import column, import_extra, representation
+
+BIO_METRICS = (
+    "isolated_labels",
+    "nmi_ari_cluster_labels_kmeans",
+    "silhouette_label",
+    "clisi_knn",
+)
+BATCH_METRICS = (
+    "bras",
+    "ilisi_knn",
+    "kbet_per_label",
+    "graph_connectivity",
+    "pcr_comparison",
+)
+WEIGHTS = {"Batch correction": 0.4, "Bio conservation": 0.6}
+"""Of the total, as in Luecken et al."""
+MIN_CELLS = 90
+"""scib-metrics computes LISI from this many neighbours, the cell itself among them."""
+
+
+def benchmark(
+    adata: AnnData,
+    keys: str | Sequence[str],
+    *,
+    batch_key: str = "batch",
+    label_key: str = "celltype",
+    pre_integrated: str | None = None,
+    bio_metrics: Sequence[str] = BIO_METRICS,
+    batch_metrics: Sequence[str] = BATCH_METRICS,
+    min_max_scale: bool = False,
+    n_jobs: int = 1,
+    progress_bar: bool = False,
+    save: str | os.PathLike[str] | None = None,
+) -> pd.DataFrame:
+    """Score embeddings side by side with scib-metrics.
+
+    By default the metrics of :class:`scib_metrics.benchmark.Benchmarker`, so that the aggregate
+    scores mean what they mean elsewhere. On small data read two of them with care: *KBET* rejects
+    nearly everything once batches are not perfectly mixed and is undefined for types of fewer
+    than 10 cells, and *Isolated labels* looks at the types found in the fewest batches, so where
+    all types are in all batches it repeats *Silhouette label*. Leave them out by naming the
+    others; then compare aggregate scores only with tables of the same metrics.
+
+    The same input gives the same table, up to the last digits of JAX's single precision (1e-6):
+    neighbours are exact, and the seeds inside scib-metrics are fixed. The first call of a session
+    compiles for up to a minute, most of it for *KBET*. The time of the silhouettes grows with the
+    square of the cells: draw a sample of a large atlas.
+
+    Parameters
+    ----------
+    adata
+        At least 90 cells with the embeddings in ``obsm``. It is not changed.
+    keys
+        Embeddings, for instance ``["uncorrected", "latent"]`` after
+        ``adata.obsm["uncorrected"] = uncorrected_pca(adata)``.
+    batch_key, label_key
+        Columns of ``obs``.
+    pre_integrated
+        Key in ``obsm`` of the uncorrected embedding that ``"pcr_comparison"`` compares with. By
+        default :func:`uncorrected_pca` of ``adata``, which needs the output of
+        :func:`scalex_scvi.pp.rna`.
+    bio_metrics, batch_metrics
+        Names of metrics, as the fields of :class:`scib_metrics.benchmark.BioConservation` and
+        :class:`~scib_metrics.benchmark.BatchCorrection`. An empty sequence leaves the kind out.
+    min_max_scale
+        Whether to stretch each metric so that the worst embedding gets 0 and the best 1. Off:
+        it turns a difference of 0.001 into one of 1, and every score then depends on which other
+        embeddings are in the table.
+    n_jobs
+        Processes of the neighbour search.
+    progress_bar
+        Whether to show scib-metrics' progress bars.
+    save
+        File for a picture of the table; its ending chooses the format (``.png``, ``.pdf``,
+        ``.svg``). Written whole or not at all.
+
+    Returns
+    -------
+    Embeddings × scores, floats: one column a metric, then ``"Batch correction"`` and
+    ``"Bio conservation"``, their means, and ``"Total"``, 0.4 and 0.6 of them (without ``"Total"``
+    if one kind is left out). Higher is better; all but the adjusted Rand index, which may be
+    slightly below 0, are in [0, 1]. NaN where a metric is not defined.
+
+    Raises
+    ------
+    KeyError
+        If a key or a column is absent.
+    ValueError
+        If a metric is unknown, there is one batch or label only, a value is missing or not
+        finite, cells are too few, or the picture cannot be written as named.
+    ImportError
+        If scib-metrics is not installed (extra ``benchmark``).
+
+    References
+    ----------
+    Luecken et al., Nat Methods 19:41 (2022); https://scib-metrics.readthedocs.io
+    """
+    scib = import_extra("scib_metrics.benchmark")
+    _check_picture(save)
+    keys = [keys] if isinstance(keys, str) else list(keys)
+    if not keys or len(set(keys)) < len(keys):
+        msg = f"`keys` is {keys!r}; give one embedding or more, each once."
+        raise ValueError(msg)
+    bio = _selection(scib.BioConservation, bio_metrics, "bio_metrics")
+    batch = _selection(scib.BatchCorrection, batch_metrics, "batch_metrics")
+    if bio is None and batch is None:
+        msg = "`bio_metrics` and `batch_metrics` are both empty; give at least one metric."
+        raise ValueError(msg)
+    bare = _bare(adata, keys, batch_key, label_key)
+    before = keys[0]
+    if "pcr_comparison" in batch_metrics:
+        before = _add_pre_integrated(bare, adata, pre_integrated)
+    bench = scib.Benchmarker(
+        bare,
+        batch_key="batch",
+        label_key="label",
+        embedding_obsm_keys=keys,
+        bio_conservation_metrics=bio,
+        batch_correction_metrics=batch,
+        pre_integrated_embedding_obsm_key=before,
+        progress_bar=progress_bar,
+    )
+    with _cheap_garbage_collection():
+        bench.prepare(neighbor_computer=lambda x, k: _exact_neighbors(x, k, n_jobs))
+        bench.benchmark()
+    results = bench.get_results(min_max_scale=False)
+    kinds = results.loc["Metric Type"]
+    table = results.drop(index="Metric Type").astype(float).loc[keys]
+    if min_max_scale:
+        table = _min_max_scaled(table, kinds)
+    if save is not None:
+        with whole_file(save) as path:
+            draw_scores(table, kinds).savefig(path, dpi=150)
+    return table
+
+
+def _check_picture(save: str | os.PathLike[str] | None) -> None:
+    """Before the work, not after it."""
+    if save is None:
+        return
+    if not Path(save).resolve().parent.is_dir():
+        msg = f"`save` is {str(save)!r}, but its folder does not exist. Create it first."
+        raise ValueError(msg)
+    formats = sorted(FigureCanvasBase.get_supported_filetypes())
+    if Path(save).suffix.removeprefix(".").lower() not in formats:
+        msg = f"`save` is {str(save)!r}; it must end in one of {formats!r}."
+        raise ValueError(msg)
+
+
+def _selection(kind: Any, names: Sequence[str], argument: str) -> Any:
+    """Switch on the named metrics, and no others whatever the version's defaults."""
+    known = [field.name for field in fields(kind)]
+    names = [names] if isinstance(names, str) else list(names)
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        msg = f"`{argument}` has {unknown!r}; the installed scib-metrics knows {known!r}."
+        raise ValueError(msg)
+    return kind(**{name: name in names for name in known}) if names else None
+
+
+def _bare(adata: AnnData, keys: list[str], batch_key: str, label_key: str) -> AnnData:
+    """Only what is scored: scib-metrics writes into what it is given."""
+    if adata.n_obs < MIN_CELLS:
+        msg = f"`adata` has {adata.n_obs} cells; scib-metrics needs at least {MIN_CELLS}."
+        raise ValueError(msg)
+    obs = pd.DataFrame(
+        {
+            "batch": column(adata, batch_key, name="batch_key").astype(str),
+            "label": column(adata, label_key, name="label_key").astype(str),
+        },
+        index=pd.RangeIndex(adata.n_obs).astype(str),
+    )
+    for kind, key in {"batch": batch_key, "label": label_key}.items():
+        if obs[kind].nunique() < 2:
+            msg = f"adata.obs[{key!r}] has one value only; the metrics need two or more."
+            raise ValueError(msg)
+    return AnnData(obs=obs, obsm={key: _embedding(adata, key, "keys") for key in keys})
+
+
+def _embedding(adata: AnnData, key: str, argument: str) -> np.ndarray:
+    values = representation(adata, key, name=argument)
+    return check_array(values, input_name=f"adata.obsm[{key!r}]")
+
+
+def _add_pre_integrated(bare: AnnData, adata: AnnData, key: str | None) -> str:
+    """Give the uncorrected embedding to ``bare``, and return its key there."""
+    if key is not None:
+        bare.obsm[key] = _embedding(adata, key, "pre_integrated")
+        return key
+    if adata.raw is None:
+        msg = (
+            "The metric 'pcr_comparison' compares with the embedding before integration, and "
+            "`adata` has no `raw` to compute it from. Give its key in adata.obsm as "
+            "`pre_integrated`, or leave the metric out of `batch_metrics`."
+        )
+        raise ValueError(msg)
+    key = "uncorrected PCA for comparison"
+    bare.obsm[key] = uncorrected_pca(adata)
+    return key
+
+
+def _min_max_scaled(table: pd.DataFrame, kinds: pd.Series) -> pd.DataFrame:
+    """Stretch the metrics and aggregate them anew; scib-metrics 0.6 does not with pandas 3."""
+    metrics = kinds.index[kinds != "Aggregate score"]
+    stretched = MinMaxScaler().set_output(transform="pandas").fit_transform(table[metrics])
+    means = stretched.T.groupby(kinds[metrics]).mean().T
+    if len(means.columns) == 2:
+        means["Total"] = sum(share * means[kind] for kind, share in WEIGHTS.items())
+    return stretched.join(means)[table.columns]
+
+
+@contextmanager
+def _cheap_garbage_collection() -> Iterator[None]:
+    """Leave what exists already out of garbage collections.
+
+    scib-metrics collects garbage before each metric. Each time that visits all objects of torch,
+    JAX and scanpy, and on small data it took longer than the metrics.
+    """
+    if gc.get_freeze_count():  # the user's own doing
+        yield
+        return
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+
+
+def _exact_neighbors(points: np.ndarray, n_neighbors: int, n_jobs: int) -> Any:
+    """Exact, so that the table does not depend on the number of processes."""
+    search = NearestNeighbors(n_neighbors=n_neighbors, n_jobs=n_jobs).fit(points)
+    distances, indices = search.kneighbors(points)
+    results = import_extra("scib_metrics.nearest_neighbors").NeighborsResults
+    return results(indices=indices, distances=distances)

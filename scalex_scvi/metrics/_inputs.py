@@ -1,0 +1,79 @@
+"""What the scores take: arrays, or an AnnData and keys. Optional packages are imported here."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from anndata import AnnData
+
+
+def import_extra(module: str) -> Any:
+    """Import a module that comes with the extra ``benchmark``, or say how to get it."""
+    try:
+        return import_module(module)
+    except ModuleNotFoundError as error:
+        package = module.partition(".")[0]
+        msg = (
+            f"This score needs {package!r}, which is not installed: "
+            "`pip install 'scalex-scvi[benchmark]'`."
+        )
+        raise ImportError(msg) from error
+
+
+def representation(adata: AnnData, key: str, *, name: str = "use_rep") -> Any:
+    """Return ``obsm[key]``, or the matrix itself for ``"X"``."""
+    if key == "X":
+        return adata.X
+    if key not in adata.obsm:
+        msg = f"`{name}` {key!r} is not in adata.obsm: {list(adata.obsm)!r}."
+        raise KeyError(msg)
+    return adata.obsm[key]
+
+
+def column(adata: AnnData, key: str, *, name: str) -> np.ndarray:
+    """Return a complete column of ``obs``."""
+    if key not in adata.obs:
+        msg = f"`{name}` {key!r} is not a column of adata.obs: {list(adata.obs.columns)!r}."
+        raise KeyError(msg)
+    return complete(adata.obs[key], name=f"adata.obs[{key!r}]")
+
+
+def complete(groups: npt.ArrayLike, *, name: str) -> np.ndarray:
+    """Return one group for each cell, none of them missing."""
+    groups = np.asarray(groups)
+    n_missing = int(pd.isna(groups).sum())
+    if n_missing:
+        msg = (
+            f"{name} is missing for {n_missing} of {len(groups)} cells. Remove these cells or "
+            "give them a value."
+        )
+        raise ValueError(msg)
+    return groups
+
+
+def points_and_groups(
+    data: Any, groups: npt.ArrayLike | str | None, *, key: str, use_rep: str, name: str, kind: str
+) -> tuple[Any, np.ndarray]:
+    """Return points and one group for each, from arrays or from an AnnData and its keys.
+
+    ``name`` is the parameter of the array, ``kind`` what is in it, as errors call it.
+    """
+    if isinstance(data, AnnData):
+        points = representation(data, use_rep)
+        if groups is None or isinstance(groups, str):
+            return points, column(data, groups or key, name=name if groups else f"{kind}_key")
+    elif groups is None or isinstance(groups, str):
+        msg = f"`{name}` is {groups!r}; with an array, give the {kind} of each cell as an array."
+        raise ValueError(msg)
+    else:
+        points = data
+    groups = complete(groups, name=f"`{name}`")
+    n_points = points.shape[0] if hasattr(points, "shape") else len(points)
+    if groups.shape != (n_points,):
+        msg = f"`{name}` has shape {groups.shape}; with {n_points} cells it must be ({n_points},)."
+        raise ValueError(msg)
+    return points, groups
