@@ -5,10 +5,12 @@ from importlib.metadata import version
 from . import datasets, io, metrics, pl, pp, tl
 from .model import SCALEXModel
 from .tl import label_transfer
+from .workflow import SCALEX
 
 __version__ = version("scalex-scvi")
 
 __all__ = [
+    "SCALEX",
     "SCALEXModel",
     "__version__",
     "datasets",

@@ -5,16 +5,17 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import anndata as ad
 import pandas as pd
-import scanpy as sc
+import torch
 from anndata import AnnData
 
-from . import datasets, metrics, pl, pp
-from ._rng import resolve_seed
-from .io import RunFolder, read
+from . import pp
+from ._logging import messages_on_console
+from ._outputs import BATCH, Outputs
+from .io import RunFolder, load_counts, load_data
 from .io._read import DataSource
 from .model import SCALEXModel
 from .tl import label_transfer
@@ -22,75 +23,262 @@ from .tl import label_transfer
 logger = logging.getLogger(__name__)
 
 
-def integrate(
-    data: DataSource | Sequence[DataSource],
-    outdir: str | os.PathLike[str],
-    *,
-    batch_key: str = "batch",
+def SCALEX(
+    data_list: DataSource | Sequence[DataSource] | None = None,
     batch_categories: Sequence[str] | None = None,
+    profile: str = "RNA",
+    batch_name: str = "batch",
+    min_features: int | None = None,
+    min_cells: int | None = None,
+    target_sum: float | None = None,
+    n_top_features: int | str | Sequence[str] | None = None,
+    join: Literal["inner", "outer"] = "inner",
+    batch_key: str = "batch",
+    processed: bool = False,
+    fraction: float | None = None,
+    n_obs: int | None = None,
+    use_layer: str = "X",
+    backed: bool = False,
+    batch_size: int = 64,
+    lr: float = 2e-4,
+    max_iteration: int = 30_000,
+    seed: int | None = None,
+    gpu: int = 0,
+    outdir: str | os.PathLike[str] | None = None,
+    projection: str | os.PathLike[str] | None = None,
+    repeat: bool = False,
+    impute: bool | str | None = None,
+    chunk_size: int = 20_000,
+    ignore_umap: bool = False,
+    verbose: bool = False,
+    assess: bool = False,
+    show: bool = True,
+    eval: bool = False,
+    num_workers: int = 4,
+    *,
     label: str | None = None,
     batch_stats: str = "running",
-    seed: int | None = None,
+    log_normalized: bool | None = None,
+    progress_bar: bool = True,
+) -> AnnData:
+    """Integrate single-cell data sets, or project new cells onto an integrated reference.
+
+    The arguments of the published package, all of them, and four more by keyword.
+
+    Parameters
+    ----------
+    data_list
+        Files, folders, globs, AnnData objects with raw counts, or a list of these, each a batch
+        of its own: see :func:`scalex_scvi.io.read`. Nothing of it is changed.
+    batch_categories
+        Names of the batches, one for each of several sources; by default 0 to N-1.
+    profile
+        ``"RNA"``, ``"ATAC"`` or ``"ADT"``: see :func:`scalex_scvi.pp.preprocess`.
+    batch_name
+        Column of ``obs`` with the batches; ``"donor,protocol"`` combines columns.
+    min_features
+        Cells with fewer detected features are removed. Default: 600 in RNA, 100 in ATAC, 0 in
+        ADT, and none in a projection.
+    min_cells
+        Features detected in fewer cells are removed (3). Not used in a projection.
+    target_sum
+        Total of a cell after normalisation. Default: 1e4 in RNA, the median in ATAC; a projection
+        uses that of the reference.
+    n_top_features
+        Number of variable features (2000 in RNA, 30 000 in ATAC), -1 for all, a list, or a text
+        file with one a line. A projection uses those of the reference.
+    join
+        Whether several sources are joined on the features that all have (``"inner"``), or that
+        any has (``"outer"``).
+    batch_key
+        Column of ``obs`` for the names of several sources.
+    processed
+        Whether the values are processed already: nothing is filtered, normalised or selected,
+        features are only scaled to [0, 1] within each batch.
+    fraction, n_obs
+        Share or number of cells to draw at random.
+    use_layer
+        ``"X"``, or the key of a layer or of ``obsm`` to use instead.
+    backed
+        Whether to read from disk only what is used (one ``.h5ad`` file).
+    batch_size
+        Cells per minibatch.
+    lr
+        Learning rate.
+    max_iteration
+        Number of minibatches; training stops earlier when the loss no longer falls.
+    seed
+        Seed of everything random; ``None``: ``scvi.settings.seed``, else 124 as published.
+    gpu
+        Index of the GPU to use; without a GPU the CPU is used.
+    outdir
+        Run folder to write: ``checkpoint/``, ``adata.h5ad``, ``umap.png``, ``umap.pdf``,
+        ``log.txt``. ``None``: nothing is written.
+    projection
+        Run folder of an integrated reference to project onto, without training.
+    repeat
+        Whether a projection returns the projected cells alone, else with the reference.
+    impute
+        Whether to add ``layers["impute"]``: expression in [0, 1] as if all cells were of the
+        first batch (``True``), or of the batch named.
+    chunk_size
+        Cells that are imputed at a time.
+    ignore_umap
+        Whether to leave out UMAP and clusters.
+    verbose
+        Whether to print messages; they are in ``log.txt`` in any case.
+    assess
+        Whether to add scores to ``uns``: ``batch_entropy_mixing_score``, and
+        ``silhouette_score`` where there are labels.
+    show
+        Whether to show the UMAP.
+    eval
+        ``True`` uses running statistics whatever ``batch_stats`` says. The published default,
+        ``False``, normalises by random minibatches, so that results differ between calls; that
+        does not exist here.
+    num_workers
+        Has no effect: cells are loaded as whole minibatches by the main process, which is faster
+        than by worker processes, and no result depends on it.
+    label
+        Column of ``obs`` with cell types to draw and assess (``"celltype"`` if there is one). In a
+        projection, also transferred from the reference into ``obs[f"{label}_transfer"]``.
+    batch_stats
+        Statistics of the encoder: ``"running"`` or ``"batch"``, see
+        :meth:`SCALEXModel.get_latent_representation`.
+    log_normalized
+        Whether the values are log-normalised already, to be selected and scaled only. ``None``
+        decides, and raises when it looks like it.
+    progress_bar
+        Whether to show the progress of the training.
+
+    Returns
+    -------
+    Cells × selected features with ``obsm["latent"]`` and ``obsm["X_umap"]``, ``obs["batch"]`` and
+    ``obs["leiden"]``; after a projection also ``obs["projection"]``, ``"reference"`` or
+    ``"query"``, and the reference's cells unless ``repeat``.
+
+    Raises
+    ------
+    FileNotFoundError, KeyError, TypeError, ValueError
+        For input that cannot be used, with what to do about it. Nothing is written then.
+
+    References
+    ----------
+    Xiong et al., Nat Commun 13:6118, 2022.
+    """
+    if data_list is None:
+        msg = "`data_list` is None: give files, folders or AnnData objects with counts."
+        raise TypeError(msg)
+    reading = {
+        "batch_categories": batch_categories,
+        "batch_name": batch_name,
+        "join": join,
+        "batch_key": batch_key,
+        "fraction": fraction,
+        "n_obs": n_obs,
+        "use_layer": use_layer,
+        "backed": backed,
+    }
+    outputs: dict[str, Any] = {
+        "outdir": outdir,
+        "label": label,
+        "batch_stats": "running" if eval else batch_stats,
+        "impute": impute,
+        "chunk_size": chunk_size,
+        "ignore_umap": ignore_umap,
+        "assess": assess,
+        "show": show,
+        "seed": seed,
+    }
+    with messages_on_console(verbose):
+        if projection is not None:
+            return project(
+                data_list,
+                projection,
+                repeat=repeat,
+                min_features=min_features or 0,
+                processed=processed,
+                log_normalized=log_normalized,
+                reading=reading,
+                **outputs,
+            )
+        preprocessing = {
+            "profile": profile,
+            "min_features": min_features,
+            "min_cells": min_cells,
+            "target_sum": target_sum,
+            "n_top_features": n_top_features,
+            "processed": processed,
+            "log_normalized": log_normalized,
+        }
+        training = {
+            "lr": lr,
+            "max_steps": max_iteration,
+            "batch_size": batch_size,
+            "enable_progress_bar": progress_bar,
+            **_device(gpu),
+        }
+        return integrate(
+            data_list, reading=reading, preprocessing=preprocessing, training=training, **outputs
+        )
+
+
+def integrate(
+    data: DataSource | Sequence[DataSource],
+    outdir: str | os.PathLike[str] | None = None,
+    *,
+    reading: dict[str, Any] | None = None,
     preprocessing: dict[str, Any] | None = None,
     training: dict[str, Any] | None = None,
+    **outputs: Any,
 ) -> AnnData:
-    """Integrate batches of counts and write a run folder.
+    """Integrate batches of counts.
 
     Parameters
     ----------
     data
         Counts: see :func:`scalex_scvi.io.read`.
     outdir
-        Run folder: ``checkpoint/``, ``adata.h5ad``, ``umap.png``, ``umap.pdf``, ``log.txt``.
-    batch_key
-        Column of ``obs`` with the batches.
-    batch_categories
-        Names of the batches when there are several sources.
-    label
-        Column of ``obs`` to draw beside batch and cluster.
-    batch_stats
-        See :meth:`SCALEXModel.get_latent_representation`.
-    seed
-        Seed of everything random.
+        Run folder to write, or ``None``.
+    reading
+        Arguments of :func:`scalex_scvi.io.load_counts`.
     preprocessing
-        Arguments of :func:`scalex_scvi.pp.rna`.
+        ``profile``, ``processed`` and arguments of :func:`scalex_scvi.pp.preprocess`.
     training
         Arguments of :meth:`SCALEXModel.train`.
+    **outputs
+        ``seed``, ``label``, ``batch_stats``, ``impute``, ``chunk_size``, ``ignore_umap``,
+        ``assess`` and ``show``: see :func:`SCALEX`.
 
     Returns
     -------
-    Prepared cells with ``obsm["latent"]``, ``obsm["X_umap"]`` and ``obs["leiden"]``.
+    See :func:`SCALEX`.
     """
-    folder = RunFolder(outdir)
-    with folder.logged():
-        counts = read(data, batch_key=batch_key, batch_categories=batch_categories)
-        adata = pp.rna(counts, batch_key=batch_key, **(preprocessing or {}))
-        SCALEXModel.setup_anndata(adata, batch_key=batch_key)
-        model = SCALEXModel(adata, seed=seed)
-        model.train(seed=seed, **(training or {}))
-        adata.obsm["latent"] = model.get_latent_representation(batch_stats=batch_stats)
-        embed(adata, seed=seed)
-        model.save(folder.checkpoint, overwrite=True)
-        folder.write_adata(_without_registration(adata))
-        colors = [c for c in (batch_key, label, "leiden") if c is not None]
-        folder.write_figure(pl.umap(adata, colors), "umap")
-        logger.info("Results are in %s.", folder.path)
+    out = Outputs(outdir=outdir, **outputs)
+    with out.run() as folder:
+        adata = load_data(data, seed=out.seed, **(reading or {}), **(preprocessing or {}))
+        out.check(adata)  # now, not after the training
+        SCALEXModel.setup_anndata(adata, batch_key=BATCH)
+        model = SCALEXModel(adata, seed=out.seed)
+        model.train(seed=out.seed, **(training or {}))
+        adata.obsm["latent"] = model.get_latent_representation(batch_stats=out.batch_stats)
+        out.finish(adata, model, folder)
     return adata
 
 
 def project(
     data: DataSource | Sequence[DataSource],
     reference: str | os.PathLike[str],
-    outdir: str | os.PathLike[str],
+    outdir: str | os.PathLike[str] | None = None,
     *,
-    batch_categories: Sequence[str] | None = None,
-    label: str | None = None,
+    repeat: bool = False,
     min_features: int = 0,
+    processed: bool = False,
     log_normalized: bool | None = None,
-    batch_stats: str = "running",
-    seed: int | None = None,
+    reading: dict[str, Any] | None = None,
+    **outputs: Any,
 ) -> AnnData:
-    """Project counts of new cells onto a reference without training, and write a run folder.
+    """Project counts of new cells onto a reference, without training.
 
     Parameters
     ----------
@@ -99,156 +287,84 @@ def project(
     reference
         Run folder of :func:`integrate`.
     outdir
-        Run folder for the results.
-    batch_categories
-        Names of the batches when there are several sources.
-    label
-        Column of the reference's ``obs`` to transfer, into ``obs[f"{label}_transfer"]``.
+        Run folder to write, or ``None``.
+    repeat
+        Whether to return the projected cells alone, else with the reference.
     min_features
         Cells with fewer detected genes are removed, and reported; by default none.
-    log_normalized
-        See :func:`scalex_scvi.pp.prepare_query`.
-    batch_stats
-        See :meth:`SCALEXModel.get_latent_representation`.
-    seed
-        Seed of everything random.
+    processed, log_normalized
+        Whether the values are normalised already; ``log_normalized=None`` decides, and raises
+        when it looks like it.
+    reading
+        Arguments of :func:`scalex_scvi.io.load_counts`.
+    **outputs
+        See :func:`integrate`. ``label`` is transferred from the reference.
 
     Returns
     -------
-    Reference and query together, with ``obs["projection"]``, ``obsm["latent"]``,
-    ``obsm["X_umap"]`` and ``obs["leiden"]``.
+    See :func:`SCALEX`.
     """
-    source, folder = RunFolder(reference), RunFolder(outdir)
-    with folder.logged():
-        model = SCALEXModel.load(source.checkpoint, adata=False)
-        batch_key = model.registry["setup_args"]["batch_key"]
-        counts = read(data, batch_key=batch_key, batch_categories=batch_categories)
-        counts = pp.filter_cells(counts, min_features)
-        query_model = SCALEXModel.load_query_data(counts, model, log_normalized=log_normalized)
-        query = query_model.adata
-        query.obsm["latent"] = query_model.get_latent_representation(batch_stats=batch_stats)
+    out = Outputs(outdir=outdir, **outputs)
+    source = RunFolder(reference)
+    with out.run() as folder:
+        reference_model = SCALEXModel.load(source.checkpoint, adata=False)
         ref = source.read_adata()
-        if label is not None:
-            if ref is None:
-                msg = f"There is no {str(source.adata)!r} to transfer {label!r} from."
-                raise FileNotFoundError(msg)
-            query.obs[f"{label}_transfer"] = label_transfer(ref, query, label=label)
-        adata = _together(ref, query) if ref is not None else _query_alone(query)
-        embed(adata, seed=seed)
-        query_model.save(folder.checkpoint, overwrite=True)
-        folder.write_adata(adata)
-        colors = [str(c) for c in (batch_key, label, f"{label}_transfer") if c in query.obs]
-        folder.write_figure(pl.projection(adata, colors), "umap")
-        logger.info("Results are in %s.", folder.path)
+        _check_label(ref, source, out.label)
+        counts = load_counts(data, is_query=True, seed=out.seed, **(reading or {}))
+        record = reference_model.preprocessing
+        profile = "RNA" if record is None else record.profile
+        counts = pp.filter_cells(counts, min_features, profile=profile)
+        model = SCALEXModel.load_query_data(
+            counts, reference_model, log_normalized=processed or log_normalized
+        )
+        query = model.adata
+        query.obsm["latent"] = model.get_latent_representation(batch_stats=out.batch_stats)
+        if out.label is not None:
+            query.obs[f"{out.label}_transfer"] = label_transfer(ref, query, label=out.label)
+        adata = _query_alone(query) if repeat or ref is None else _together(ref, query)
+        if ref is None and not repeat:
+            logger.warning("The reference folder holds no cells: the query is returned alone.")
+        out.finish(adata, model, folder)
     return adata
 
 
-def demo(
-    outdir: str | os.PathLike[str],
-    data: DataSource | None = None,
-    *,
-    batch_key: str = "batch",
-    label: str = "celltype",
-    held_out: str | None = None,
-    seed: int | None = None,
-    preprocessing: dict[str, Any] | None = None,
-    training: dict[str, Any] | None = None,
-) -> pd.DataFrame:
-    """Run the main job: integrate all batches but one, project that one, transfer labels, score.
-
-    Parameters
-    ----------
-    outdir
-        Folder for two run folders, ``reference/`` and ``projection/``, and ``scores.csv``.
-    data
-        Labelled counts; default: :func:`scalex_scvi.datasets.pbmc_technologies`.
-    batch_key, label
-        Columns of ``obs``.
-    held_out
-        Batch to project; default: the last one.
-    seed
-        Seed of everything random.
-    preprocessing, training
-        See :func:`integrate`.
-
-    Returns
-    -------
-    Scores and their meaning, one row each.
-
-    Raises
-    ------
-    KeyError, ValueError
-        If a column is absent, or there are fewer than two batches.
-    """
-    counts = datasets.pbmc_technologies() if data is None else read(data, batch_key=batch_key)
-    for column in (batch_key, label):
-        if column not in counts.obs:
-            msg = f"{column!r} is not a column of obs: {list(counts.obs.columns)!r}."
-            raise KeyError(msg)
-    batches = [str(name) for name in counts.obs[batch_key].astype("category").cat.categories]
-    held_out = batches[-1] if held_out is None else held_out
-    if held_out not in batches or len(batches) < 2:
-        msg = f"`held_out` {held_out!r} must be one of two or more batches: {batches!r}."
-        raise ValueError(msg)
-    is_query = (counts.obs[batch_key].astype(str) == held_out).to_numpy()
-    folder = RunFolder(outdir)
-    ref = integrate(
-        counts[~is_query].copy(),
-        folder.path / "reference",
-        batch_key=batch_key,
-        label=label,
-        seed=seed,
-        preprocessing=preprocessing,
-        training=training,
-    )
-    together = project(
-        counts[is_query].copy(),
-        folder.path / "reference",
-        folder.path / "projection",
-        label=label,
-        seed=seed,
-    )
-    scores = metrics.demo_scores(ref, together, batch_key=batch_key, label=label)
-    folder.write_text(scores.to_csv(index=False), "scores.csv")
-    return scores
+def _device(gpu: int) -> dict[str, Any]:
+    """Arguments of :meth:`SCALEXModel.train` for one GPU, or the CPU."""
+    if not torch.cuda.is_available():
+        return {"accelerator": "cpu"}
+    return {"accelerator": "gpu", "devices": [gpu]}
 
 
-def embed(adata: AnnData, *, seed: int | None = None) -> None:
-    """Add neighbours, UMAP and Leiden clusters of ``obsm["latent"]`` to ``adata``."""
-    random_state = resolve_seed(seed)
-    n_neighbors = min(15, adata.n_obs - 1)
-    sc.pp.neighbors(adata, use_rep="latent", n_neighbors=n_neighbors, random_state=random_state)
-    sc.tl.umap(adata, random_state=random_state)
-    sc.tl.leiden(adata, flavor="igraph", n_iterations=2, directed=False, random_state=random_state)
+def _check_label(ref: AnnData | None, source: RunFolder, label: str | None) -> None:
+    if label is None:
+        return
+    if ref is None:
+        msg = f"There is no {str(source.adata)!r} to transfer {label!r} from."
+        raise FileNotFoundError(msg)
+    if label not in ref.obs:
+        msg = (
+            f"`label` {label!r} is not a column of the reference's obs: {list(ref.obs.columns)!r}."
+        )
+        raise KeyError(msg)
+
+
+def _query_alone(query: AnnData) -> AnnData:
+    query.obs["projection"] = pd.Categorical(["query"] * query.n_obs)
+    return query
 
 
 def _together(ref: AnnData, query: AnnData) -> AnnData:
+    """Join reference and query; their genes are the same."""
     shared = set(ref.obs_names) & set(query.obs_names)
     if shared:
         logger.warning(
             "%d cell names are in both: '-reference' or '-query' is added to all.", len(shared)
         )
     del ref.raw  # of all the reference's genes, which the prepared query does not have
-    together = ad.concat(
+    return ad.concat(
         {"reference": ref, "query": query},
         label="projection",
-        join="outer",  # of the columns of obs; the genes are the same
+        join="outer",  # of the columns of obs
+        merge="first",
         index_unique="-" if shared else None,
     )
-    return _without_registration(together)
-
-
-def _query_alone(query: AnnData) -> AnnData:
-    logger.warning("The reference folder holds no cells: the query is returned alone.")
-    alone = _without_registration(query)
-    alone.obs["projection"] = pd.Categorical(["query"] * alone.n_obs)
-    return alone
-
-
-def _without_registration(adata: AnnData) -> AnnData:
-    """Leave scvi-tools' registration, which means nothing outside this process, out."""
-    kept = adata.copy()
-    kept.obs = kept.obs.drop(columns=[c for c in kept.obs if str(c).startswith("_scvi")])
-    for key in [key for key in kept.uns if key.startswith("_scvi")]:
-        del kept.uns[key]
-    return kept

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Literal
 
@@ -53,7 +53,7 @@ _PUBLISHED = {
 
 
 def tutorial(name: str, source: Source | None = None) -> AnnData:
-    """Data of a tutorial.
+    """Return the data of a tutorial.
 
     Parameters
     ----------
@@ -77,7 +77,11 @@ def tutorial(name: str, source: Source | None = None) -> AnnData:
         For an unknown name or source, or where the data are not there.
     """
     source = source or os.environ.get(SOURCE_VARIABLE) or "embedded"  # type: ignore[assignment]
-    sources = {"embedded": _EMBEDDED, "small": _SMALL, "published": _PUBLISHED}
+    sources: dict[str, Collection[str]] = {
+        "embedded": _EMBEDDED,
+        "small": _SMALL,
+        "published": _PUBLISHED,
+    }
     if source not in sources:
         msg = f"`source` {source!r} must be one of {list(sources)!r}."
         raise ValueError(msg)

@@ -7,7 +7,15 @@ from typing import Literal, overload
 import numpy as np
 import pandas as pd
 from anndata import AnnData
-from sklearn.neighbors import KNeighborsClassifier
+from scipy import sparse
+from sklearn.neighbors import NearestNeighbors
+
+from scalex_scvi.pp._checks import batch_codes, check_no_missing, to_csr
+
+from ._unknown import Novelty, Votes, check_max_refused, check_novelty, count_votes, fit_p_values
+
+UNKNOWN = "unknown"
+"""Label of query cells that fit no reference cells."""
 
 
 @overload
@@ -18,7 +26,12 @@ def label_transfer(
     label: str = ...,
     *,
     n_neighbors: int = ...,
+    unknown: bool = ...,
+    max_refused: float = ...,
+    batch_key: str | None = ...,
+    novelty: Novelty = ...,
     return_proba: Literal[False] = ...,
+    return_details: Literal[False] = ...,
 ) -> pd.Series: ...
 @overload
 def label_transfer(
@@ -28,8 +41,43 @@ def label_transfer(
     label: str = ...,
     *,
     n_neighbors: int = ...,
+    unknown: bool = ...,
+    max_refused: float = ...,
+    batch_key: str | None = ...,
+    novelty: Novelty = ...,
     return_proba: Literal[True],
+    return_details: Literal[False] = ...,
 ) -> tuple[pd.Series, pd.DataFrame]: ...
+@overload
+def label_transfer(
+    ref: AnnData,
+    query: AnnData,
+    rep: str = ...,
+    label: str = ...,
+    *,
+    n_neighbors: int = ...,
+    unknown: bool = ...,
+    max_refused: float = ...,
+    batch_key: str | None = ...,
+    novelty: Novelty = ...,
+    return_proba: Literal[False] = ...,
+    return_details: Literal[True],
+) -> pd.DataFrame: ...
+@overload
+def label_transfer(
+    ref: AnnData,
+    query: AnnData,
+    rep: str = ...,
+    label: str = ...,
+    *,
+    n_neighbors: int = ...,
+    unknown: bool = ...,
+    max_refused: float = ...,
+    batch_key: str | None = ...,
+    novelty: Novelty = ...,
+    return_proba: Literal[True],
+    return_details: Literal[True],
+) -> tuple[pd.DataFrame, pd.DataFrame]: ...
 def label_transfer(
     ref: AnnData,
     query: AnnData,
@@ -37,9 +85,21 @@ def label_transfer(
     label: str = "celltype",
     *,
     n_neighbors: int = 10,
+    unknown: bool = False,
+    max_refused: float = 0.05,
+    batch_key: str | None = None,
+    novelty: Novelty = "expression",
     return_proba: bool = False,
-) -> pd.Series | tuple[pd.Series, pd.DataFrame]:
+    return_details: bool = False,
+) -> pd.Series | pd.DataFrame | tuple[pd.Series | pd.DataFrame, pd.DataFrame]:
     """Give each query cell the label of the majority of its neighbours in the reference.
+
+    With ``unknown``, cells that fit their neighbours worse than nearly all held-out reference
+    cells do are called ``"unknown"``. A cell's misfit is its dissimilarity to its neighbours (see
+    ``novelty``) divided by the share of them that agree on its label. What is worse is decided by
+    a conformal p-value: the share of held-out reference cells whose misfit is as large. With
+    ``batch_key``, these are held out batch by batch, as a query is a batch that the reference
+    lacks; the reference's latent has seen them in training, though, and a query has not.
 
     Parameters
     ----------
@@ -53,21 +113,52 @@ def label_transfer(
         Column of ``ref.obs``.
     n_neighbors
         Neighbours that vote (Euclidean distance, equal votes); at most the size of the reference.
+    unknown
+        Whether to call cells that do not fit ``"unknown"``. By default every cell gets a label of
+        the reference.
+    max_refused
+        Share of held-out reference cells, in (0, 1), that may be called unknown although their
+        type is in the reference. Smaller: fewer known cells refused, fewer new types found.
+    batch_key
+        Column of ``ref.obs`` with the batches. ``None``, or batches without a common label:
+        held-out cells are compared with their own batch, and a warning is logged.
+    novelty
+        ``"expression"``: 1 − Pearson correlation of the cell's ``X`` with the mean of its
+        neighbours, where both have the same genes and are prepared alike, as the ``adata`` of the
+        reference's and the query's model are. ``"latent"``: mean distance to the neighbours in
+        ``rep``; it finds fewer new types (docs/label_transfer.md), because the encoder tends to
+        put a type that it has never seen on top of one that it has.
     return_proba
         Whether to return the shares of votes too.
+    return_details
+        Whether to return a data frame instead of the labels alone.
 
     Returns
     -------
-    Labels of the query cells, categorical with the categories of the reference, indexed by
-    ``query.obs_names``; with ``return_proba`` also a data frame cells × labels whose rows sum
-    to 1. Ties go to the label that sorts first.
+    Labels of the query cells, categorical with the categories of the reference (and
+    ``"unknown"``, last, with ``unknown``), indexed by ``query.obs_names``. Ties go to the label
+    that sorts first.
+
+    With ``return_details`` a data frame instead: ``label`` (the same), ``probability`` (share of
+    votes for the best label of the reference, in (0, 1]), ``uncertainty`` (1 − p-value, in [0, 1):
+    the share of held-out reference cells that fit better) and ``is_unknown`` (whether the
+    p-value is at most ``max_refused``, whatever ``unknown`` is).
+
+    With ``return_proba`` also a data frame cells × labels of the reference whose rows sum to 1.
 
     Raises
     ------
     KeyError
-        If ``rep`` or ``label`` is absent.
+        If ``rep``, ``label`` or ``batch_key`` is absent.
     ValueError
-        If labels are missing, or the two representations differ in width.
+        If labels are missing, the two representations differ in width, the reference has a label
+        ``"unknown"`` already, the genes differ (``novelty="expression"``), or there are too few
+        held-out cells for ``max_refused``.
+
+    Notes
+    -----
+    A p-value of a query cell is exact only if its batch differs from the reference's batches as
+    these differ from each other. docs/label_transfer.md says how far that held on real data.
     """
     points, targets = _representation(ref, rep, "ref"), _representation(query, rep, "query")
     if points.shape[1] != targets.shape[1]:
@@ -76,18 +167,47 @@ def label_transfer(
             "`query`: they are not of the same space."
         )
         raise ValueError(msg)
-    labels = _labels(ref, label)
-    knn = KNeighborsClassifier(n_neighbors=min(n_neighbors, len(points)))
-    proba = knn.fit(points, labels.cat.codes.to_numpy()).predict_proba(targets)
-    names = labels.cat.categories[knn.classes_]
-    transferred = pd.Series(
-        pd.Categorical.from_codes(knn.classes_[proba.argmax(axis=1)], dtype=labels.dtype),
+    labels = _labels(ref, label, unknown=unknown)
+    codes = labels.cat.codes.to_numpy()
+    knn = NearestNeighbors(n_neighbors=min(n_neighbors, points.shape[0])).fit(points)
+    distances, neighbors = knn.kneighbors(targets)
+    votes = count_votes(distances, neighbors, codes)
+    result: pd.Series | pd.DataFrame = pd.Series(
+        pd.Categorical.from_codes(votes.shares.argmax(axis=1), dtype=labels.dtype),
         index=query.obs_names,
         name=label,
     )
+    if unknown or return_details:
+        check_max_refused(max_refused)
+        check_novelty(novelty)
+        p = fit_p_values(
+            votes,
+            points,
+            codes,
+            batch=_batches(ref, batch_key),
+            max_refused=max_refused,
+            expression=_shared_expression(ref, query) if novelty == "expression" else None,
+        )
+        if unknown:
+            result = result.cat.add_categories(UNKNOWN).mask(p <= max_refused, UNKNOWN)
+        if return_details:
+            result = _details(result, votes, p, max_refused)
     if not return_proba:
-        return transferred
-    return transferred, pd.DataFrame(proba, index=query.obs_names, columns=names)
+        return result
+    columns = labels.cat.categories
+    return result, pd.DataFrame(votes.shares, index=query.obs_names, columns=columns)
+
+
+def _details(labels: pd.Series, votes: Votes, p: np.ndarray, max_refused: float) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "label": labels,
+            "probability": votes.shares.max(axis=1),
+            "uncertainty": 1 - p,
+            "is_unknown": p <= max_refused,
+        },
+        index=labels.index,
+    )
 
 
 def _representation(adata: AnnData, rep: str, which: str) -> np.ndarray:
@@ -99,7 +219,7 @@ def _representation(adata: AnnData, rep: str, which: str) -> np.ndarray:
     return np.asarray(adata.obsm[rep])
 
 
-def _labels(ref: AnnData, label: str) -> pd.Series:
+def _labels(ref: AnnData, label: str, *, unknown: bool) -> pd.Series:
     if label not in ref.obs:
         msg = f"`label` {label!r} is not a column of ref.obs: {list(ref.obs.columns)!r}."
         raise KeyError(msg)
@@ -111,4 +231,32 @@ def _labels(ref: AnnData, label: str) -> pd.Series:
             "Leave those cells out of `ref`."
         )
         raise ValueError(msg)
+    if unknown and UNKNOWN in labels.cat.categories:
+        msg = (
+            f"ref.obs[{label!r}] has a label {UNKNOWN!r} already. Rename it, or leave those cells "
+            "out of `ref`."
+        )
+        raise ValueError(msg)
     return labels
+
+
+def _batches(ref: AnnData, batch_key: str | None) -> np.ndarray | None:
+    if batch_key is None:
+        return None
+    if batch_key not in ref.obs:
+        msg = f"`batch_key` {batch_key!r} is not a column of ref.obs: {list(ref.obs.columns)!r}."
+        raise KeyError(msg)
+    check_no_missing(ref, batch_key, what="batch")
+    return batch_codes(ref, batch_key)[0]
+
+
+def _shared_expression(ref: AnnData, query: AnnData) -> tuple[sparse.csr_matrix, sparse.csr_matrix]:
+    if ref.X is None or query.X is None or not ref.var_names.equals(query.var_names):
+        msg = (
+            f"`novelty='expression'` compares the same genes in `X`: `ref` has {ref.n_vars} genes "
+            f"(X: {type(ref.X).__name__}), `query` {query.n_vars} (X: {type(query.X).__name__}), "
+            "not the same ones or not in the same order. Pass the `adata` of the reference's and "
+            "of the query's model, or `novelty='latent'`."
+        )
+        raise ValueError(msg)
+    return to_csr(ref.X, name="ref.X"), to_csr(query.X, name="query.X")

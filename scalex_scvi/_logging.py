@@ -1,0 +1,44 @@
+"""Messages on the console, while something runs."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+PACKAGE_LOGGER = logging.getLogger("scalex_scvi")
+LIGHTNING_LOGGER = logging.getLogger("lightning.pytorch")
+
+
+@contextmanager
+def messages_on_console(wanted: bool, level: int = logging.INFO) -> Iterator[None]:
+    """Print the package's messages while the block runs, if ``wanted``.
+
+    Lightning's hints, which are for those who write a trainer, are not shown. Nothing is added
+    where the user's own logging prints the messages already.
+    """
+    with warnings.catch_warnings(), _level(LIGHTNING_LOGGER, logging.WARNING):
+        warnings.filterwarnings("ignore", module="lightning")
+        if not wanted or (logging.getLogger().handlers and PACKAGE_LOGGER.isEnabledFor(level)):
+            yield
+            return
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
+        handler.setLevel(level)
+        PACKAGE_LOGGER.addHandler(handler)
+        try:
+            with _level(PACKAGE_LOGGER, level):
+                yield
+        finally:
+            PACKAGE_LOGGER.removeHandler(handler)
+
+
+@contextmanager
+def _level(logger: logging.Logger, level: int) -> Iterator[None]:
+    previous = logger.level
+    logger.setLevel(level)
+    try:
+        yield
+    finally:
+        logger.setLevel(previous)

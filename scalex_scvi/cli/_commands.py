@@ -1,0 +1,246 @@
+"""What each command does with what was typed."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from anndata import AnnData
+
+from scalex_scvi import SCALEX, SCALEXModel, metrics, pl
+from scalex_scvi._demo import demo
+from scalex_scvi.io import RunFolder, read
+from scalex_scvi.io._atomic import whole_file
+from scalex_scvi.tl import label_transfer
+
+logger = logging.getLogger(__name__)
+
+# Options that are arguments of SCALEX() under the same name.
+_SCALEX_ARGUMENTS = (
+    "batch_categories",
+    "profile",
+    "batch_name",
+    "min_features",
+    "min_cells",
+    "target_sum",
+    "n_top_features",
+    "join",
+    "batch_key",
+    "processed",
+    "log_normalized",
+    "fraction",
+    "n_obs",
+    "use_layer",
+    "backed",
+    "batch_size",
+    "lr",
+    "max_iteration",
+    "seed",
+    "gpu",
+    "outdir",
+    "repeat",
+    "impute",
+    "chunk_size",
+    "ignore_umap",
+    "assess",
+    "eval",
+    "num_workers",
+    "label",
+    "batch_stats",
+)
+
+
+def run_scalex(args: argparse.Namespace) -> None:
+    """``SCALEX.py`` and ``integrate``."""
+    projection = getattr(args, "projection", None)
+    checkpoint = getattr(args, "checkpoint", None)
+    if projection is not None and checkpoint is not None:
+        msg = f"Give --projection ({projection!r}) or --checkpoint ({checkpoint!r}), not both."
+        raise ValueError(msg)
+    given = _arguments(args)
+    if checkpoint is not None:  # the model is applied to the data, nothing is added
+        given["repeat"] = True
+    SCALEX(args.data, projection=projection or checkpoint, **given)
+
+
+def _project(args: argparse.Namespace) -> None:
+    SCALEX(args.data, projection=args.reference, **_arguments(args))
+
+
+def _arguments(args: argparse.Namespace) -> dict[str, Any]:
+    given = {name: getattr(args, name) for name in _SCALEX_ARGUMENTS if hasattr(args, name)}
+    return given | {"show": False, "progress_bar": not args.quiet}
+
+
+def _transfer(args: argparse.Namespace) -> None:
+    ref = _read_results(args.reference)
+    if args.query is not None:
+        query = _read_results(args.query)
+        if "projection" in query.obs:
+            query = query[query.obs["projection"] == "query"]
+    elif "projection" in ref.obs:
+        is_query = (ref.obs["projection"] == "query").to_numpy()
+        ref, query = ref[~is_query], ref[is_query]
+    else:
+        msg = f"{args.reference!r} holds no projection: name the query, too."
+        raise ValueError(msg)
+    details = label_transfer(
+        ref,
+        query,
+        rep=args.rep,
+        label=args.label,
+        n_neighbors=args.n_neighbors,
+        unknown=args.unknown,
+        max_refused=args.max_refused,
+        batch_key="batch" if "batch" in ref.obs else None,
+        novelty=args.novelty,
+        return_details=True,
+    )
+    _write_table(details, args.out, index_label="cell")
+
+
+def _impute(args: argparse.Namespace) -> None:
+    folder = RunFolder(args.run)
+    adata = _read_results(args.run)
+    model = SCALEXModel.load(folder.checkpoint, adata=False)
+    model.impute(
+        adata,
+        transform_batch=args.batch,
+        units=args.units,
+        threshold=args.threshold,
+        chunk_size=args.chunk_size,
+        path=args.out,
+    )
+    logger.info("Wrote %s.", args.out)
+
+
+def _plot(args: argparse.Namespace) -> None:
+    adata = _read_results(args.run)
+    color = args.color[0]
+    options = {"save": args.out, "show": False}
+    if args.kind == "umap":
+        pl.umap(adata, args.color, **options)
+    elif args.kind == "projection":
+        pl.projection(adata, args.color, **options)
+    elif args.kind == "embedding":
+        pl.embedding(adata, color, groupby=args.groupby, groups=args.groups, **options)
+    elif args.kind == "meta":
+        pl.meta(adata, use_rep=args.rep, color=color, batch=args.groupby, **options)
+    elif args.kind == "meta-pair":
+        pl.meta_pair(
+            adata, args.rep, color=color, batch=args.groupby, batches=args.groups, **options
+        )
+    else:
+        _plot_confusion(adata, color, args.predicted or f"{color}_transfer", options)
+    logger.info("Wrote %s.", args.out)
+
+
+def _plot_confusion(adata: AnnData, truth: str, predicted: str, options: dict[str, Any]) -> None:
+    for column in (truth, predicted):
+        if column not in adata.obs:
+            msg = f"{column!r} is not a column of obs: {list(adata.obs.columns)!r}."
+            raise KeyError(msg)
+    both = adata.obs[[truth, predicted]].dropna()
+    f1, nmi, ari = pl.confusion(both[truth].astype(str), both[predicted].astype(str), **options)
+    sys.stdout.write(f"cells {len(both)}  F1 {f1:.3f}  NMI {nmi:.3f}  ARI {ari:.3f}\n")
+
+
+def _assess(args: argparse.Namespace) -> None:
+    adata = _read_results(args.run)
+    if args.benchmark:
+        scores = metrics.benchmark(adata, args.rep, batch_key=args.batch_name, label_key=args.label)
+    else:
+        scores = pd.DataFrame({rep: _scores(adata, rep, args) for rep in args.rep}).T
+    sys.stdout.write(scores.round(3).to_string() + "\n")
+    if args.out is not None:
+        _write_table(scores, args.out, index_label="representation")
+
+
+def _scores(adata: AnnData, rep: str, args: argparse.Namespace) -> dict[str, float]:
+    for key, what in ((args.batch_name, "--batch-name"), (args.label, "--label")):
+        if key not in adata.obs:
+            msg = f"{what} {key!r} is not a column of obs: {list(adata.obs.columns)!r}."
+            raise KeyError(msg)
+    if rep not in adata.obsm:
+        msg = f"--rep {rep!r} is not in obsm: {list(adata.obsm)!r}."
+        raise KeyError(msg)
+    labelled = adata[adata.obs[args.label].notna()]
+    points, batch, label = adata.obsm[rep], adata.obs[args.batch_name], labelled.obs[args.label]
+    return {
+        "batch_entropy_mixing_score": metrics.batch_entropy_mixing_score(
+            points, batch, seed=args.seed
+        ),
+        "silhouette_score": metrics.silhouette_score(labelled.obsm[rep], label),
+        "same_batch_share": metrics.same_batch_share(points, batch),
+        "expected_same_batch_share": metrics.expected_same_batch_share(batch),
+        "knn_purity": metrics.knn_purity(labelled.obsm[rep], label),
+    }
+
+
+def _demo(args: argparse.Namespace) -> None:
+    scores = demo(
+        args.outdir,
+        args.data,
+        batch_name=args.batch_name,
+        label=args.label,
+        held_out=args.held_out,
+        seed=args.seed,
+        preprocessing={
+            "profile": args.profile,
+            "min_features": args.min_features,
+            "min_cells": args.min_cells,
+            "target_sum": args.target_sum,
+            "n_top_features": args.n_top_features,
+            "processed": args.processed,
+            "log_normalized": args.log_normalized,
+        },
+        training={
+            "max_steps": args.max_iteration,
+            "batch_size": args.batch_size,
+            "lr": args.lr,
+            "enable_progress_bar": not args.quiet,
+        },
+    )
+    lines = [f"{row.score:36s} {row.value:5.2f}   {row.meaning}" for row in scores.itertuples()]
+    what = "Data: " + (args.data or "700 real PBMCs, technologies simulated (semi-synthetic).")
+    where = [
+        f"Results are in {args.outdir}/:",
+        "  reference/   integrated batches: adata.h5ad, umap.png, checkpoint/, log.txt",
+        "  projection/  projected batch beside the reference: adata.h5ad, umap.png",
+        "  scores.csv   the table above",
+    ]
+    sys.stdout.write("\n".join(["", what, *lines, "", *where, ""]))
+
+
+def _read_results(place: str) -> AnnData:
+    """Cells of a run folder, or of a file."""
+    if not Path(place).is_dir():
+        return read(place)
+    adata = RunFolder(place).read_adata()
+    if adata is None:
+        msg = f"There is no {str(RunFolder(place).adata)!r}: is {place!r} a run folder?"
+        raise FileNotFoundError(msg)
+    return adata
+
+
+def _write_table(table: pd.DataFrame, path: str, *, index_label: str) -> None:
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    with whole_file(path) as temporary:
+        table.to_csv(temporary, index_label=index_label)
+    logger.info("Wrote %s.", path)
+
+
+COMMANDS: dict[str | None, Callable[[argparse.Namespace], None]] = {
+    "integrate": run_scalex,
+    "project": _project,
+    "transfer": _transfer,
+    "impute": _impute,
+    "plot": _plot,
+    "assess": _assess,
+    "demo": _demo,
+}

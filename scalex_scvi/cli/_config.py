@@ -1,0 +1,110 @@
+"""Options from a YAML file, and the options that were used into one."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from scalex_scvi.io._atomic import whole_file
+
+OPTIONS_FILE = "options.yaml"
+"""File in the run folder that ``--config`` reads."""
+
+_NOT_REPEATED = ("command", "config")
+
+
+def apply_config(parser: argparse.ArgumentParser, argv: Sequence[str]) -> None:
+    """Make the options of ``--config FILE`` the parser's defaults, so that typed ones win.
+
+    Parameters
+    ----------
+    parser
+        The parser that will read ``argv``; its defaults are changed.
+    argv
+        What was typed.
+    """
+    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    finder.add_argument("--config")
+    path = finder.parse_known_args(argv)[0].config
+    if path is None:
+        return
+    target = _subparsers(parser).get(argv[0], parser)
+    actions = _by_name(target)
+    for name, value in _read(path, target).items():
+        if name not in actions:
+            target.error(f"--config {path!r}: no option {name!r}. Options: {sorted(actions)}.")
+        action = actions[name]
+        action.default = _checked(action, value, target, f"--config {path!r}: {name!r}")
+        action.required = False
+        if action.nargs == "+" and not action.option_strings:
+            action.nargs = "*"
+
+
+def write_options(args: argparse.Namespace) -> None:
+    """Write the options that were used into the run folder, for ``--config``."""
+    outdir = getattr(args, "outdir", None)
+    if outdir is None or not Path(outdir).is_dir():
+        return
+    used = {
+        name.replace("_", "-"): value
+        for name, value in vars(args).items()
+        if name not in _NOT_REPEATED and value is not None
+    }
+    with whole_file(Path(outdir) / OPTIONS_FILE) as temporary:
+        temporary.write_text(yaml.safe_dump(used, sort_keys=False), encoding="utf-8")
+
+
+def _subparsers(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            return action.choices
+    return {}
+
+
+def _by_name(parser: argparse.ArgumentParser) -> dict[str, argparse.Action]:
+    """Actions by every name that a user may write."""
+    named: dict[str, argparse.Action] = {}
+    for action in parser._actions:
+        names = [action.dest, *(flag.lstrip("-") for flag in action.option_strings)]
+        named |= {name.replace("_", "-"): action for name in names if len(name) > 1}
+    return {name: a for name, a in named.items() if name not in ("help", "version", "config")}
+
+
+def _read(path: str, parser: argparse.ArgumentParser) -> dict[str, Any]:
+    try:
+        options = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        parser.error(f"--config {path!r} cannot be read: {error}")
+    if not isinstance(options, dict):
+        parser.error(f"--config {path!r} must hold lines 'option: value'.")
+    return {str(name).replace("_", "-"): value for name, value in options.items()}
+
+
+def _checked(
+    action: argparse.Action, value: Any, parser: argparse.ArgumentParser, where: str
+) -> Any:
+    """Return the value as it would come from the command line, or explain and exit."""
+    is_switch = action.nargs == 0
+    if is_switch or isinstance(value, bool):
+        if isinstance(value, bool) and (is_switch or action.nargs == "?"):
+            return value
+        parser.error(f"{where} must be {'true or false' if is_switch else 'a value'}: {value!r}.")
+    if action.nargs in ("+", "*"):
+        values = value if isinstance(value, list) else [value]
+        return [_typed(action, one, parser, where) for one in values]
+    return _typed(action, value, parser, where)
+
+
+def _typed(action: argparse.Action, value: Any, parser: argparse.ArgumentParser, where: str) -> Any:
+    convert = action.type if callable(action.type) else str
+    try:
+        typed = convert(str(value))
+    except ValueError:
+        parser.error(f"{where}: {value!r} is not a valid {getattr(convert, '__name__', 'value')}.")
+    if action.choices is not None and typed not in action.choices:
+        parser.error(f"{where} must be one of {list(action.choices)}, not {value!r}.")
+    return typed

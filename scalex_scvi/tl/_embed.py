@@ -1,0 +1,40 @@
+"""Neighbours, UMAP and clusters of the latent space."""
+
+from __future__ import annotations
+
+import scanpy as sc
+from anndata import AnnData
+
+from scalex_scvi._rng import resolve_seed
+
+
+def embed(
+    adata: AnnData, *, use_rep: str = "latent", n_neighbors: int = 15, seed: int | None = None
+) -> None:
+    """Add neighbours, UMAP and Leiden clusters of a latent space, by scanpy.
+
+    Parameters
+    ----------
+    adata
+        Cells with ``obsm[use_rep]``. ``obsm["X_umap"]``, ``obs["leiden"]`` and the neighbour
+        graph are written.
+    use_rep
+        Key in ``obsm``.
+    n_neighbors
+        Neighbours of the graph (scanpy's default); fewer if there are fewer cells.
+    seed
+        Seed; ``None``: ``scvi.settings.seed``, else 124.
+
+    Raises
+    ------
+    KeyError
+        If there is no such key.
+    """
+    if use_rep not in adata.obsm:
+        msg = f"`use_rep` {use_rep!r} is not in adata.obsm: {list(adata.obsm)!r}."
+        raise KeyError(msg)
+    random_state = resolve_seed(seed)
+    n_neighbors = min(n_neighbors, adata.n_obs - 1)
+    sc.pp.neighbors(adata, use_rep=use_rep, n_neighbors=n_neighbors, random_state=random_state)
+    sc.tl.umap(adata, random_state=random_state)
+    sc.tl.leiden(adata, flavor="igraph", n_iterations=2, directed=False, random_state=random_state)

@@ -1,0 +1,119 @@
+"""The notebooks in ``tutorials/`` run from top to bottom, and are committed as they ran."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from conftest import real_data
+
+TUTORIALS = Path(__file__).parent.parent / "tutorials"
+NAMES = [
+    "1_integration_pbmc",
+    "2_projection_label_transfer",
+    "3_integration_atac",
+    "4_cross_modality",
+    "5_scvi_tools",
+]
+LARGEST = 1_500_000  # bytes
+CELL_TIMEOUT = 900  # seconds
+
+
+def _import(name: str) -> ModuleType:
+    return pytest.importorskip(name, reason=f"{name} is not installed (extra 'tutorials')")
+
+
+def read(name: str) -> dict:
+    """Read a committed notebook."""
+    return json.loads((TUTORIALS / f"{name}.ipynb").read_text(encoding="utf-8"))
+
+
+def code_cells(notebook: dict) -> list[dict]:
+    return [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+
+
+def kinds_of_outputs(notebook: dict) -> list[list[tuple[str, ...]]]:
+    """Return the media types that each code cell shows, less what it prints."""
+    return [
+        [tuple(sorted(out["data"])) for out in cell["outputs"] if "data" in out]
+        for cell in code_cells(notebook)
+    ]
+
+
+def execute(
+    name: str, folder: Path, monkeypatch: pytest.MonkeyPatch, *, source: str
+) -> tuple[dict, list[Path]]:
+    """Run a copy of a notebook by the running interpreter, in an empty folder.
+
+    Returns the notebook with its new outputs, and what it left in the folder.
+    """
+    nbclient, nbformat = _import("nbclient"), _import("nbformat")
+    _import("ipykernel")
+    kernel, work = folder / "kernels" / "python3", folder / "work"
+    kernel.mkdir(parents=True)
+    work.mkdir()
+    command = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+    spec = {"argv": command, "display_name": "Python 3", "language": "python"}
+    (kernel / "kernel.json").write_text(json.dumps(spec), encoding="utf-8")
+    monkeypatch.setenv("JUPYTER_PATH", str(folder))  # is searched first
+    monkeypatch.setenv("SCALEX_SCVI_TUTORIAL", source)
+    notebook = nbformat.read(TUTORIALS / f"{name}.ipynb", as_version=4)
+    client = nbclient.NotebookClient(
+        notebook,
+        timeout=CELL_TIMEOUT,
+        kernel_name="python3",
+        resources={"metadata": {"path": str(work)}},
+    )
+    client.execute()  # raises the error of a cell, with its traceback
+    return notebook, list(work.iterdir())
+
+
+def test_these_notebooks_exist_and_are_listed() -> None:
+    assert sorted(path.stem for path in TUTORIALS.glob("*.ipynb")) == NAMES
+    readme = (TUTORIALS / "README.md").read_text(encoding="utf-8")
+    assert re.findall(r"\((\w+)\.ipynb\)", readme) == NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_committed_as_it_ran(name: str) -> None:
+    path = TUTORIALS / f"{name}.ipynb"
+    assert path.stat().st_size < LARGEST
+    notebook = read(name)
+    cells = code_cells(notebook)
+    assert [cell["execution_count"] for cell in cells] == list(range(1, len(cells) + 1))
+    outputs = [output for cell in cells for output in cell["outputs"]]
+    kinds = {output["output_type"] for output in outputs}
+    assert kinds <= {"execute_result", "display_data"}  # nothing printed, no warning, no error
+    assert any("image/png" in output["data"] for output in outputs)
+    text = "".join("".join(o["data"].get("text/plain", [])) for o in outputs)
+    assert not re.search(r"/(root|home|tmp|work|Users)/", text)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_runs_on_the_embedded_data(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notebook, left = execute(name, tmp_path, monkeypatch, source="embedded")
+    assert left == []
+    # The committed outputs belong to this code: each cell shows what it showed.
+    assert kinds_of_outputs(notebook) == kinds_of_outputs(read(name))
+
+
+@pytest.mark.real_data
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("2_projection_label_transfer", "pancreas_3study_cepo"),
+        ("3_integration_atac", "granja_bmmc_atac_peaks"),
+    ],
+)
+def test_runs_on_small_real_data(
+    name: str, data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real_data(data)  # or skip
+    _, left = execute(name, tmp_path, monkeypatch, source="small")
+    assert left == []

@@ -1,0 +1,256 @@
+"""label_transfer: which query cells are called unknown, and how many known ones are refused."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+import pandas as pd
+import pytest
+from anndata import AnnData
+from conftest import QUIET, real_data
+from scipy import sparse, stats
+
+import scalex_scvi as sx
+
+CENTRES = {"a": (0, 0), "b": (20, 0), "c": (0, 20), "absent": (20, 20)}
+LATENT = {"unknown": True, "novelty": "latent", "batch_key": "batch"}
+
+
+def blobs(sizes: dict[str, int], *, n_batches: int = 3, seed: int = 0) -> AnnData:
+    """Gaussian blobs in a latent space of two dimensions; no expression."""
+    rng = np.random.default_rng(seed)
+    celltype = np.repeat(list(sizes), list(sizes.values()))
+    points = np.array([CENTRES[name] for name in celltype]) + rng.normal(size=(len(celltype), 2))
+    batch = [f"batch{i % n_batches}" for i in range(len(celltype))]
+    obs = pd.DataFrame({"celltype": pd.Categorical(celltype), "batch": batch})
+    return AnnData(obs=obs.set_index("c" + obs.index.astype(str)), obsm={"latent": points})
+
+
+def with_expression(adata: AnnData, *, n_genes: int = 200, seed: int = 0) -> AnnData:
+    """The same cells with expression of their type, and a latent that cannot tell `absent`."""
+    profiles = np.random.default_rng(99).uniform(size=(len(CENTRES), n_genes))
+    codes = adata.obs["celltype"].astype(str).map({name: i for i, name in enumerate(CENTRES)})
+    noise = np.random.default_rng(seed).normal(0, 0.2, size=(adata.n_obs, n_genes))
+    x = np.clip(profiles[codes] + noise, 0, 1).astype(np.float32)
+    points = adata.obsm["latent"].copy()
+    points[(codes == 3).to_numpy()] -= CENTRES["absent"]  # on top of "a"
+    return AnnData(X=sparse.csr_matrix(x), obs=adata.obs.copy(), obsm={"latent": points})
+
+
+@pytest.fixture
+def ref() -> AnnData:
+    return blobs({"a": 300, "b": 300, "c": 300})
+
+
+def test_an_absent_blob_is_unknown_and_the_others_keep_their_labels(ref: AnnData) -> None:
+    query = blobs({"a": 50, "b": 50, "absent": 50}, seed=1)
+    labels = sx.label_transfer(ref, query, **LATENT)
+    assert list(labels.cat.categories) == ["a", "b", "c", "unknown"]
+    assert (labels[100:] == "unknown").all()
+    kept = labels[:100][labels[:100] != "unknown"]
+    assert len(kept) > 85
+    assert (kept.astype(str) == query.obs["celltype"].astype(str)[kept.index]).all()
+
+
+@pytest.mark.parametrize("batch_key", ["batch", None])
+@pytest.mark.parametrize("max_refused", [0.02, 0.05, 0.2])
+def test_as_many_known_cells_are_refused_as_allowed(
+    ref: AnnData, batch_key: str | None, max_refused: float
+) -> None:
+    # The share itself varies with the 900 held-out cells, so the interval is that of a
+    # beta-binomial: 99.9 % of both draws.
+    query = blobs({"a": 1000, "b": 1000, "c": 1000}, seed=2)
+    labels = sx.label_transfer(
+        ref, query, **LATENT | {"batch_key": batch_key}, max_refused=max_refused
+    )
+    k = int(max_refused * 901)
+    low, high = stats.betabinom(3000, k, 901 - k).interval(0.999)
+    if batch_key is not None:
+        low = 0  # held-out cells have fewer reference cells around them: a little cautious
+    assert low <= (labels == "unknown").sum() <= high
+
+
+def test_a_query_of_nothing_known_is_unknown_altogether(ref: AnnData) -> None:
+    assert (sx.label_transfer(ref, blobs({"absent": 40}), **LATENT) == "unknown").all()
+
+
+def test_expression_finds_a_type_that_the_latent_hides(ref: AnnData) -> None:
+    ref = with_expression(ref)
+    query = with_expression(blobs({"a": 50, "b": 50, "absent": 50}, seed=1), seed=1)
+    by_latent = sx.label_transfer(ref, query, **LATENT)
+    by_expression = sx.label_transfer(ref, query, unknown=True, batch_key="batch")
+    assert (by_latent[100:] == "unknown").mean() < 0.3
+    assert (by_expression[100:] == "unknown").all()
+    assert (by_expression[:100] == "unknown").mean() < 0.15
+
+
+def test_misfit_is_one_minus_correlation_with_the_neighbours_by_agreement(ref: AnnData) -> None:
+    """Ranks of the uncertainty against numpy's correlation, cell by cell."""
+    ref = with_expression(ref)
+    query = with_expression(blobs({"a": 10, "b": 10}, seed=3), seed=3)
+    details = sx.label_transfer(ref, query, batch_key="batch", return_details=True)
+    x, y = ref.X.toarray(), query.X.toarray()
+    apart = np.linalg.norm(ref.obsm["latent"][None] - query.obsm["latent"][:, None], axis=2)
+    nearest = np.argsort(apart, axis=1)[:, :10]
+    expected = [1 - np.corrcoef(y[i], x[nearest[i]].mean(axis=0))[0, 1] for i in range(20)]
+    expected = np.array(expected) / details["probability"].to_numpy()
+    assert stats.spearmanr(expected, details["uncertainty"]).statistic > 0.999
+
+
+def test_details_and_probabilities(ref: AnnData) -> None:
+    query = blobs({"a": 30, "absent": 30}, seed=1)
+    details, proba = sx.label_transfer(
+        ref, query, **LATENT, max_refused=0.1, return_details=True, return_proba=True
+    )
+    assert list(details) == ["label", "probability", "uncertainty", "is_unknown"]
+    assert details.index.equals(query.obs_names)
+    assert details["uncertainty"].between(0, 1, inclusive="left").all()
+    assert ((details["label"] == "unknown") == details["is_unknown"]).all()
+    assert (details["is_unknown"] == (details["uncertainty"] >= 0.9 - 1e-12)).all()
+    np.testing.assert_allclose(details["probability"], proba.max(axis=1))
+    assert list(proba) == ["a", "b", "c"]
+    plain = sx.label_transfer(
+        ref, query, batch_key="batch", novelty="latent", max_refused=0.1, return_details=True
+    )
+    assert "unknown" not in plain["label"].cat.categories
+    assert plain["label"].equals(sx.label_transfer(ref, query).rename("label"))
+    assert plain["is_unknown"].equals(details["is_unknown"])
+
+
+def test_a_cells_decision_is_its_own_and_repeats(ref: AnnData) -> None:
+    query = blobs({"a": 30, "absent": 30}, seed=1)
+    before = ref.obs.copy(), ref.obsm["latent"].copy()
+    together = sx.label_transfer(ref, query, **LATENT)
+    assert together.equals(sx.label_transfer(ref, query, **LATENT))
+    assert together[::3].equals(sx.label_transfer(ref, query[::3].copy(), **LATENT))
+    pd.testing.assert_frame_equal(ref.obs, before[0])
+    np.testing.assert_array_equal(ref.obsm["latent"], before[1])
+
+
+def test_a_type_of_two_cells_is_still_transferred(ref: AnnData) -> None:
+    ref = blobs({"a": 300, "b": 300, "c": 2})
+    query = blobs({"a": 30, "b": 30, "c": 1}, seed=1)
+    details = sx.label_transfer(
+        ref, query, novelty="latent", n_neighbors=3, batch_key="batch", return_details=True
+    )
+    assert details["label"].astype(str).iloc[-1] == "c"
+    assert details["probability"].iloc[-1] == pytest.approx(2 / 3)
+
+
+def test_a_tie_goes_to_the_label_that_sorts_first_and_lowers_the_fit() -> None:
+    ref = blobs({"a": 40, "b": 40})
+    ref.obsm["latent"][:] = 0  # every cell in one place
+    query = blobs({"a": 1})
+    query.obsm["latent"][:] = 0
+    details = sx.label_transfer(
+        ref, query, novelty="latent", batch_key="batch", n_neighbors=80, return_details=True
+    )
+    assert details["label"].iloc[0] == "a"
+    assert details["probability"].iloc[0] == 0.5
+    assert not details["is_unknown"].iloc[0]  # all cells fit alike: nothing is worse
+
+
+def test_types_of_one_batch_are_no_example_of_the_known(ref: AnnData) -> None:
+    """A type that only one batch has would be new to the others: it must not set the standard."""
+    ref.obs["batch"] = np.where(ref.obs["celltype"] == "c", "batch0", ref.obs["batch"])
+    query = blobs({"a": 30, "absent": 30}, seed=1)
+    assert (sx.label_transfer(ref, query, **LATENT)[30:] == "unknown").all()
+
+
+@pytest.mark.parametrize("batches", [None, "one", "nothing in common"])
+def test_warns_where_held_out_cells_are_not_of_another_batch(
+    ref: AnnData, batches: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    ref.obs["batch"] = ref.obs["celltype"].astype(str) if batches == "nothing in common" else "one"
+    query = blobs({"a": 30, "absent": 30}, seed=1)
+    with caplog.at_level(logging.WARNING):
+        labels = sx.label_transfer(ref, query, **LATENT | {"batch_key": batches and "batch"})
+    assert (labels[30:] == "unknown").all()
+    assert "cells of their own batch" in caplog.text
+
+
+def test_held_out_batches_make_allowance_for_a_shift(ref: AnnData) -> None:
+    """A query shifted as far as batches of the reference are is refused less than without them."""
+
+    def shifted(adata: AnnData) -> AnnData:
+        adata.obsm["latent"][:, 0] += 4.0 * adata.obs["batch"].astype(str).str[-1].astype(int)
+        return adata
+
+    ref, query = shifted(ref), blobs({"a": 300, "b": 300}, seed=4)
+    query.obsm["latent"][:, 0] -= 4.0
+    refused = {
+        key: (sx.label_transfer(ref, query, **LATENT | {"batch_key": key}) == "unknown").mean()
+        for key in ("batch", None)
+    }
+    assert refused["batch"] < 0.2 < 0.8 < refused[None]
+
+
+def _label_called_unknown(ref: AnnData, query: AnnData) -> None:
+    ref.obs["celltype"] = ref.obs["celltype"].astype(str).replace("c", "unknown")
+
+
+def _other_genes(ref: AnnData, query: AnnData) -> None:
+    query.var_names = ["z" + name for name in query.var_names]
+
+
+def _without_batch(ref: AnnData, query: AnnData) -> None:
+    ref.obs.loc["c0", "batch"] = None
+
+
+BAD = {
+    "label unknown": (_label_called_unknown, {}, ValueError, "has a label 'unknown' already"),
+    "other genes": (_other_genes, {}, ValueError, "compares the same genes"),
+    "no batch column": (None, {"batch_key": "donor"}, KeyError, "'donor' is not a column"),
+    "missing batch": (_without_batch, {}, ValueError, "missing"),
+    "share of 0": (None, {"max_refused": 0}, ValueError, "between 0 and 1"),
+    "share of 1": (None, {"max_refused": 1.0}, ValueError, "between 0 and 1"),
+    "too few cells": (None, {"max_refused": 1e-4}, ValueError, "at least 9999 held-out"),
+    "novelty": (None, {"novelty": "pca"}, ValueError, "'pca'"),
+}
+
+
+@pytest.mark.parametrize(("spoil", "kwargs", "error", "message"), BAD.values(), ids=BAD.keys())
+def test_bad_input(
+    ref: AnnData,
+    spoil: object,
+    kwargs: dict[str, object],
+    error: type[Exception],
+    message: str,
+) -> None:
+    ref, query = with_expression(ref), with_expression(blobs({"a": 5}))
+    if spoil is not None:
+        spoil(ref, query)
+    with pytest.raises(error, match=message):
+        sx.label_transfer(ref, query, **{"unknown": True, "batch_key": "batch"} | kwargs)
+
+
+def test_latents_alone_have_no_expression_to_compare(ref: AnnData) -> None:
+    with pytest.raises(ValueError, match="novelty='latent'"):
+        sx.label_transfer(ref, blobs({"a": 5}), unknown=True)
+
+
+@pytest.mark.real_data
+def test_negative_control_of_real_cells() -> None:
+    """NK, DC and Mk exist only in ctrl: project it on stim.
+
+    Guards against getting worse, not goals: docs/label_transfer.md has what was measured.
+    """
+    counts = real_data("kang_pbmc_published_labels")
+    is_query = (counts.obs["batch"] == "ctrl").to_numpy()
+    adata = sx.pp.rna(counts[~is_query].copy(), batch_key="batch", min_features=0)
+    sx.SCALEXModel.setup_anndata(adata, batch_key="batch")
+    model = sx.SCALEXModel(adata)
+    model.train(lr=2e-3, max_steps=3000, **QUIET)
+    query_model = sx.SCALEXModel.load_query_data(counts[is_query].copy(), model)
+    ref, query = model.adata, query_model.adata
+    ref.obsm["latent"] = model.get_latent_representation()
+    query.obsm["latent"] = query_model.get_latent_representation()
+    labels = sx.label_transfer(ref, query, unknown=True).astype(str)
+    truth = query.obs["celltype"].astype(str)
+    unseen = truth.isin(["NK", "DC", "Mk"])
+    assert (labels[unseen] == "unknown").mean() >= 0.30
+    assert (labels[~unseen] == "unknown").mean() <= 0.15
+    accepted = labels != "unknown"
+    plain = sx.label_transfer(ref, query).astype(str)
+    assert (labels == truth)[accepted].mean() >= (plain == truth).mean() + 0.03
