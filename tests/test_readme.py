@@ -3,39 +3,82 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
+from typing import Any
 
+import anndata as ad
 import numpy as np
 import pytest
+from anndata import AnnData
 from conftest import QUIET, simulate_counts
 
 import scalex_scvi as sx
+from scalex_scvi import cli
 
 README = Path(__file__).parent.parent / "README.md"
+TEXT = README.read_text(encoding="utf-8")
 
 
-def test_python_quick_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (code,) = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+@pytest.fixture
+def donors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[AnnData, AnnData]:
+    """Counts of two donors and of a new one, also as files; training is short."""
     train = sx.SCALEXModel.train
-    monkeypatch.setattr(
-        sx.SCALEXModel, "train", lambda self: train(self, max_epochs=2, lr=2e-3, **QUIET)
-    )
+
+    def short(self: sx.SCALEXModel, **kwargs: Any) -> None:
+        train(self, **(kwargs | {"max_epochs": 2, "lr": 2e-3} | QUIET))
+
+    monkeypatch.setattr(sx.SCALEXModel, "train", short)
     monkeypatch.chdir(tmp_path)
-    names = {"batch0": "donor1", "batch1": "donor2"}
     counts = simulate_counts(n_genes=900, n_batches=2)
     new_counts = simulate_counts(60, n_genes=900, n_batches=1, seed=1)
+    names = {"batch0": "donor1", "batch1": "donor2"}
     counts.obs["batch"] = counts.obs["batch"].cat.rename_categories(names)
     new_counts.obs["batch"] = "donor3"
+    for name in ("donor1", "donor2"):
+        counts[counts.obs["batch"] == name].write_h5ad(tmp_path / f"{name}.h5ad")
+    new_counts.write_h5ad(tmp_path / "new.h5ad")
+    return counts, new_counts
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", TEXT, re.DOTALL)
+
+
+def test_one_call(donors: tuple[AnnData, AnnData]) -> None:
+    scope: dict[str, Any] = {}
+    exec(blocks("python")[0], scope)
+    assert scope["adata"].n_obs == 150
+    assert scope["query"].n_obs == 60
+    assert 0 <= scope["f1"] <= 1
+
+
+def test_as_an_scvi_tools_model(donors: tuple[AnnData, AnnData]) -> None:
+    counts, new_counts = donors
     del new_counts.obs["celltype"]
-    scope = {"counts": counts, "new_counts": new_counts}
-    exec(code, scope)
+    scope: dict[str, Any] = {"counts": counts, "new_counts": new_counts}
+    exec(blocks("python")[1], scope)
     assert scope["query"].obsm["latent"].shape == (60, 10)
-    assert scope["query"].obs["celltype"].isin(["type0", "type1", "type2"]).all()
+    assert scope["query"].obs["celltype"].isin(["type0", "type1", "type2", "unknown"]).all()
     assert scope["expression"].shape == scope["adata"].shape
     assert np.isfinite(scope["expression"].to_numpy()).all()
+    assert ad.read_h5ad("imputed.h5ad").shape == scope["adata"].shape
+
+
+def test_shell(donors: tuple[AnnData, AnnData]) -> None:
+    (commands,) = [block for block in blocks("sh") if "scalex-scvi integrate" in block]
+    for line in commands.strip().splitlines():
+        program, *argv = shlex.split(line)
+        run = {"scalex-scvi": cli.main, "SCALEX.py": cli.scalex_main}[program]
+        assert run([*argv, "--quiet"]) == 0, line
 
 
 def test_the_commands_exist() -> None:
     makefile = (README.parent / "Makefile").read_text(encoding="utf-8")
-    for target in re.findall(r"^make (\w+)", README.read_text(encoding="utf-8"), re.MULTILINE):
+    for target in re.findall(r"^make (\w+)", TEXT, re.MULTILINE):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+def test_every_local_link_leads_somewhere() -> None:
+    for link in re.findall(r"\]\((?!https?:)([^)#]+)\)", TEXT):
+        assert (README.parent / link).exists(), link
