@@ -13,6 +13,23 @@ DATA_HELP = (
 )
 
 
+class _Help(argparse.HelpFormatter):
+    """Short names for values, each option's name and value on one line."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=34)
+
+    def _get_default_metavar_for_optional(self, action: argparse.Action) -> str:
+        short = {int: "N", float: "X"}.get(action.type)  # type: ignore[call-overload]
+        return short or action.dest.rpartition("_")[2].upper()
+
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        if not action.option_strings or action.nargs == 0:
+            return super()._format_action_invocation(action)
+        values = self._format_args(action, self._get_default_metavar_for_optional(action))
+        return f"{', '.join(action.option_strings)} {values}".rstrip()
+
+
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of ``scalex-scvi``."""
     parser = argparse.ArgumentParser(
@@ -22,9 +39,15 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name, (summary, add_arguments) in _COMMANDS.items():
-        # Abbreviations would change their meaning when an option is added.
-        command = commands.add_parser(name, help=summary, description=summary, allow_abbrev=False)
+    for name, (summary, example, add_arguments) in _COMMANDS.items():
+        command = commands.add_parser(
+            name,
+            help=summary,
+            description=f"{summary[0].upper()}{summary[1:]}.",
+            epilog=f"Example: scalex-scvi {name} {example}",
+            formatter_class=_Help,
+            allow_abbrev=False,  # their meaning would change when an option is added
+        )
         add_arguments(command)
     return parser
 
@@ -34,6 +57,7 @@ def build_scalex_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="SCALEX.py",
         description="Integrate single-cell data by SCALEX, or project new cells (--projection).",
+        formatter_class=_Help,
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
@@ -164,14 +188,31 @@ def _add_demo(parser: argparse.ArgumentParser) -> None:
     _add_common(parser)
 
 
-_COMMANDS: dict[str, tuple[str, Any]] = {
-    "integrate": ("integrate batches of counts", _add_integrate),
-    "project": ("project new cells onto a reference, without training", _add_project),
-    "transfer": ("transfer labels from a reference to a query", _add_transfer),
-    "impute": ("write imputed, batch-corrected expression", _add_impute),
-    "plot": ("draw the results of a run", _add_plot),
-    "assess": ("score the results of a run", _add_assess),
-    "demo": ("run the main job on embedded or given data", _add_demo),
+# Summary, example, and what adds the arguments.
+_COMMANDS: dict[str, tuple[str, str, Any]] = {
+    "integrate": (
+        "integrate batches of counts",
+        "a.h5ad b.h5ad --batch-categories A B -o reference",
+        _add_integrate,
+    ),
+    "project": (
+        "project new cells onto a reference, without training",
+        "new.h5ad -r reference --label celltype -o projected",
+        _add_project,
+    ),
+    "transfer": (
+        "transfer labels from a reference to a query",
+        "projected --unknown -o labels.csv",
+        _add_transfer,
+    ),
+    "impute": (
+        "write imputed, batch-corrected expression",
+        "reference --batch A -o imputed.h5ad",
+        _add_impute,
+    ),
+    "plot": ("draw the results of a run", "reference meta -o meta.png", _add_plot),
+    "assess": ("score the results of a run", "reference -o scores.csv", _add_assess),
+    "demo": ("run the main job on embedded or given data", "-o demo_output", _add_demo),
 }
 
 
