@@ -30,6 +30,7 @@ class Outputs:
 
     outdir: str | os.PathLike[str] | None = None
     label: str | None = None
+    unknown: bool = False
     batch_stats: str = "running"
     impute: bool | str | None = None
     chunk_size: int = 20_000

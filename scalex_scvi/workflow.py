@@ -57,13 +57,14 @@ def SCALEX(
     num_workers: int = 4,
     *,
     label: str | None = None,
+    unknown: bool = False,
     batch_stats: str = "running",
     log_normalized: bool | None = None,
     progress_bar: bool = True,
 ) -> AnnData:
     """Integrate single-cell data sets, or project new cells onto an integrated reference.
 
-    The arguments of the published package, all of them, and four more by keyword.
+    The arguments of the published package, all of them, and five more by keyword.
 
     Parameters
     ----------
@@ -142,6 +143,10 @@ def SCALEX(
     label
         Column of ``obs`` with cell types to draw and assess (``"celltype"`` if there is one). In a
         projection, also transferred from the reference into ``obs[f"{label}_transfer"]``.
+    unknown
+        Whether transferred labels may be ``"unknown"``, by a threshold calibrated on held-out
+        reference cells: see :func:`scalex_scvi.label_transfer`. Also adds
+        ``obs[f"{label}_uncertainty"]``.
     batch_stats
         Statistics of the encoder: ``"running"`` or ``"batch"``, see
         :meth:`SCALEXModel.get_latent_representation`.
@@ -182,6 +187,7 @@ def SCALEX(
     outputs: dict[str, Any] = {
         "outdir": outdir,
         "label": label,
+        "unknown": unknown,
         "batch_stats": "running" if eval else batch_stats,
         "impute": impute,
         "chunk_size": chunk_size,
@@ -247,8 +253,8 @@ def integrate(
     training
         Arguments of :meth:`SCALEXModel.train`.
     **outputs
-        ``seed``, ``label``, ``batch_stats``, ``impute``, ``chunk_size``, ``ignore_umap``,
-        ``assess`` and ``show``: see :func:`SCALEX`.
+        ``seed``, ``label``, ``unknown``, ``batch_stats``, ``impute``, ``chunk_size``,
+        ``ignore_umap``, ``assess`` and ``show``: see :func:`SCALEX`.
 
     Returns
     -------
@@ -320,7 +326,7 @@ def project(
         query = model.adata
         query.obsm["latent"] = model.get_latent_representation(batch_stats=out.batch_stats)
         if out.label is not None:
-            query.obs[f"{out.label}_transfer"] = label_transfer(ref, query, label=out.label)
+            _transfer(ref, query, out.label, unknown=out.unknown)
         adata = _query_alone(query) if repeat or ref is None else _together(ref, query)
         if ref is None and not repeat:
             logger.warning("The reference folder holds no cells: the query is returned alone.")
@@ -346,6 +352,18 @@ def _check_label(ref: AnnData | None, source: RunFolder, label: str | None) -> N
             f"`label` {label!r} is not a column of the reference's obs: {list(ref.obs.columns)!r}."
         )
         raise KeyError(msg)
+
+
+def _transfer(ref: AnnData | None, query: AnnData, label: str, *, unknown: bool) -> None:
+    """Write the transferred labels, and with ``unknown`` their uncertainty, into ``query.obs``."""
+    if not unknown:
+        query.obs[f"{label}_transfer"] = label_transfer(ref, query, label=label)
+        return
+    found = label_transfer(
+        ref, query, label=label, unknown=True, batch_key=BATCH, return_details=True
+    )
+    query.obs[f"{label}_transfer"] = found["label"]
+    query.obs[f"{label}_uncertainty"] = found["uncertainty"]
 
 
 def _query_alone(query: AnnData) -> AnnData:

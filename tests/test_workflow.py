@@ -61,6 +61,17 @@ def test_project_returns_reference_and_query(
     assert (tmp_path / "out" / "umap.png").stat().st_size > 10_000
 
 
+def test_transferred_labels_may_be_unknown(reference: Path, query: AnnData) -> None:
+    plain = workflow.project(query, reference, label="celltype", repeat=True, ignore_umap=True)
+    query.X = query.X[:, ::-1]  # nothing like the reference
+    odd = workflow.project(
+        query, reference, label="celltype", unknown=True, repeat=True, ignore_umap=True
+    )
+    assert "unknown" not in set(plain.obs["celltype_transfer"])
+    assert (odd.obs["celltype_transfer"] == "unknown").mean() > 0.5
+    assert odd.obs["celltype_uncertainty"].between(0, 1).all()
+
+
 def test_a_projection_can_be_projected_onto(
     reference: Path, query: AnnData, tmp_path: Path
 ) -> None:

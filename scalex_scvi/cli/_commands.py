@@ -51,6 +51,7 @@ _SCALEX_ARGUMENTS = (
     "eval",
     "num_workers",
     "label",
+    "unknown",
     "batch_stats",
 )
 

@@ -95,6 +95,9 @@ def _add_project(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--min-features", type=int, default=0, help="remove cells with fewer genes (%(default)s)"
     )
+    parser.add_argument(
+        "--unknown", action="store_true", help="transferred labels may be 'unknown'"
+    )
     _add_declared(parser)
     _add_reading(parser)
     _add_results(parser)
