@@ -115,6 +115,6 @@ def _look(n_columns: int, fontsize: float) -> dict[str, Any]:
         "fontsize": fontsize,
         "title_fontsize": fontsize + 1,
         "frameon": False,
-        "handletextpad": 0.2,
+        "handletextpad": 0.4,
         "columnspacing": 0.8,
     }
