@@ -14,7 +14,7 @@ from anndata import AnnData
 
 from . import pp
 from ._logging import messages_on_console
-from ._outputs import BATCH, Outputs
+from ._outputs import BATCH, Outputs, forget_registration
 from .io import RunFolder, load_counts, load_data
 from .io._read import DataSource
 from .model import SCALEXModel
@@ -116,7 +116,8 @@ def SCALEX(
         Run folder to write: ``checkpoint/``, ``adata.h5ad``, ``umap.png``, ``umap.pdf``,
         ``log.txt``. ``None``: nothing is written.
     projection
-        Run folder of an integrated reference to project onto, without training.
+        Run folder of an integrated reference to project onto, without training; the published
+        package's folders work, too.
     repeat
         Whether a projection returns the projected cells alone, else with the reference.
     impute
@@ -313,8 +314,7 @@ def project(
     out = Outputs(outdir=outdir, **outputs)
     source = RunFolder(reference)
     with out.run() as folder:
-        reference_model = SCALEXModel.load(source.checkpoint, adata=False)
-        ref = source.read_adata()
+        reference_model, ref = _open_reference(source, out.batch_stats)
         _check_label(ref, source, out.label)
         counts = load_counts(data, is_query=True, seed=out.seed, **(reading or {}))
         record = reference_model.preprocessing
@@ -339,6 +339,20 @@ def _device(gpu: int) -> dict[str, Any]:
     if not torch.cuda.is_available():
         return {"accelerator": "cpu"}
     return {"accelerator": "gpu", "devices": [gpu]}
+
+
+def _open_reference(source: RunFolder, batch_stats: str) -> tuple[SCALEXModel, AnnData | None]:
+    """Model and cells of a run folder, also of one that the published package wrote."""
+    ref = source.read_adata()
+    if not (source.checkpoint / "config.pt").is_file():
+        return SCALEXModel.load(source.checkpoint, adata=False), ref
+    model = SCALEXModel.from_scalex(source.path)
+    if ref is not None:
+        # The published latent is not what the published checkpoint gives, see from_scalex.
+        ref.obsm["latent"] = model.get_latent_representation(ref, batch_stats=batch_stats)
+        forget_registration(ref)
+        logger.info("%s is of the published package: its latent is computed anew.", source.path)
+    return model, ref
 
 
 def _check_label(ref: AnnData | None, source: RunFolder, label: str | None) -> None:

@@ -159,6 +159,22 @@ def test_impute_is_decoded_by_one_batch(
     np.testing.assert_allclose(adata.layers["impute"], expected, atol=1e-6)
 
 
+def test_a_projection_is_imputed_with_its_reference(counts: AnnData, tmp_path: Path) -> None:
+    ref = sx.SCALEX(counts, outdir=tmp_path / "ref", impute=True, **FAST)
+    query = simulate_counts(50, n_batches=1, seed=3)
+    query.obs["batch"] = "new"
+    both, alone = (
+        sx.SCALEX(query, projection=tmp_path / "ref", impute="batch0", repeat=repeat, **FAST)
+        for repeat in (False, True)
+    )
+    is_query = (both.obs["projection"] == "query").to_numpy()
+    imputed = both.layers["impute"]
+    np.testing.assert_allclose(imputed[~is_query], ref.layers["impute"], atol=1e-6)
+    np.testing.assert_allclose(imputed[is_query], alone.layers["impute"], atol=1e-6)
+    with pytest.raises(ValueError, match="batch7"):
+        sx.SCALEX(query, projection=tmp_path / "ref", impute="batch7", **FAST)
+
+
 def test_assess_adds_scores(counts: AnnData) -> None:
     adata = sx.SCALEX(counts, assess=True, **FAST)
     assert 0 <= adata.uns["batch_entropy_mixing_score"] <= 1

@@ -114,6 +114,21 @@ def test_scale_within_each_batch(run: Path) -> None:
     np.testing.assert_allclose(scale, expected, rtol=1e-6)
 
 
+def test_scalex_projects_onto_a_published_folder(run: Path) -> None:
+    query = simulate_counts(60, 60, n_batches=1, seed=3)
+    query.obs["batch"] = "new"
+    before = (run / "adata.h5ad").read_bytes()
+    both = sx.SCALEX(query, projection=run, label="celltype", ignore_umap=True)
+    model = from_scalex(run)
+    expected = model.get_latent_representation(read_h5ad(run / "adata.h5ad"))
+    is_query = (both.obs["projection"] == "query").to_numpy()
+    np.testing.assert_allclose(both.obsm["latent"][~is_query], expected, atol=1e-6)
+    alone = sx.SCALEXModel.load_query_data(query, model).get_latent_representation()
+    np.testing.assert_allclose(both.obsm["latent"][is_query], alone, atol=1e-6)
+    assert both.obs["celltype_transfer"][is_query].notna().all()
+    assert (run / "adata.h5ad").read_bytes() == before
+
+
 def test_saved_and_loaded_like_any_model(run: Path, tmp_path: Path) -> None:
     model, query = from_scalex(run), simulate_counts(60, 60, n_batches=1, seed=3)
     model.save(tmp_path / "m")
