@@ -310,9 +310,17 @@ def project(
     Returns
     -------
     See :func:`SCALEX`.
+
+    Raises
+    ------
+    ValueError
+        If ``outdir`` is the reference.
     """
     out = Outputs(outdir=outdir, **outputs)
     source = RunFolder(reference)
+    if outdir is not None and RunFolder(outdir).path.resolve() == source.path.resolve():
+        msg = f"`outdir` {str(outdir)!r} is the reference, which the results would replace."
+        raise ValueError(msg)
     with out.run() as folder:
         reference_model, ref = _open_reference(source, out.batch_stats)
         _check_label(ref, source, out.label)

@@ -56,10 +56,11 @@ def test_mixes_batches_and_keeps_cell_types(name: str, way: float) -> None:
     assert sx.metrics.knn_purity(better, label) >= purity - 0.05
 
 
-# Guards against getting worse, set some 0.03 to 0.1 below what was measured.
+# Guards against getting worse, set some 0.03 to 0.1 below what was measured. A training differs by
+# seed and by the number of threads: stim got 0.755, 0.822, 0.840 and 0.863 in four of them.
 # Set, batch that is left out, least accuracy and macro-F1 of the labels that it gets.
 PROJECTION = [
-    ("kang_pbmc_published_labels", "stim", 0.80, 0.75),
+    ("kang_pbmc_published_labels", "stim", 0.70, 0.65),
     ("pancreas_3study_cepo", "Lawlor", 0.94, 0.90),
     ("mesc_2batch_scmerge", "batch3", 0.80, 0.80),
     ("celllines_3cl_3platforms_832genes", "CELseq2_3cl", 0.97, 0.97),

@@ -149,6 +149,20 @@ def test_an_interrupted_run_leaves_the_previous_results(
     assert not logging.getLogger("scalex_scvi").handlers
 
 
+def test_a_run_without_picture_leaves_none_of_an_earlier_run(
+    counts: AnnData, reference: Path
+) -> None:
+    workflow.integrate(counts, reference, ignore_umap=True, preprocessing=UNFILTERED, training=FAST)
+    assert {path.name for path in reference.iterdir()} == {"adata.h5ad", "checkpoint", "log.txt"}
+
+
+def test_a_projection_does_not_replace_its_reference(reference: Path, query: AnnData) -> None:
+    before = (reference / "adata.h5ad").read_bytes()
+    with pytest.raises(ValueError, match="is the reference"):
+        workflow.project(query, reference, reference.parent / "." / "ref")
+    assert (reference / "adata.h5ad").read_bytes() == before
+
+
 def test_a_second_run_replaces_the_first(counts: AnnData, reference: Path) -> None:
     adata = workflow.integrate(counts, reference, seed=1, preprocessing=UNFILTERED, training=FAST)
     written = ad.read_h5ad(reference / "adata.h5ad")

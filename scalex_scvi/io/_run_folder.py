@@ -13,6 +13,8 @@ from pathlib import Path
 import anndata as ad
 from anndata import AnnData
 
+_DRAWN = {"umap.png", "umap.pdf"}
+
 PACKAGE_LOGGER = logging.getLogger("scalex_scvi")
 
 
@@ -67,8 +69,11 @@ class RunFolder:
         with tempfile.TemporaryDirectory(dir=self.path, prefix=".unfinished-") as unfinished:
             with self._logged():
                 yield RunFolder(unfinished)
-            for made in sorted(Path(unfinished).iterdir()):
-                _move(made, self.path / made.name, Path(unfinished))
+            made = sorted(Path(unfinished).iterdir())
+            for result in made:
+                _move(result, self.path / result.name, Path(unfinished))
+            for name in _DRAWN - {result.name for result in made}:
+                (self.path / name).unlink(missing_ok=True)  # a picture of other results
 
     @contextmanager
     def _logged(self) -> Iterator[None]:
