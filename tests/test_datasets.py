@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import scanpy as sc
@@ -79,3 +81,16 @@ def test_tutorial_data_that_are_not_there(monkeypatch: pytest.MonkeyPatch) -> No
         tutorial("pbmc", "large")
     with pytest.raises(ValueError, match="is not among the published data"):
         tutorial("rna", "published")
+
+
+def test_published_data_are_read_where_they_were_downloaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sc.settings, "datasetdir", tmp_path)
+    monkeypatch.setenv("SCALEX_SCVI_TUTORIAL", "published")
+    (tmp_path / "scalex").mkdir()
+    peaks = pbmc_chromatin()
+    peaks.write_h5ad(tmp_path / "scalex" / "mouse_brain_atac.h5ad")
+    found = tutorial("atac")
+    assert found.shape == peaks.shape
+    assert (found.X != peaks.X).nnz == 0
