@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -83,14 +84,22 @@ def test_tutorial_data_that_are_not_there(monkeypatch: pytest.MonkeyPatch) -> No
         tutorial("rna", "published")
 
 
+@pytest.fixture
+def download_folder(tmp_path: Path) -> Iterator[Path]:
+    """Where scanpy keeps downloads."""
+    before = sc.settings.datasetdir
+    sc.settings.datasetdir = tmp_path
+    yield tmp_path
+    sc.settings.datasetdir = before
+
+
 def test_published_data_are_read_where_they_were_downloaded(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    download_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sc.settings, "datasetdir", tmp_path)
     monkeypatch.setenv("SCALEX_SCVI_TUTORIAL", "published")
-    (tmp_path / "scalex").mkdir()
     peaks = pbmc_chromatin()
-    peaks.write_h5ad(tmp_path / "scalex" / "mouse_brain_atac.h5ad")
+    (download_folder / "scalex").mkdir()
+    peaks.write_h5ad(download_folder / "scalex" / "mouse_brain_atac.h5ad")
     found = tutorial("atac")
     assert found.shape == peaks.shape
     assert (found.X != peaks.X).nnz == 0
