@@ -34,18 +34,18 @@ SETS = [
 BATCH, LABEL = "batch", "celltype"
 
 
-def train_reference(counts: ad.AnnData, lr: float, max_steps: int) -> sx.SCALEXModel:
+def train_reference(counts: ad.AnnData, **training: float) -> sx.SCALEXModel:
     # The sets are filtered by their sources: no cell is removed.
     adata = sx.pp.rna(counts, batch_key=BATCH, min_features=0)
     sx.SCALEXModel.setup_anndata(adata, batch_key=BATCH)
     model = sx.SCALEXModel(adata)
-    model.train(lr=lr, max_steps=max_steps, enable_progress_bar=False)
+    model.train(enable_progress_bar=False, **training)
     return model
 
 
-def integration_row(counts: ad.AnnData, lr: float, max_steps: int) -> dict[str, float]:
+def integration_row(counts: ad.AnnData, **training: float) -> dict[str, float]:
     start = time.perf_counter()
-    model = train_reference(counts, lr, max_steps)
+    model = train_reference(counts, **training)
     seconds = time.perf_counter() - start
     adata = model.adata
     batch, label = adata.obs[BATCH], adata.obs[LABEL]
@@ -68,11 +68,11 @@ def integration_row(counts: ad.AnnData, lr: float, max_steps: int) -> dict[str, 
     return row
 
 
-def projection_rows(counts: ad.AnnData, lr: float, max_steps: int) -> list[dict[str, object]]:
+def projection_rows(counts: ad.AnnData, **training: float) -> list[dict[str, object]]:
     rows = []
     for batch in counts.obs[BATCH].unique():
         left_out = (counts.obs[BATCH] == batch).to_numpy()
-        model = train_reference(counts[~left_out].copy(), lr, max_steps)
+        model = train_reference(counts[~left_out].copy(), **training)
         query = sx.SCALEXModel.load_query_data(counts[left_out].copy(), model)
         truth = query.adata.obs[LABEL].astype(str)
         known = truth.isin(model.adata.obs[LABEL].astype(str))
@@ -95,9 +95,11 @@ def main() -> None:
     parser.add_argument("--sets", nargs="+", default=SETS)
     parser.add_argument("--lr", type=float, default=2e-4)
     parser.add_argument("--max-steps", type=int, default=30_000)
+    parser.add_argument("--kl-weight", type=float, default=0.5)
     parser.add_argument("--tasks", nargs="+", default=["integration", "projection"])
     parser.add_argument("--out", type=Path, default=Path("runs"), help="folder for the tables")
     args = parser.parse_args()
+    training = {"lr": args.lr, "max_steps": args.max_steps, "kl_weight": args.kl_weight}
     logging.disable(logging.WARNING)
     pd.set_option("display.width", 200, "display.max_columns", 30, "display.precision", 3)
     args.out.mkdir(parents=True, exist_ok=True)
@@ -106,12 +108,14 @@ def main() -> None:
         counts = ad.read_h5ad(args.data / f"{name}.h5ad")
         for task, rows in tables.items():
             if task == "integration":
-                rows.append({"set": name} | integration_row(counts, args.lr, args.max_steps))
+                rows.append({"set": name} | integration_row(counts, **training))
             else:
-                found = projection_rows(counts, args.lr, args.max_steps)
+                found = projection_rows(counts, **training)
                 rows.extend({"set": name} | row for row in found)
             table = pd.DataFrame(rows)
-            table.to_csv(args.out / f"real_sets_{task}_lr{args.lr:g}.csv", index=False)
+            table.to_csv(
+                args.out / f"real_sets_{task}_lr{args.lr:g}_kl{args.kl_weight:g}.csv", index=False
+            )
             print(task, table.to_string(index=False), sep="\n", flush=True)
 
 
