@@ -1,4 +1,4 @@
-"""Messages on the console, while something runs."""
+"""Messages of the package, sent somewhere while a block runs."""
 
 from __future__ import annotations
 
@@ -25,13 +25,21 @@ def messages_on_console(wanted: bool, level: int = logging.INFO) -> Iterator[Non
             return
         handler = logging.StreamHandler()
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
-        handler.setLevel(level)
-        PACKAGE_LOGGER.addHandler(handler)
-        try:
-            with _level(PACKAGE_LOGGER, level):
-                yield
-        finally:
-            PACKAGE_LOGGER.removeHandler(handler)
+        with messages_to(handler, level):
+            yield
+
+
+@contextmanager
+def messages_to(handler: logging.Handler, level: int = logging.INFO) -> Iterator[None]:
+    """Send the package's messages of ``level`` and above to a handler while the block runs."""
+    handler.setLevel(level)
+    PACKAGE_LOGGER.addHandler(handler)
+    try:
+        with _level(PACKAGE_LOGGER, min(PACKAGE_LOGGER.getEffectiveLevel(), level)):
+            yield
+    finally:
+        PACKAGE_LOGGER.removeHandler(handler)
+        handler.close()
 
 
 @contextmanager

@@ -83,20 +83,13 @@ class Outputs:
         return LABEL if LABEL in adata.obs else None
 
     def _assess(self, adata: AnnData) -> None:
-        """Scores in the latent space, into ``uns``."""
-        if adata.obs[BATCH].nunique() > 1:
-            adata.uns["batch_entropy_mixing_score"] = metrics.batch_entropy_mixing_score(
-                adata.obsm["latent"], adata.obs[BATCH], seed=self.seed
-            )
-        label = self._label_in(adata)
-        if label is not None and adata.obs[label].nunique() > 1:
-            labelled = adata.obs[label].notna().to_numpy()
-            adata.uns["silhouette_score"] = metrics.silhouette_score(
-                adata.obsm["latent"][labelled], adata.obs[label][labelled]
-            )
-        for name in ("batch_entropy_mixing_score", "silhouette_score"):
-            if name in adata.uns:
-                logger.info("%s: %.3f", name, adata.uns[name])
+        """Write the scores of the latent space into ``uns``."""
+        scores = metrics.integration_scores(
+            adata, batch_key=BATCH, label_key=self._label_in(adata), seed=self.seed
+        )
+        for name, value in scores.items():
+            logger.info("%s: %.3f", name, value)
+        adata.uns.update(scores)
 
     def _draw(self, adata: AnnData, folder: RunFolder | None) -> None:
         label = self._label_in(adata)

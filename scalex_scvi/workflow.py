@@ -130,8 +130,8 @@ def SCALEX(
     verbose
         Whether to print messages; they are in ``log.txt`` in any case.
     assess
-        Whether to add scores to ``uns``: ``batch_entropy_mixing_score``, and
-        ``silhouette_score`` where there are labels.
+        Whether to add scores to ``uns``, ``batch_entropy_mixing_score`` and, where there are
+        labels, ``silhouette_score`` among them: see :func:`scalex_scvi.metrics.integration_scores`.
     show
         Whether to show the UMAP.
     eval

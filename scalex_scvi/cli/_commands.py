@@ -156,31 +156,12 @@ def _assess(args: argparse.Namespace) -> None:
     if args.benchmark:
         scores = metrics.benchmark(adata, args.rep, batch_key=args.batch_name, label_key=args.label)
     else:
-        scores = pd.DataFrame({rep: _scores(adata, rep, args) for rep in args.rep}).T
+        keys = {"batch_key": args.batch_name, "label_key": args.label, "seed": args.seed}
+        found = {rep: metrics.integration_scores(adata, rep, **keys) for rep in args.rep}
+        scores = pd.DataFrame(found).T
     sys.stdout.write(scores.round(3).to_string() + "\n")
     if args.out is not None:
         _write_table(scores, args.out, index_label="representation")
-
-
-def _scores(adata: AnnData, rep: str, args: argparse.Namespace) -> dict[str, float]:
-    for key, what in ((args.batch_name, "--batch-name"), (args.label, "--label")):
-        if key not in adata.obs:
-            msg = f"{what} {key!r} is not a column of obs: {list(adata.obs.columns)!r}."
-            raise KeyError(msg)
-    if rep not in adata.obsm:
-        msg = f"--rep {rep!r} is not in obsm: {list(adata.obsm)!r}."
-        raise KeyError(msg)
-    labelled = adata[adata.obs[args.label].notna()]
-    points, batch, label = adata.obsm[rep], adata.obs[args.batch_name], labelled.obs[args.label]
-    return {
-        "batch_entropy_mixing_score": metrics.batch_entropy_mixing_score(
-            points, batch, seed=args.seed
-        ),
-        "silhouette_score": metrics.silhouette_score(labelled.obsm[rep], label),
-        "same_batch_share": metrics.same_batch_share(points, batch),
-        "expected_same_batch_share": metrics.expected_same_batch_share(batch),
-        "knn_purity": metrics.knn_purity(labelled.obsm[rep], label),
-    }
 
 
 def _demo(args: argparse.Namespace) -> None:

@@ -13,9 +13,9 @@ from pathlib import Path
 import anndata as ad
 from anndata import AnnData
 
-_DRAWN = {"umap.png", "umap.pdf"}
+from scalex_scvi._logging import PACKAGE_LOGGER, messages_to
 
-PACKAGE_LOGGER = logging.getLogger("scalex_scvi")
+_DRAWN = {"umap.png", "umap.pdf"}
 
 
 class RunFolder:
@@ -79,18 +79,12 @@ class RunFolder:
     def _logged(self) -> Iterator[None]:
         handler = logging.FileHandler(self.path / "log.txt", mode="w", encoding="utf-8")
         handler.setFormatter(logging.Formatter("%(asctime)s - %(levelname)s - %(message)s"))
-        level = PACKAGE_LOGGER.level
-        PACKAGE_LOGGER.addHandler(handler)
-        PACKAGE_LOGGER.setLevel(min(PACKAGE_LOGGER.getEffectiveLevel(), logging.INFO))
-        try:
-            yield
-        except BaseException:
-            PACKAGE_LOGGER.exception("The run ended early.")
-            raise
-        finally:
-            PACKAGE_LOGGER.setLevel(level)
-            PACKAGE_LOGGER.removeHandler(handler)
-            handler.close()
+        with messages_to(handler):
+            try:
+                yield
+            except BaseException:
+                PACKAGE_LOGGER.exception("The run ended early.")
+                raise
 
 
 def _move(made: Path, place: Path, aside: Path) -> None:

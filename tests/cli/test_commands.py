@@ -272,7 +272,11 @@ MISTAKES = {
         ["integrate", "{counts}", "-o", "{out}", "--batch-name", "donor"],
         "`batch_name` 'donor': there is no column",
     ),
-    "no reference": (["project", "{counts}", "-r", "{out}", "-o", "{out}"], "no saved model"),
+    "no reference": (["project", "{counts}", "-r", "{out}", "-o", "{out}2"], "no saved model"),
+    "into the reference": (
+        ["project", "{counts}", "-r", "{out}", "-o", "{out}"],
+        "is the reference, which the results would replace",
+    ),
     "no label": (["demo", "{counts}", "-o", "{out}", "--label", "type"], "'type' is not a column"),
     "no held-out batch": (
         ["demo", "{counts}", "-o", "{out}", "--held-out", "x"],

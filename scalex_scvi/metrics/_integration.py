@@ -1,0 +1,71 @@
+"""The scores of an integration that take seconds, together."""
+
+from __future__ import annotations
+
+import numpy as np
+from anndata import AnnData
+
+from ._entropy import batch_entropy_mixing_score
+from ._inputs import column, representation
+from ._neighbors import expected_same_batch_share, knn_purity, same_batch_share
+from ._silhouette import silhouette_score
+
+
+def integration_scores(
+    adata: AnnData,
+    use_rep: str = "latent",
+    *,
+    batch_key: str = "batch",
+    label_key: str | None = "celltype",
+    seed: int | None = None,
+) -> dict[str, float]:
+    """Score how far batches are mixed and cell types kept apart in a representation.
+
+    Parameters
+    ----------
+    adata
+        Cells with ``obsm[use_rep]``. It is not changed.
+    use_rep
+        Key in ``obsm``.
+    batch_key
+        Column of ``obs`` with the batches.
+    label_key
+        Column of ``obs`` with cell types, or ``None``; cells without a type are left out of the
+        scores of types.
+    seed
+        Seed of the entropy score.
+
+    Returns
+    -------
+    By name: ``batch_entropy_mixing_score``, ``same_batch_share`` and
+    ``expected_same_batch_share`` if there are two batches or more; ``silhouette_score`` and
+    ``knn_purity`` if there are two types or more. Each is the function of that name.
+
+    Raises
+    ------
+    KeyError
+        If a key is absent.
+    ValueError
+        If a batch is missing.
+    """
+    points = np.asarray(representation(adata, use_rep))
+    batch = column(adata, batch_key, name="batch_key")
+    scores: dict[str, float] = {}
+    if len(np.unique(batch)) > 1:
+        scores["batch_entropy_mixing_score"] = batch_entropy_mixing_score(points, batch, seed=seed)
+        scores["same_batch_share"] = same_batch_share(points, batch)
+        scores["expected_same_batch_share"] = expected_same_batch_share(batch)
+    if label_key is None:
+        return scores
+    if label_key not in adata.obs:
+        msg = (
+            f"`label_key` {label_key!r} is not a column of adata.obs: {list(adata.obs.columns)!r}."
+        )
+        raise KeyError(msg)
+    labels = adata.obs[label_key]
+    labelled = labels.notna().to_numpy()
+    if labels.nunique() > 1:
+        kept = labels[labelled].astype(str).to_numpy()
+        scores["silhouette_score"] = silhouette_score(points[labelled], kept)
+        scores["knn_purity"] = knn_purity(points[labelled], kept)
+    return scores
