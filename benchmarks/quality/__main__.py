@@ -1,74 +1,59 @@
 """Integration quality of this package beside its peers, scored by scib-metrics.
 
 Usage: ``python benchmarks/quality --data FOLDER`` (``--help`` for sets, methods and seeds). Needs
-the extras ``benchmark``, ``peers`` and ``integration-peers``.
+the extras ``benchmark``, ``peers`` and ``integration-peers``. A method may carry options of ours:
+``--methods scalex_scvi scalex_scvi:kl_weight=1,n_hidden=256``.
 
 Each run of a method on a set with a seed is a process of its own, whose time and peak memory are
 measured, and whose embeddings are kept under ``--out``: a second call computes only what is
-missing. ``--again METHOD`` forgets the runs of a method.
+missing. ``--again METHOD`` forgets the runs of a method. ``--jobs 2`` runs two at a time, each
+with one thread; seconds are then those of a busy machine.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import subprocess
 import sys
 from pathlib import Path
 
 from methods import METHODS
 from report import write_report
-from tqdm import tqdm
-
-SETS = [
-    "pancreas_3study_cepo",
-    "mesc_2batch_scmerge",
-    "celllines_3cl_3platforms_832genes",
-    "kang_pbmc_published_labels",
-    "kang_pbmc_ctrl_8donors",
-]
+from runs import Runs
+from sets import KNOWN
+from variants import parse
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, required=True, help="folder with the data sets")
-    parser.add_argument("--sets", nargs="+", default=SETS, help="names of .h5ad files")
-    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--batch-key", default="batch")
-    parser.add_argument("--label-key", default="celltype")
-    parser.add_argument("--again", nargs="+", default=[], choices=list(METHODS))
-    parser.add_argument("--out", type=Path, default=Path("runs/quality"))
-    args = parser.parse_args()
-    runs = [(s, m, seed) for s in args.sets for m in args.methods for seed in args.seeds]
-    failed = []
-    for name, method, seed in tqdm(runs):
-        place = args.out / name / method / str(seed)
-        if method in args.again:
-            (place / "run.json").unlink(missing_ok=True)
-        if not (place / "run.json").exists() and not run_one(args, name, method, seed, place):
-            failed.append(f"{name}/{method}/{seed}")
-    write_report(
+    args = _arguments()
+    runs = Runs(
         args.out, args.data, args.sets, args.methods, args.seeds, args.batch_key, args.label_key
     )
+    runs.forget(args.again)
+    failed = [] if args.report_only else runs.complete(args.jobs)
+    write_report(runs)
     if failed:
         sys.exit(f"{len(failed)} runs failed, see their log.txt: {', '.join(failed)}")
 
 
-def run_one(args: argparse.Namespace, name: str, method: str, seed: int, place: Path) -> bool:
-    """Run one method in a process of its own; tell whether it succeeded."""
-    place.mkdir(parents=True, exist_ok=True)
-    task = {
-        "data": str(args.data / f"{name}.h5ad"),
-        "batch_key": args.batch_key,
-        "label_key": args.label_key,
-        "method": method,
-        "seed": seed,
-        "place": str(place),
-    }
-    with (place / "log.txt").open("w") as log:
-        worker = [sys.executable, str(Path(__file__).parent / "worker.py"), json.dumps(task)]
-        return subprocess.run(worker, stdout=log, stderr=log, check=False).returncode == 0
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True, help="folder with the data sets")
+    parser.add_argument("--sets", nargs="+", default=list(KNOWN), help="names of .h5ad files")
+    parser.add_argument("--methods", nargs="+", default=list(METHODS), type=_method)
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--batch-key", default="batch")
+    parser.add_argument("--label-key", default="celltype")
+    parser.add_argument("--again", nargs="+", default=[], type=_method)
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
+    parser.add_argument("--report-only", action="store_true", help="score what is there")
+    parser.add_argument("--out", type=Path, default=Path("runs/quality"))
+    return parser.parse_args()
+
+
+def _method(name: str) -> str:
+    if parse(name)[0] not in METHODS:
+        raise argparse.ArgumentTypeError(f"{name!r} is none of {list(METHODS)}")
+    return name
 
 
 if __name__ == "__main__":

@@ -1,136 +1,201 @@
-"""The methods: counts in, embeddings of all cells out, each by its own defaults."""
+"""The methods: a data set in, embeddings of all its cells out, each by its own defaults.
+
+All see the same cells and genes. The published package makes its own selection of genes, by the
+same rule.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import scanpy as sc
 from anndata import AnnData
+from scipy import sparse
+from sets import DataSet
+from sklearn.decomposition import TruncatedSVD
 
 import scalex_scvi as sx
 
-QUIET = {"enable_progress_bar": False, "logger": False}
+QUIET = {"enable_progress_bar": False, "logger": False, "accelerator": "cpu"}
 
 
-def uncorrected(counts: AnnData, prepared: AnnData, batch: str, label: str, seed: int) -> dict:
-    return {"uncorrected": sx.metrics.uncorrected_pca(prepared, n_components=50)}
+@dataclass(frozen=True)
+class Task:
+    """A data set and what methods may know of it."""
+
+    counts: AnnData
+    prepared: AnnData
+    about: DataSet
+    batch_key: str
+    label_key: str
+    seed: int
+    options: dict[str, object]
+
+    @property
+    def log(self) -> sparse.csr_matrix:
+        """Log-normalised expression of the selected genes."""
+        return self.prepared.raw[:, self.prepared.var_names].X
 
 
-def scalex_scvi(counts: AnnData, prepared: AnnData, batch: str, label: str, seed: int) -> dict:
-    """Train ours by the published recipe."""
-    return _ours(prepared, batch, seed, "scalex_scvi")
+@dataclass(frozen=True)
+class Embedding:
+    """An embedding of all cells or a graph of them; the seconds from the method's start to it."""
+
+    name: str
+    values: np.ndarray | sparse.csr_matrix
+    seconds: float
 
 
-def scalex_scvi_fast(counts: AnnData, prepared: AnnData, batch: str, label: str, seed: int) -> dict:
-    """Train ours with ten times the published learning rate, a tenth of the iterations."""
-    return _ours(prepared, batch, seed, "scalex_scvi_fast", lr=2e-3, max_steps=3000)
+Method = Callable[[Task], Iterator[tuple[str, np.ndarray | sparse.csr_matrix]]]
 
 
-def _ours(prepared: AnnData, batch: str, seed: int, name: str, **training: float) -> dict:
-    sx.SCALEXModel.setup_anndata(prepared, batch_key=batch)
-    model = sx.SCALEXModel(prepared, seed=seed)
-    model.train(seed=seed, enable_progress_bar=False, **training)
-    return {
-        f"{name} (running)": model.get_latent_representation(),
-        f"{name} (batch)": model.get_latent_representation(batch_stats="batch"),
-    }
+def run(method: str, task: Task) -> list[Embedding]:
+    """Run a method. Seconds are counted from its start to each of its embeddings."""
+    start = time.perf_counter()
+    return [
+        Embedding(name, values.astype(np.float32), time.perf_counter() - start)
+        for name, values in METHODS[method](task)
+    ]
 
 
-def scalex(counts: AnnData, prepared: AnnData, batch: str, label: str, seed: int) -> dict:
+def uncorrected(task: Task) -> Iterator[tuple[str, np.ndarray]]:
+    yield "uncorrected", components(task)
+    yield "uncorrected, standardised", components(task, standardise=True)
+
+
+def components(task: Task, *, standardise: bool = False) -> np.ndarray:
+    """50 uncorrected components: PCA of log-normalised genes; of peaks, latent semantic indexing.
+
+    Genes are not standardised by default, since that costs the peers that start from here:
+    it gives the noise of faint genes the weight of the signal.
+    """
+    if task.about.profile != "ATAC":
+        if standardise:
+            return sx.metrics.uncorrected_pca(task.prepared, n_components=50)
+        n_components = min(50, min(task.log.shape) - 1)
+        return sc.pp.pca(task.log.toarray(), n_comps=n_components, random_state=0)
+    peaks = task.counts[:, task.prepared.var_names].X.astype(np.float64)
+    share = peaks.multiply(1 / np.maximum(peaks.sum(axis=1), 1))
+    weight = np.log1p(peaks.shape[0] / np.maximum(np.asarray((peaks > 0).sum(axis=0)), 1))
+    tf_idf = sparse.csr_matrix(share.multiply(weight)).multiply(1e4).log1p()
+    # The first component is the depth of the cell.
+    return TruncatedSVD(51, algorithm="arpack", random_state=0).fit_transform(tf_idf)[:, 1:]
+
+
+def scalex_scvi(task: Task) -> Iterator[tuple[str, np.ndarray]]:
+    """Train ours; options beside the defaults come with the name of the method."""
+    from variants import train
+
+    model = train(task.prepared, task.batch_key, task.seed, **task.options)
+    yield "running", model.get_latent_representation()
+    yield "batch", model.get_latent_representation(batch_stats="batch")
+
+
+def scalex(task: Task) -> Iterator[tuple[str, np.ndarray]]:
     """Run the published package with its defaults, but no workers: they only cost time here."""
-    np.inf = np.inf  # gone from numpy 2, and used by scalex 1.0.4
+    np.__dict__.setdefault("Inf", np.inf)  # gone from numpy 2, and used by scalex 1.0.4
     from scalex import SCALEX
 
+    values = task.counts.copy()
     adata = SCALEX(
-        [counts.copy()],
-        batch_name=batch,
+        values,
+        profile=task.about.profile,
+        batch_name=task.batch_key,
         min_features=0,
-        seed=seed,
+        processed=False,
+        seed=task.seed,
         ignore_umap=True,
         show=False,
         num_workers=0,
-        outdir=_temporary_folder(),  # without one, early stopping fails
+        outdir=tempfile.mkdtemp(),  # without one, early stopping fails
     )
-    return {"scalex 1.0.4": adata[counts.obs_names].obsm["latent"]}
+    yield "scalex 1.0.4", adata[task.counts.obs_names].obsm["latent"]
 
 
-def _temporary_folder() -> str:
-    import tempfile
-
-    return tempfile.mkdtemp()
-
-
-def harmony(counts: AnnData, prepared: AnnData, batch: str, label: str, seed: int) -> dict:
+def harmony(task: Task) -> Iterator[tuple[str, np.ndarray]]:
     import harmonypy
 
-    pca = sx.metrics.uncorrected_pca(prepared, n_components=50)
-    corrected = harmonypy.run_harmony(pca, prepared.obs, batch, random_state=seed).Z_corr
-    return {"harmony": corrected if corrected.shape == pca.shape else corrected.T}
+    pca = components(task)
+    batches = task.prepared.obs
+    corrected = harmonypy.run_harmony(pca, batches, task.batch_key, random_state=task.seed).Z_corr
+    yield "harmony", corrected if corrected.shape == pca.shape else corrected.T
 
 
-def scanorama(counts: AnnData, prepared: AnnData, batch: str, label: str, seed: int) -> dict:
-    import scanorama
+def scanorama(task: Task) -> Iterator[tuple[str, np.ndarray]]:
+    import scanorama as published
 
-    batches = prepared.obs[batch].astype(str)
-    log = prepared.raw[:, prepared.var_names].X
+    batches = task.prepared.obs[task.batch_key].astype(str)
     rows = [np.flatnonzero(batches == name) for name in batches.unique()]
-    parts, _ = scanorama.integrate(
-        [log[r].toarray() for r in rows],
-        [prepared.var_names.to_numpy()] * len(rows),
-        seed=seed,
+    expression = task.prepared.X if task.about.profile == "ATAC" else task.log
+    parts, _ = published.integrate(
+        [expression[r].toarray() for r in rows],
+        [task.prepared.var_names.to_numpy()] * len(rows),
+        seed=task.seed,
         verbose=0,
     )
-    embedding = np.empty((prepared.n_obs, parts[0].shape[1]))
+    embedding = np.empty((task.prepared.n_obs, parts[0].shape[1]))
     for r, part in zip(rows, parts, strict=True):
         embedding[r] = part
-    return {"scanorama": embedding}
+    yield "scanorama", embedding
 
 
-def scvi(counts: AnnData, prepared: AnnData, batch: str, label: str, seed: int) -> dict:
+def scvi(task: Task) -> Iterator[tuple[str, np.ndarray]]:
+    """Run scVI on counts; then scANVI, which sees the labels that it is scored by: an upper line.
+
+    Log-normalised values have no counts: scVI's normal likelihood. Peaks: PeakVI, and no scANVI.
+    """
     import scvi as scvi_tools
 
-    return {"scvi": _scvi(scvi_tools, counts, prepared, batch, seed)[1]}
-
-
-def scanvi(counts: AnnData, prepared: AnnData, batch: str, label: str, seed: int) -> dict:
-    """Train on the labels that it is scored by: an upper line."""
-    import scvi as scvi_tools
-
-    model, _ = _scvi(scvi_tools, counts, prepared, batch, seed)
+    scvi_tools.settings.seed = task.seed
+    adata = task.counts[:, task.prepared.var_names].copy()
+    if task.about.profile == "ATAC":
+        scvi_tools.model.PEAKVI.setup_anndata(adata, batch_key=task.batch_key)
+        model = scvi_tools.model.PEAKVI(adata)
+        model.train(**QUIET)
+        yield "scvi", model.get_latent_representation()
+        return
+    likelihood = {}
+    if task.about.log_normalized:
+        likelihood = {"gene_likelihood": "normal"}
+    elif not np.all(adata.X.data % 1 == 0):
+        adata.X.data = np.rint(adata.X.data)  # expected counts; the likelihood is of counts
+    scvi_tools.model.SCVI.setup_anndata(adata, batch_key=task.batch_key)
+    model = scvi_tools.model.SCVI(adata, **likelihood)
+    model.train(**QUIET)
+    yield "scvi", model.get_latent_representation()
     labelled = scvi_tools.model.SCANVI.from_scvi_model(
-        model, unlabeled_category="none", labels_key=label
+        model, unlabeled_category=task.about.unlabelled or "none", labels_key=task.label_key
     )
-    labelled.train(accelerator="cpu", **QUIET)
-    return {"scanvi (sees labels)": labelled.get_latent_representation()}
+    labelled.train(**QUIET)
+    yield "scanvi (sees labels)", labelled.get_latent_representation()
 
 
-def _scvi(scvi_tools, counts: AnnData, prepared: AnnData, batch: str, seed: int) -> tuple:
-    scvi_tools.settings.seed = seed
-    adata = counts[:, prepared.var_names].copy()
-    if not np.all(adata.X.data % 1 == 0):
-        adata.X.data = np.rint(adata.X.data)  # scVI's likelihood is of counts
-    scvi_tools.model.SCVI.setup_anndata(adata, batch_key=batch)
-    model = scvi_tools.model.SCVI(adata)
-    model.train(accelerator="cpu", **QUIET)
-    return model, model.get_latent_representation()
+def combat(task: Task) -> Iterator[tuple[str, np.ndarray]]:
+    expression = task.prepared.X if task.about.profile == "ATAC" else task.log
+    adata = AnnData(expression.toarray(), obs=task.prepared.obs.copy())
+    sc.pp.combat(adata, key=task.batch_key)
+    yield "combat", sc.pp.pca(adata.X, n_comps=min(50, min(adata.shape) - 1), random_state=0)
 
 
-def combat(counts: AnnData, prepared: AnnData, batch: str, label: str, seed: int) -> dict:
-    adata = AnnData(prepared.raw[:, prepared.var_names].X.toarray(), obs=prepared.obs.copy())
-    sc.pp.combat(adata, key=batch)
-    sc.pp.scale(adata, max_value=10)
-    return {"combat": sc.pp.pca(adata.X, n_comps=min(50, min(adata.shape) - 1), random_state=0)}
+def bbknn(task: Task) -> Iterator[tuple[str, sparse.csr_matrix]]:
+    """Run BBKNN by its defaults: it gives distances to neighbours in each batch, no embedding."""
+    from bbknn.matrix import bbknn as published
+
+    batches = task.prepared.obs[task.batch_key].astype(str).to_numpy()
+    yield "bbknn (graph)", published(components(task), batches)[0].tocsr()
 
 
-METHODS: dict[str, Callable[[AnnData, AnnData, str, str, int], dict[str, np.ndarray]]] = {
+METHODS: dict[str, Method] = {
     "uncorrected": uncorrected,
     "scalex_scvi": scalex_scvi,
-    "scalex_scvi_fast": scalex_scvi_fast,
     "scalex": scalex,
     "scvi": scvi,
-    "scanvi": scanvi,
     "harmony": harmony,
     "scanorama": scanorama,
     "combat": combat,
+    "bbknn": bbknn,
 }

@@ -13,25 +13,27 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from graphs import score_graph
+from methods import Task, components
+from runs import Runs
+from scipy import sparse
+from sets import describe, read_set
 
 import scalex_scvi as sx
 
 AGGREGATES = ["Bio conservation", "Batch correction", "Total"]
+BIO_METRICS = (
+    "isolated_labels",
+    "nmi_ari_cluster_labels_leiden",  # at the best of ten resolutions
+    "silhouette_label",
+    "clisi_knn",
+)
 
 
-def write_report(
-    out: Path,
-    data: Path,
-    sets: list[str],
-    methods: list[str],
-    seeds: list[int],
-    batch_key: str,
-    label_key: str,
-) -> None:
-    scores = pd.concat(
-        [_scores_of(out, data, name, methods, seeds, batch_key, label_key) for name in sets]
-    )
-    scores.to_csv(out / "scores.csv", index=False)
+def write_report(runs: Runs) -> None:
+    """Write ``scores.csv``, ``table.csv`` and ``table.png``, and print the table."""
+    scores = collect(runs)
+    scores.to_csv(runs.out / "scores.csv", index=False)
     by_set = scores.groupby(["set", "embedding"], sort=False)[[*AGGREGATES, "seconds", "peak_mb"]]
     # First the mean over seeds of each set, then over sets: sets count alike.
     means = by_set.mean()
@@ -40,59 +42,87 @@ def write_report(
     for column in AGGREGATES:
         table[f"{column} (SD over seeds)"] = spread[column]
     table["sets"] = means.groupby("embedding", sort=False).size()
+    table["runs"] = scores.groupby("embedding", sort=False).size()
     table = table.sort_values("Total", ascending=False)
-    table.to_csv(out / "table.csv")
+    table.to_csv(runs.out / "table.csv")
     print(table.round(3).to_string())
-    _draw(means, table.index, out / "table.png")
+    print(means["Total"].unstack("set").loc[table.index].round(3).to_string())
+    _draw(means, table.index, runs.out / "table.png")
 
 
-def _scores_of(
-    out: Path,
-    data: Path,
-    name: str,
-    methods: list[str],
-    seeds: list[int],
-    batch_key: str,
-    label_key: str,
-) -> pd.DataFrame:
+def collect(runs: Runs) -> pd.DataFrame:
+    """Collect all scores of all complete runs, one row an embedding."""
+    return pd.concat([_scores_of_set(runs, name) for name in runs.sets])
+
+
+def _scores_of_set(runs: Runs, name: str) -> pd.DataFrame:
     """Score all embeddings of a set; scores are kept beside the embeddings."""
-    prepared = None
+    cells = None
     parts = []
-    for method in methods:
-        for seed in seeds:
-            place = out / name / method / str(seed)
+    for method in runs.methods:
+        for seed in runs.seeds:
+            place = runs.place(name, method, seed)
             if not (place / "run.json").exists():
                 continue
             kept = place / "scores.csv"
             newer = kept.exists() and kept.stat().st_mtime > (place / "run.json").stat().st_mtime
             if not newer:
-                if prepared is None:
-                    counts = ad.read_h5ad(data / f"{name}.h5ad")
-                    prepared = sx.pp.rna(counts, batch_key=batch_key, min_features=0)
-                _score(prepared, place, batch_key, label_key).to_csv(kept, index=False)
+                cells = _cells(runs, name) if cells is None else cells
+                _score(cells, place).to_csv(kept, index=False)
             facts = json.loads((place / "run.json").read_text())
             rows = pd.read_csv(kept)
             rows.insert(0, "set", name)
             rows.insert(1, "seed", seed)
-            parts.append(rows.assign(seconds=facts["seconds"], peak_mb=facts["peak_mb"]))
+            rows["seconds"] = rows["embedding"].map(facts["seconds"])
+            parts.append(rows.assign(peak_mb=facts["peak_mb"], threads=facts["threads"]))
     return pd.concat(parts) if parts else pd.DataFrame()
 
 
-def _score(prepared: ad.AnnData, place: Path, batch_key: str, label_key: str) -> pd.DataFrame:
-    bare = ad.AnnData(prepared.X, obs=prepared.obs[[batch_key, label_key]].astype(str))
-    bare.raw = prepared.raw.to_adata()
-    bare.var_names = prepared.var_names
+def _cells(runs: Runs, name: str) -> ad.AnnData:
+    """Read cells with batch, label and uncorrected components; no embedding yet."""
+    counts, prepared = read_set(runs.data / f"{name}.h5ad", runs.batch_key)
+    about = describe(name)
+    before = components(
+        Task(counts, prepared, about, runs.batch_key, runs.label_key, 0, {}), standardise=True
+    )
+    obs = prepared.obs[[runs.batch_key, runs.label_key]].astype(str)
+    return ad.AnnData(obs=obs.set_axis(["batch", "label"], axis=1), obsm={"before": before})
+
+
+def _score(cells: ad.AnnData, place: Path) -> pd.DataFrame:
+    unlabelled = describe(place.parent.parent.name).unlabelled
+    labelled = (cells.obs["label"] != unlabelled).to_numpy()
+    graphs = {path.name.removesuffix(".graph.npz"): path for path in place.glob("*.graph.npz")}
+    if graphs:
+        return pd.DataFrame(
+            {"embedding": name}
+            | score_graph(
+                sparse.load_npz(path)[labelled][:, labelled], cells.obs["label"][labelled]
+            )
+            for name, path in graphs.items()
+        )
     embeddings = dict(np.load(place / "embeddings.npz"))
-    bare.obsm.update(embeddings)
-    scores = sx.metrics.benchmark(bare, list(embeddings), batch_key=batch_key, label_key=label_key)
+    scored = cells.copy()
+    scored.obsm.update(embeddings)
+    scored = scored[labelled].copy()
+    scores = sx.metrics.benchmark(
+        scored,
+        list(embeddings),
+        batch_key="batch",
+        label_key="label",
+        pre_integrated="before",
+        bio_metrics=BIO_METRICS,
+    )
     return scores.rename_axis("embedding").reset_index()
 
 
 def _draw(means: pd.DataFrame, order: pd.Index, path: Path) -> None:
     wide = means["Total"].unstack("set").loc[order]
-    figure, axes = plt.subplots(figsize=(2 + 1.5 * wide.shape[1], 1 + 0.4 * len(wide)))
-    sns.heatmap(wide, annot=True, fmt=".2f", vmin=0, vmax=1, cmap="Blues", ax=axes)
+    wide.insert(0, "mean", wide.mean(axis=1))
+    figure, axes = plt.subplots(figsize=(2 + 1.1 * wide.shape[1], 1 + 0.4 * len(wide)))
+    sns.heatmap(wide, annot=True, fmt=".2f", vmin=0.3, vmax=0.9, cmap="Blues", ax=axes)
     axes.set(title="scIB total, mean over seeds", xlabel="", ylabel="")
-    axes.tick_params(axis="x", labelrotation=20)
+    axes.tick_params(axis="x", labelrotation=40)
+    plt.setp(axes.get_xticklabels(), ha="right")
     figure.savefig(path, dpi=130, bbox_inches="tight")
     plt.close(figure)

@@ -7,44 +7,56 @@ import logging
 import platform
 import resource
 import sys
-import time
 import warnings
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-import anndata as ad
 import numpy as np
 import torch
-from methods import METHODS
+from methods import Task, run
+from scipy import sparse
+from sets import describe, read_set
+from variants import parse, preparation
 
-import scalex_scvi as sx
-
-PACKAGES = ("scalex-scvi", "scvi-tools", "torch", "scalex", "harmonypy", "scanorama", "numpy")
+PACKAGES = ("scalex-scvi", "scvi-tools", "torch", "harmonypy", "scanorama", "numpy", "scanpy")
 
 
 def main() -> None:
-    task = json.loads(sys.argv[1])
+    given = json.loads(sys.argv[1])
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
-    counts = ad.read_h5ad(task["data"])
-    # One gene selection for all but the published package, which makes its own.
-    prepared = sx.pp.rna(counts, batch_key=task["batch_key"], min_features=0)
-    start = time.perf_counter()
-    found = METHODS[task["method"]](
-        counts, prepared, task["batch_key"], task["label_key"], task["seed"]
+    method, options = parse(given["method"])
+    path, place = Path(given["data"]), Path(given["place"])
+    counts, prepared = read_set(path, given["batch_key"], **preparation(options))
+    task = Task(
+        counts,
+        prepared,
+        describe(path.stem),
+        given["batch_key"],
+        given["label_key"],
+        given["seed"],
+        options,
     )
-    seconds = time.perf_counter() - start
-    place = Path(task["place"])
-    np.savez(place / "embeddings.npz", **{k: np.asarray(v, np.float32) for k, v in found.items()})
+    found = run(method, task)
+    if method == "scalex_scvi":  # the name says the options
+        found = [(f"{given['method']} ({e.name})", e) for e in found]
+    else:
+        found = [(e.name, e) for e in found]
+    embeddings = {name: e.values for name, e in found if not sparse.issparse(e.values)}
+    np.savez(place / "embeddings.npz", **embeddings)
+    for name, e in found:
+        if name not in embeddings:
+            sparse.save_npz(place / f"{name}.graph.npz", e.values)
     facts = {
-        "seconds": seconds,
+        "seconds": {name: e.seconds for name, e in found},
         "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "machine": platform.machine(),
         "versions": {name: found_version(name) for name in PACKAGES},
     }
-    (place / "run.json").write_text(json.dumps(facts, indent=1))  # last: marks the run complete
+    # Written last: it marks the run as complete.
+    (place / "run.json").write_text(json.dumps(facts, indent=1))
 
 
 def found_version(package: str) -> str | None:

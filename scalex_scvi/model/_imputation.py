@@ -204,7 +204,7 @@ class ImputationMixin(_Base):
         self._check_if_trained(warn=False)
         scale = self._decoder_scale(units, genes)
         batches = self._decoder_batches(transform_batch)
-        latent = self.get_latent_representation(adata, cells, batch_size=batch_size)
+        latent = self.get_latent_representation(adata, cells, batch_size=batch_size or chunk_size)
         own = self.get_from_registry(adata, REGISTRY_KEYS.BATCH_KEY).reshape(-1)[cells]
 
         def decode(rows: slice, batch: int | None) -> np.ndarray:

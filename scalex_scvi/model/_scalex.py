@@ -7,17 +7,17 @@ import math
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal
+from functools import partial
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 from anndata import AnnData
-from scvi import REGISTRY_KEYS
+from scvi import REGISTRY_KEYS, settings
 from scvi.data._constants import _SETUP_ARGS_KEY
 from scvi.data._utils import _get_adata_minify_type
 from scvi.data.fields import CategoricalObsField
-from scvi.model._utils import use_distributed_sampler
 from scvi.model.base import (
     ArchesMixin,
     BaseMinifiedModeModelClass,
@@ -29,20 +29,30 @@ from torch import Tensor
 
 from scalex_scvi._rng import resolve_seed, seeded
 from scalex_scvi.module import SCALEXVAE
+from scalex_scvi.nn import DENSITY_LIMIT
 from scalex_scvi.nn._blocks import ActivationName
 from scalex_scvi.pp import Preprocessing
-from scalex_scvi.train import BestTrainingLoss, SCALEXDataManager, SCALEXTrainingPlan
+from scalex_scvi.train import (
+    BestTrainingLoss,
+    ProcessNoise,
+    SCALEXDataManager,
+    SCALEXDataSplitter,
+    SCALEXTrainingPlan,
+    count_processes,
+    ddp_logging,
+    share_of_nonzero,
+    store_data_module,
+)
 
+from ._encode import check_batch_stats, draw, encode, encode_loader
 from ._fields import BatchField, LabelsField, ScaledExpressionField
 from ._imputation import ImputationMixin
-from ._inference import encode_with_batch_stats
+from ._inference import BatchStats
 from ._published import PublishedMixin
 from ._query import prepare_for_model
 from ._saving import SavingMixin
 
 logger = logging.getLogger(__name__)
-
-BatchStats = Literal["running", "batch"]
 
 
 class SCALEXModel(
@@ -99,6 +109,7 @@ class SCALEXModel(
 
     _module_cls = SCALEXVAE
     _training_plan_cls = SCALEXTrainingPlan
+    _data_splitter_cls = SCALEXDataSplitter
     _LATENT_QZM_KEY = "scalex_latent_qzm"
     _LATENT_QZV_KEY = "scalex_latent_qzv"
 
@@ -229,6 +240,15 @@ class SCALEXModel(
         All cells are trained on, in minibatches over all batches together; the incomplete last
         minibatch of an epoch is dropped. The weights with the best mean training loss are kept.
 
+        Where at most 15 % of the expression is not zero, the first layer leaves out the zeros,
+        which on a CPU is faster and the same but for rounding;
+        ``plan_kwargs={"skip_zeros": False}`` multiplies by all of it.
+        ``precision="bf16-mixed"`` is faster still where the CPU computes in bfloat16, and less
+        exact.
+
+        Cells of a store (:func:`scalex_scvi.io.open_store`) are read in blocks by annbatch (see
+        :class:`scalex_scvi.train.StoreDataModule`), or row by row where that is not installed.
+
         On a model from :meth:`load_query_data` this fits the decoder's normalisation of the new
         batches and nothing else: the latent cannot change, what changes is
         :meth:`get_imputed_expression` for these batches.
@@ -240,11 +260,13 @@ class SCALEXModel(
         max_steps
             Number of minibatches, rounded up to whole epochs. Ignored if ``max_epochs`` is given.
         accelerator, devices
-            See :class:`lightning.pytorch.Trainer`.
+            See :class:`lightning.pytorch.Trainer`. More than one device needs ``strategy="ddp"``:
+            one process each, all of which train one model (see ``docs/distributed.md``).
         train_size, validation_size
             Shares of cells to train on and to validate on.
         batch_size
-            Cells per minibatch; at most the number of cells.
+            Cells per minibatch, of each process if there are several; at most the number of cells.
+            Two processes of 32 do what one of 64 does.
         early_stopping
             Whether to stop when the mean training loss of an epoch no longer falls.
         early_stopping_patience
@@ -261,42 +283,61 @@ class SCALEXModel(
         plan_kwargs
             Passed into :class:`scalex_scvi.train.SCALEXTrainingPlan`.
         **trainer_kwargs
-            Passed into :class:`scvi.train.Trainer`, e.g. ``enable_progress_bar=False``.
+            Passed into :class:`scvi.train.Trainer`, e.g. ``enable_progress_bar=False`` or
+            ``strategy="ddp"``.
 
         Raises
         ------
         TypeError
             For unknown names in ``plan_kwargs``.
         ValueError
-            For training in several processes (``strategy="ddp"``).
+            For more than one device without ``strategy="ddp"``, or fewer cells than processes.
         RuntimeError
             If the loss diverges.
         """
         if self.n_reference_batches_ == self.summary_stats.n_batch:
             logger.warning("The query has no new batches: there is nothing to train.")
             return
-        if use_distributed_sampler(trainer_kwargs.get("strategy")):
-            msg = (
-                f"`strategy` {trainer_kwargs['strategy']!r} trains in several processes, between "
-                "which the decoder's batch statistics are not synchronised. Train in one process."
-            )
-            raise ValueError(msg)
+        n_processes = count_processes(accelerator, devices, trainer_kwargs)
         n_train = math.ceil(self.adata.n_obs * train_size)
-        batch_size = min(batch_size, n_train)
-        steps_per_epoch = n_train // batch_size
+        if n_train < n_processes:
+            msg = f"{n_train} cells cannot be shared out between {n_processes} processes."
+            raise ValueError(msg)
+        batch_size = min(batch_size, n_train // n_processes)
+        steps_per_epoch = n_train // n_processes // batch_size
         if max_epochs is None:
             max_epochs = math.ceil(max_steps / steps_per_epoch)
         trainer_kwargs.setdefault("log_every_n_steps", min(10, steps_per_epoch))
         plan = {"lr": lr, "weight_decay": weight_decay, "kl_weight": kl_weight}
         plan |= plan_kwargs or {}
+        if "skip_zeros" not in plan and n_processes == 1 and not plan.get("compile"):
+            plan["skip_zeros"] = share_of_nonzero(self.adata_manager) <= DENSITY_LIMIT
         if self.n_reference_batches_:
             plan["weight_decay"] = 0.0  # it would move the frozen rows
-        splitter = {"drop_last": True} | (datasplitter_kwargs or {})
+        # `drop_dataset_tail`: no cell twice in an epoch to fill up the last process.
+        splitter: dict[str, Any] = {
+            "drop_last": True,
+            "drop_dataset_tail": True,
+            "order_seed": resolve_seed(seed),
+        }
+        splitter |= datasplitter_kwargs or {}
         if train_size < 1 and "external_indexing" not in splitter:
             splitter["external_indexing"] = self._split(n_train, validation_size, seed)
         patience = early_stopping_patience if early_stopping else None
-        callbacks = [*trainer_kwargs.pop("callbacks", []), BestTrainingLoss(patience)]
-        with seeded(seed), self._history_started():
+        callbacks = [
+            *trainer_kwargs.pop("callbacks", []),
+            BestTrainingLoss(patience),
+            ProcessNoise(resolve_seed(seed)),
+        ]
+        if "datamodule" not in trainer_kwargs:
+            trainer_kwargs["datamodule"] = store_data_module(
+                self.adata_manager,
+                batch_size=batch_size,
+                seed=resolve_seed(seed),
+                train_size=train_size,
+                n_processes=n_processes,
+            )
+        with seeded(seed), self._history_started(), ddp_logging(trainer_kwargs):
             super().train(
                 max_epochs=max_epochs,
                 accelerator=accelerator,
@@ -363,7 +404,8 @@ class SCALEXModel(
         mc_samples
             Not used: the posterior is normal.
         batch_size
-            Cells per minibatch. It does not change the result.
+            Cells encoded at once; default: 512, or a block of a dask array. The result depends on
+            it by rounding only (1e-6).
         return_dist
             Whether to return mean and variance.
         dataloader
@@ -376,13 +418,20 @@ class SCALEXModel(
             composition, and is wrong for a query of one cell type. Batches of fewer than 32 cells
             fall back to running statistics, with a warning.
         **data_loader_kwargs
-            Passed to the data loader.
+            Passed to scvi-tools' data loader, which is used if there are any. It is slower:
+            without it, rows are read block by block as they lie in memory, on disk or in a dask
+            array, and multiplied as sparse ones where few values are not zero.
 
         Returns
         -------
         ``(n_cells, n_latent)``, or mean and variance of that shape.
         """
-        if batch_stats == "running":
+        check_batch_stats(batch_stats)
+        encoded = dataloader is not None or self.minified_data_type is not None
+        if batch_stats == "batch" and encoded:
+            msg = "`batch_stats='batch'` reads the expression twice: it needs `adata`, unminified."
+            raise ValueError(msg)
+        if encoded:
             return super().get_latent_representation(
                 adata=adata,
                 indices=indices,
@@ -393,25 +442,28 @@ class SCALEXModel(
                 dataloader=dataloader,
                 **data_loader_kwargs,
             )
-        if batch_stats != "batch":
-            msg = f"`batch_stats` must be 'running' or 'batch', got {batch_stats!r}."
-            raise ValueError(msg)
-        if dataloader is not None or self.minified_data_type is not None:
-            msg = "`batch_stats='batch'` reads the expression twice: it needs `adata`, unminified."
-            raise ValueError(msg)
         self._check_if_trained(warn=False)
         adata = self._validate_anndata(adata)
-        mean, var = encode_with_batch_stats(
-            self.module,
-            lambda: self._make_data_loader(
-                adata=adata, indices=indices, batch_size=batch_size, **data_loader_kwargs
-            ),
-            n_batch=self.summary_stats.n_batch,
-            batch_names=[str(name) for name in self.batch_names],
-        )
+        how: dict[str, Any] = {
+            "batch_stats": batch_stats,
+            "batch_names": [str(name) for name in self.batch_names],
+        }
+        if data_loader_kwargs:
+            loading = {"adata": adata, "indices": indices, "batch_size": batch_size}
+            make_loader = partial(self._make_data_loader, **loading, **data_loader_kwargs)
+            mean, var = encode_loader(self.module.encoder, make_loader, **how)
+        else:
+            x, codes = (
+                self.get_from_registry(adata, key)
+                for key in (REGISTRY_KEYS.X_KEY, REGISTRY_KEYS.BATCH_KEY)
+            )
+            how |= {"indices": indices, "block_size": batch_size}
+            mean, var = encode(self.module.encoder, x, codes.reshape(-1), **how)
         if return_dist:
             return mean, var
-        return mean if give_mean else mean + np.sqrt(var) * torch.randn(mean.shape).numpy()
+        if give_mean:
+            return mean
+        return draw(mean, var, batch_size or settings.batch_size, self.device)
 
     def get_elbo(self, *args: Any, **kwargs: Any) -> float | Tensor:
         """See :meth:`scvi.model.base.VAEMixin.get_elbo`; the noise is seeded, so it repeats."""

@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from ._distributed import BatchNorm1d
 from ._dsbn import DomainSpecificBatchNorm1d
 
 ActivationName = Literal["relu", "leaky_relu", "rrelu", "tanh", "sigmoid", "none"]
@@ -55,7 +56,7 @@ class FullyConnectedBlock(nn.Module):
     ) -> None:
         super().__init__()
         self.linear = nn.Linear(n_input, n_output)
-        self.norm = nn.BatchNorm1d(n_output) if batch_norm else None
+        self.norm = BatchNorm1d(n_output) if batch_norm else None
         self.activation = _activation(activation)
         self.dropout = nn.Dropout(dropout_rate) if dropout_rate > 0 else None
 

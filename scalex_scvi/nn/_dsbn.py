@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ._distributed import minibatch_moments
+
 
 class DomainSpecificBatchNorm1d(nn.Module):
     """One :class:`torch.nn.BatchNorm1d` per domain, held in stacked tensors.
@@ -17,6 +19,9 @@ class DomainSpecificBatchNorm1d(nn.Module):
 
     A domain with a single row in a training minibatch has no variance: it is normalised with
     its running statistics, which it leaves untouched.
+
+    Several processes that train one model take the statistics over the rows of all of them, where
+    :func:`~scalex_scvi.nn.synchronise_statistics` says so; the cost then grows with ``n_domains``.
 
     Parameters
     ----------
@@ -35,6 +40,8 @@ class DomainSpecificBatchNorm1d(nn.Module):
         Tensors of shape ``(n_domains, n_features)``.
     n_frozen
         The first ``n_frozen`` domains are frozen (see :meth:`freeze_domains`).
+    synchronise
+        Whether training statistics are over all processes.
 
     References
     ----------
@@ -46,6 +53,7 @@ class DomainSpecificBatchNorm1d(nn.Module):
     bias: Tensor
     running_mean: Tensor
     running_var: Tensor
+    synchronise: bool = False
 
     def __init__(
         self, n_features: int, n_domains: int, *, eps: float = 1e-5, momentum: float = 0.1
@@ -111,7 +119,10 @@ class DomainSpecificBatchNorm1d(nn.Module):
             return self._normalise(x, domain.reshape(-1).long())
 
     def _normalise(self, x: Tensor, domain: Tensor) -> Tensor:
-        rows, segment_domain = _segments(domain, self.n_domains, x.dtype)
+        synchronise = self.training and self.synchronise
+        # Over processes a segment must mean the same domain everywhere, present here or not.
+        n_segments = self.n_domains if synchronise else min(len(domain), self.n_domains)
+        rows, segment_domain = _segments(domain, self.n_domains, n_segments, x.dtype)
         mean = F.embedding(segment_domain, self.running_mean)
         var = F.embedding(segment_domain, self.running_var)
         if self.training:
@@ -128,10 +139,7 @@ class DomainSpecificBatchNorm1d(nn.Module):
         running_var: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """Statistics of each segment's own rows; updates the running ones on the way."""
-        count = rows.sum(dim=0)[:, None]
-        average = rows.T / count.clamp(min=1)
-        mean = average @ x
-        var = average @ (x - rows @ mean).square()
+        count, mean, var = minibatch_moments(x, rows, synchronise=self.synchronise)
         usable = (count > 1) & (segment_domain[:, None] >= self.n_frozen)
         with torch.no_grad():
             unbiased = var * (count / (count - 1).clamp(min=1))
@@ -151,15 +159,16 @@ class DomainSpecificBatchNorm1d(nn.Module):
             running.index_copy_(0, segment_domain, rows @ updated)
 
 
-def _segments(domain: Tensor, n_domains: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Assign the rows of a minibatch to at most ``min(n_cells, n_domains)`` segments.
+def _segments(
+    domain: Tensor, n_domains: int, n_segments: int, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """Assign the rows of a minibatch to segments, one for each domain or one for each row.
 
-    Returns the one-hot matrix ``(n_cells, n_segments)`` and the domain of each segment. Few
-    domains: segment = domain. More domains than rows: segment = the first row of the same domain,
-    so that the work does not grow with the number of absent domains.
+    Returns the one-hot matrix ``(n_cells, n_segments)`` and the domain of each segment. As many
+    segments as domains: segment = domain. As many as rows, which are fewer then: segment = the
+    first row of the same domain, so that the work does not grow with the number of absent domains.
     """
-    n_cells = len(domain)
-    if n_domains <= n_cells:
+    if n_segments == n_domains:
         return F.one_hot(domain, n_domains).to(dtype), torch.arange(n_domains, device=domain.device)
     first_row = (domain[:, None] == domain[None, :]).to(torch.uint8).argmax(dim=1)
-    return F.one_hot(first_row, n_cells).to(dtype), domain
+    return F.one_hot(first_row, n_segments).to(dtype), domain

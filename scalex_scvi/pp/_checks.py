@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from copy import deepcopy
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import pandas as pd
 from anndata import AnnData
 from scipy import sparse
 
+from ._lazy import block_extremes, is_lazy
 from ._profiles import RNA, Profile
 
 logger = logging.getLogger(__name__)
@@ -35,6 +37,12 @@ def to_csr(matrix: Any, *, name: str) -> sparse.csr_matrix:
         matrix = matrix[:]
     if isinstance(matrix, pd.DataFrame):
         matrix = matrix.to_numpy()
+    if is_lazy(matrix):
+        msg = (
+            f"{name} is a dask array, which this function does not take: it would have to read all "
+            "of it. Read it into memory first: `adata.to_memory()`."
+        )
+        raise TypeError(msg)
     if not (sparse.issparse(matrix) or isinstance(matrix, np.ndarray)):
         msg = (
             f"{name} is a {type(matrix).__name__!r}; allowed are numpy arrays, scipy sparse "
@@ -79,30 +87,71 @@ def with_matrix(adata: AnnData, matrix: sparse.csr_matrix, var: pd.DataFrame) ->
     )
 
 
-def check_expression(csr: sparse.csr_matrix, *, name: str) -> None:
+@dataclass(frozen=True)
+class ValueSummary:
+    """What the checks of a matrix need to know about its non-zero values."""
+
+    n_values: int
+    n_not_finite: int
+    minimum: float
+    maximum: float
+    fractional: bool
+
+    @classmethod
+    def of(cls, csr: sparse.csr_matrix) -> ValueSummary:
+        """Summarise a matrix."""
+        finite = np.isfinite(csr.data)
+        return cls(
+            n_values=csr.nnz,
+            n_not_finite=csr.nnz - int(finite.sum()),
+            minimum=float(csr.data.min(initial=np.inf, where=finite)),
+            maximum=float(csr.data.max(initial=-np.inf, where=finite)),
+            fractional=bool((csr.data % 1 != 0).any()),
+        )
+
+    def merge(self, other: ValueSummary) -> ValueSummary:
+        """Summarise two blocks of one matrix."""
+        return ValueSummary(
+            n_values=self.n_values + other.n_values,
+            n_not_finite=self.n_not_finite + other.n_not_finite,
+            minimum=min(self.minimum, other.minimum),
+            maximum=max(self.maximum, other.maximum),
+            fractional=self.fractional or other.fractional,
+        )
+
+
+def check_expression(values: sparse.csr_matrix | ValueSummary, *, name: str) -> None:
     """Raise if there are values that neither counts nor log-normalised values have."""
-    if not np.isfinite(csr.data).all():
-        n_bad = int((~np.isfinite(csr.data)).sum())
-        msg = f"{name} holds {n_bad} values that are NaN or infinite. Remove or replace them."
-        raise ValueError(msg)
-    if csr.nnz and csr.data.min() < 0:
+    if not isinstance(values, ValueSummary):
+        values = ValueSummary.of(values)
+    if values.n_not_finite:
         msg = (
-            f"{name} holds negative values (minimum {csr.data.min():.4g}). Values must be "
+            f"{name} holds {values.n_not_finite} values that are NaN or infinite. Remove or "
+            "replace them."
+        )
+        raise ValueError(msg)
+    if values.minimum < 0:
+        msg = (
+            f"{name} holds negative values (minimum {values.minimum:.4g}). Values must be "
             "counts, or log-normalised values: not centred, scaled or corrected ones."
         )
         raise ValueError(msg)
-    if csr.nnz == 0:
+    if values.n_values == 0:
         msg = f"{name} holds no value other than zero."
         raise ValueError(msg)
 
 
-def looks_log_normalised(csr: sparse.csr_matrix) -> bool:
+def looks_log_normalised(values: ValueSummary) -> bool:
     """Whether the values are not integers, and too small to be anything but logarithms."""
-    return bool(csr.data.max() <= _LARGEST_LOG_VALUE and (csr.data % 1 != 0).any())
+    return values.maximum <= _LARGEST_LOG_VALUE and values.fractional
 
 
 def decide_log_normalised(
-    csr: sparse.csr_matrix, declared: bool | None, *, name: str, profile: Profile = RNA
+    values: sparse.csr_matrix | ValueSummary,
+    declared: bool | None,
+    *,
+    name: str,
+    profile: Profile = RNA,
 ) -> bool:
     """Settle whether the values are normalised already; never normalise twice unasked.
 
@@ -114,12 +163,14 @@ def decide_log_normalised(
     """
     if declared is not None:
         return declared
-    if not (csr.data % 1 != 0).any():
+    if not isinstance(values, ValueSummary):
+        values = ValueSummary.of(values)
+    if not values.fractional:
         return False
-    if looks_log_normalised(csr) or not profile.fractional_counts:
+    if looks_log_normalised(values) or not profile.fractional_counts:
         msg = (
             f"{name} does not look like counts of {profile.features}: values are not integers and "
-            f"the largest is {csr.data.max():.3g}. Give counts (see `layer`), or declare what the "
+            f"the largest is {values.maximum:.3g}. Give counts (see `layer`), or declare what the "
             "values are: `log_normalized=True` to use them as they are, `log_normalized=False` if "
             "they are counts after all."
         )
@@ -193,6 +244,9 @@ def _value_chunks(matrix: Any, n_rows: int = 4096) -> Iterator[np.ndarray]:
         return
     if isinstance(matrix, np.ndarray):
         yield matrix
+        return
+    if is_lazy(matrix):
+        yield block_extremes(matrix)
         return
     for start in range(0, matrix.shape[0], n_rows):
         chunk = matrix[start : start + n_rows]

@@ -35,26 +35,36 @@ def filter_cells(adata: AnnData, min_features: int, *, profile: str = "RNA") -> 
     ValueError
         If no cell is left.
     """
-    features = get_profile(profile).features
     matrix, name = get_matrix(adata, layer=None, profile=get_profile(profile))
     detected = to_csr(matrix, name=name).getnnz(axis=1)
-    keep = detected >= min_features
-    if not keep.any():
-        msg = (
-            f"No cell has `min_features`={min_features!r} {features}: the median cell has "
-            f"{np.median(detected):.0f}, the best {detected.max()}. Lower `min_features`."
-        )
-        raise ValueError(msg)
-    logger.info("Kept %d of %d cells (min_features=%d).", keep.sum(), len(keep), min_features)
+    keep = cells_to_keep(detected, min_features, get_profile(profile))
     kept = adata[keep]
     kept = kept.to_memory() if adata.isbacked else kept.copy()
     kept.obs["n_genes"] = detected[keep]
     return kept
 
 
+def cells_to_keep(detected: np.ndarray, min_features: int, profile: Profile) -> np.ndarray:
+    """Mask of the cells with enough detected features, reported."""
+    keep = detected >= min_features
+    if not keep.any():
+        msg = (
+            f"No cell has `min_features`={min_features!r} {profile.features}: the median cell has "
+            f"{np.median(detected):.0f}, the best {detected.max()}. Lower `min_features`."
+        )
+        raise ValueError(msg)
+    logger.info("Kept %d of %d cells (min_features=%d).", keep.sum(), len(keep), min_features)
+    return keep
+
+
 def filter_features(adata: AnnData, min_cells: int, profile: Profile) -> AnnData:
     """Keep features detected in enough cells, with their number in ``var["n_cells"]``."""
     adata.var["n_cells"] = adata.X.getnnz(axis=0)
+    return adata[:, features_to_keep(adata, min_cells, profile)].copy()
+
+
+def features_to_keep(adata: AnnData, min_cells: int, profile: Profile) -> np.ndarray:
+    """Mask of the features whose ``var["n_cells"]`` is enough, reported."""
     keep = (adata.var["n_cells"] >= min_cells).to_numpy()
     if not keep.any():
         msg = (
@@ -65,7 +75,7 @@ def filter_features(adata: AnnData, min_cells: int, profile: Profile) -> AnnData
     logger.info(
         "Kept %d of %d %s (min_cells=%d).", keep.sum(), len(keep), profile.features, min_cells
     )
-    return adata[:, keep].copy()
+    return keep
 
 
 def drop_genes(adata: AnnData, prefixes: tuple[str, ...]) -> AnnData:

@@ -37,14 +37,19 @@ def normalize_total(
             msg = "No cell has a count in any of the selected columns: select others."
             raise ValueError(msg)
         target_sum = float(np.median(totals[totals > 0]))
-    if not target_sum > 0:
-        msg = f"`target_sum` must be positive, or None for the median, got {target_sum!r}."
-        raise ValueError(msg)
+    check_target_sum(target_sum)
     work = AnnData(X=csr)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Some cells have zero counts")
         sc.pp.normalize_total(work, target_sum=target_sum)
     return work.X, float(target_sum)
+
+
+def check_target_sum(target_sum: float) -> None:
+    """Raise unless it is positive."""
+    if not target_sum > 0:
+        msg = f"`target_sum` must be positive, or None for the median, got {target_sum!r}."
+        raise ValueError(msg)
 
 
 def log_normalize(

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import logging
-
-import numpy as np
 import pandas as pd
 from anndata import AnnData
-from scipy import sparse
 
 from ._checks import (
     check_batch_column,
@@ -17,14 +13,12 @@ from ._checks import (
     to_csr,
     with_matrix,
 )
-from ._filter import starts_with
-from ._normalize import centered_log_ratio, log_normalize, normalize_total
-from ._profiles import ADT, RNA, Profile, get_profile
+from ._dask_query import lazy_query
+from ._lazy import is_lazy
+from ._profiles import get_profile
+from ._query_steps import QuerySteps
 from ._record import Preprocessing
-from ._reindex import gene_selector
 from ._scale import scale_and_record
-
-logger = logging.getLogger(__name__)
 
 
 def prepare_query(
@@ -52,7 +46,8 @@ def prepare_query(
     Parameters
     ----------
     adata
-        Cells × genes, counts. It is not changed.
+        Cells × genes, counts. It is not changed. A dask array of blocks of cells
+        (:func:`scalex_scvi.io.read_lazy`) is read in blocks, and never held whole.
     preprocessing
         The reference's record: ``model.preprocessing``, or of an AnnData by
         :meth:`Preprocessing.from_adata`.
@@ -67,7 +62,8 @@ def prepare_query(
     Returns
     -------
     Cells × reference genes: ``X`` (CSR, float32) in [0, 1], ``obs``, ``obsm`` and ``uns`` of the
-    query, the number of detected genes in ``obs["n_genes"]``, and the record.
+    query, the number of detected genes in ``obs["n_genes"]``, and the record. From a dask array
+    ``X`` is one too, evaluated when it is written or used.
 
     Raises
     ------
@@ -78,69 +74,20 @@ def prepare_query(
     profile = get_profile(preprocessing.profile)
     check_batch_column(adata, batch_key)
     matrix, name = get_matrix(adata, layer, profile=profile)
+    if is_lazy(matrix):
+        return lazy_query(
+            adata,
+            preprocessing,
+            batch_key=batch_key,
+            layer=layer,
+            log_normalized=log_normalized,
+        )
     csr = to_csr(matrix, name=name)
     check_expression(csr, name=name)
     detected = csr.getnnz(axis=1)
-    genes = pd.Index(preprocessing.genes)
-    if decide_log_normalised(csr, log_normalized, name=name, profile=profile):
-        csr = _pick(csr, adata.var_names, genes, profile)
-    else:
-        _check_reference_was_counts(preprocessing, profile)
-        csr = _normalize_and_pick(csr, adata.var_names, preprocessing, profile)
-    query = with_matrix(adata, csr, pd.DataFrame(index=genes))
+    log_normalized = decide_log_normalised(csr, log_normalized, name=name, profile=profile)
+    steps = QuerySteps.plan(adata.var_names, preprocessing, log_normalized=log_normalized)
+    query = with_matrix(adata, steps(csr), pd.DataFrame(index=pd.Index(preprocessing.genes)))
     query.obs["n_genes"] = detected
     scale_and_record(query, batch_key, preprocessing, known=preprocessing.scale)
     return query
-
-
-def _check_reference_was_counts(reference: Preprocessing, profile: Profile) -> None:
-    """Warn or raise if the reference's values came normalised, nobody knows how."""
-    if not reference.log_normalized:
-        return
-    if profile is not RNA:
-        msg = (
-            f"The reference's {profile.features} came normalised, so that counts cannot be "
-            "normalised alike. Normalise the query like the reference and pass "
-            "`log_normalized=True`."
-        )
-        raise ValueError(msg)
-    logger.warning(
-        "The reference came log-normalised. The query's counts are normalised to a total of %g "
-        "and log1p is taken: if the reference's were not, pass a log-normalised query.",
-        reference.target_sum,
-    )
-
-
-def _normalize_and_pick(
-    csr: sparse.csr_matrix, names: pd.Index, reference: Preprocessing, profile: Profile
-) -> sparse.csr_matrix:
-    """Turn counts of cells × ``names`` into normalised values of cells × reference genes."""
-    genes = pd.Index(reference.genes)
-    if profile is RNA:
-        csr, _ = log_normalize(
-            _without(csr, names, reference.dropped_prefixes), reference.target_sum
-        )
-        return _pick(csr, names, genes, profile)
-    panel = pd.Index(reference.panel or reference.genes)
-    csr = _pick(csr, names, panel, profile)
-    if profile is ADT:
-        csr = centered_log_ratio(csr, int(panel.isin(names).sum()))
-    else:
-        csr, _ = normalize_total(csr, reference.target_sum)
-    return csr[:, panel.get_indexer(genes)]
-
-
-def _pick(
-    csr: sparse.csr_matrix, names: pd.Index, wanted: pd.Index, profile: Profile
-) -> sparse.csr_matrix:
-    picked = sparse.csr_matrix(csr @ gene_selector(names, wanted, profile=profile))
-    picked.sort_indices()
-    return picked
-
-
-def _without(
-    csr: sparse.csr_matrix, names: pd.Index, prefixes: tuple[str, ...]
-) -> sparse.csr_matrix:
-    """Make genes zero that the reference dropped before normalisation."""
-    kept = ~starts_with(names.astype(str), prefixes)
-    return sparse.csr_matrix(csr @ sparse.diags(kept.astype(np.float32)), dtype=np.float32)

@@ -11,6 +11,7 @@ from anndata import AnnData
 from scipy import sparse
 
 from ._checks import check_unique_genes, get_matrix, to_csr, with_matrix
+from ._lazy import is_lazy, multiply, without_matrix
 from ._profiles import RNA, Profile
 
 logger = logging.getLogger(__name__)
@@ -33,7 +34,8 @@ def reindex(adata: AnnData, genes: Sequence[str], *, layer: str | None = None) -
 
     Returns
     -------
-    Cells × ``genes`` with ``X`` (CSR, float32), ``obs``, ``obsm`` and ``uns`` of ``adata``.
+    Cells × ``genes`` with ``X`` (CSR, float32; of a dask array another one), ``obs``, ``obsm`` and
+    ``uns`` of ``adata``.
 
     Raises
     ------
@@ -42,6 +44,15 @@ def reindex(adata: AnnData, genes: Sequence[str], *, layer: str | None = None) -
     """
     matrix, name = get_matrix(adata, layer)
     selector = gene_selector(adata.var_names, pd.Index(genes))
+    if is_lazy(matrix):
+        work = without_matrix(adata)
+        return AnnData(
+            X=multiply(matrix, selector),
+            obs=work.obs,
+            var=pd.DataFrame(index=pd.Index(genes)),
+            obsm=dict(work.obsm),
+            uns=work.uns,
+        )
     picked = sparse.csr_matrix(to_csr(matrix, name=name) @ selector)
     return with_matrix(adata, picked, pd.DataFrame(index=pd.Index(genes)))
 

@@ -10,8 +10,10 @@ import pandas as pd
 import scanpy as sc
 from anndata import AnnData
 
-from ._checks import batch_codes, check_batch_column
+from ._checks import batch_codes, check_batch_column, get_matrix
+from ._dask import lazy_rna
 from ._filter import drop_genes, filter_cells, filter_features
+from ._lazy import is_lazy
 from ._normalize import log_normalize
 from ._profiles import RNA
 from ._record import DROPPED_PREFIXES, Preprocessing, ScaleBy
@@ -41,7 +43,9 @@ def rna(
     Parameters
     ----------
     adata
-        Cells × genes, counts. It is not changed.
+        Cells × genes, counts. It is not changed. A dask array of blocks of cells
+        (:func:`scalex_scvi.io.read_lazy`, :func:`anndata.experimental.read_lazy`) is read in
+        blocks, and never held whole.
     batch_key
         Column of ``adata.obs`` with the batches; ``None``: all cells are one batch.
     layer
@@ -73,6 +77,10 @@ def rna(
     genes), ``var["n_cells"]`` (cells that a gene is detected in) and, where genes were selected by
     number, scanpy's columns of highly variable genes.
 
+    From a dask array ``X`` is one too, evaluated when it is written
+    (:func:`scalex_scvi.io.write_store`) or used; there is no ``raw``, and cells without any
+    selected gene are not reported. All else is the same.
+
     Raises
     ------
     KeyError, TypeError, ValueError
@@ -82,6 +90,19 @@ def rna(
         If ``n_top_features`` names a file that does not exist.
     """
     selection = read_selection(n_top_features)
+    if is_lazy(get_matrix(adata, layer)[0]):
+        return lazy_rna(
+            adata,
+            batch_key=batch_key,
+            layer=layer,
+            min_features=min_features,
+            min_cells=min_cells,
+            target_sum=target_sum,
+            selection=selection,
+            dropped_prefixes=tuple(dropped_prefixes),
+            scale_by=scale_by,
+            log_normalized=log_normalized,
+        )
     work, log_normalized = start(
         adata, RNA, batch_key=batch_key, layer=layer, log_normalized=log_normalized
     )

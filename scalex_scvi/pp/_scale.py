@@ -61,15 +61,20 @@ def batch_maxima(
     csr: sparse.csr_matrix, codes: np.ndarray, names: list[str], *, scale_by: ScaleBy = "batch"
 ) -> pd.DataFrame:
     """Maximum of each gene in each batch: genes × batches, float32, in the order of ``names``."""
-    if scale_by not in ("batch", "global"):
-        msg = f"`scale_by` must be 'batch' or 'global', got {scale_by!r}."
-        raise ValueError(msg)
+    check_scale_by(scale_by)
     if scale_by == "global":
         overall = MaxAbsScaler().fit(csr).max_abs_
         columns = [overall] * len(names)
     else:
         columns = [MaxAbsScaler().fit(csr[codes == code]).max_abs_ for code in range(len(names))]
     return pd.DataFrame(np.column_stack(columns).astype(np.float32), columns=names)
+
+
+def check_scale_by(scale_by: str) -> None:
+    """Raise unless it is known."""
+    if scale_by not in ("batch", "global"):
+        msg = f"`scale_by` must be 'batch' or 'global', got {scale_by!r}."
+        raise ValueError(msg)
 
 
 def divide_by_batch(
@@ -109,23 +114,28 @@ def scale_and_record(
     """
     codes, names = batch_codes(adata, batch_key)
     csr = sparse.csr_matrix(adata.X)
-    _warn_empty_cells(csr, record.profile)
+    report_empty_cells(int((csr.getnnz(axis=1) == 0).sum()), csr.shape, record.profile)
     maxima = batch_maxima(csr, codes, names, scale_by=record.scale_by)
     if known is not None and batch_key is not None:
-        shared = [name for name in names if name in known.columns]
-        maxima[shared] = known[shared].to_numpy()
-        if shared:
-            logger.info("Batches known to the reference, scaled as there: %s.", ", ".join(shared))
+        maxima = known_scale(maxima, known)
     adata.X = divide_by_batch(csr, codes, maxima)
     record.with_scale(maxima).to_adata(adata)
 
 
-def _warn_empty_cells(csr: sparse.csr_matrix, profile: str) -> None:
-    n_empty = int((csr.getnnz(axis=1) == 0).sum())
+def known_scale(maxima: pd.DataFrame, known: pd.DataFrame) -> pd.DataFrame:
+    """Take the maxima of known batches (columns) in place of a query's own."""
+    shared = [name for name in maxima.columns if name in known.columns]
+    if shared:
+        logger.info("Batches known to the reference, scaled as there: %s.", ", ".join(shared))
+    return maxima.assign(**{name: known[name].to_numpy() for name in shared})
+
+
+def report_empty_cells(n_empty: int, shape: tuple[int, int], profile: str) -> None:
+    """Warn of cells without any selected feature."""
     if n_empty:
         logger.warning(
             "%d of %d cells have none of the %d selected %s; their values are all zero.",
             n_empty,
-            *csr.shape,
+            *shape,
             get_profile(profile).features,
         )

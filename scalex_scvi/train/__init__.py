@@ -1,7 +1,20 @@
 """Training: the plan, the stopping rule and the data loading."""
 
-from ._callbacks import BestTrainingLoss
-from ._data import SCALEXDataManager
+from ._callbacks import BestTrainingLoss, ProcessNoise
+from ._data import SCALEXDataManager, share_of_nonzero
+from ._distributed import SCALEXDataSplitter, count_processes, ddp_logging
 from ._plan import SCALEXTrainingPlan
+from ._store import StoreDataModule, store_data_module
 
-__all__ = ["BestTrainingLoss", "SCALEXDataManager", "SCALEXTrainingPlan"]
+__all__ = [
+    "BestTrainingLoss",
+    "ProcessNoise",
+    "SCALEXDataManager",
+    "SCALEXDataSplitter",
+    "SCALEXTrainingPlan",
+    "StoreDataModule",
+    "count_processes",
+    "ddp_logging",
+    "share_of_nonzero",
+    "store_data_module",
+]

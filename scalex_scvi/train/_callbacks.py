@@ -1,4 +1,4 @@
-"""The stopping rule."""
+"""The stopping rule, and the noise of several processes."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import logging
 import sys
 from typing import Any
 
+import numpy as np
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import EarlyStopping
+from lightning.pytorch.callbacks import Callback, EarlyStopping
 
 logger = logging.getLogger(__name__)
 
@@ -17,6 +18,7 @@ class BestTrainingLoss(EarlyStopping):
     """Stop when the mean training loss no longer falls, and restore the best weights.
 
     The training loss, as published: there is no validation set, since all cells are trained on.
+    Several processes have one loss and one set of weights, so that all of them decide alike.
 
     Parameters
     ----------
@@ -61,11 +63,12 @@ class BestTrainingLoss(EarlyStopping):
         super().on_train_end(trainer, pl_module)
         if self._best_state:
             pl_module.module.load_state_dict(self._best_state)
-            logger.info(
-                "Restored the weights of epoch %d, mean training loss %.3f.",
-                self._best_epoch,
-                float(self.best_score),
-            )
+            if trainer.is_global_zero:
+                logger.info(
+                    "Restored the weights of epoch %d, mean training loss %.3f.",
+                    self._best_epoch,
+                    float(self.best_score),
+                )
 
     def _remember(self, module: Any, epoch: int) -> None:
         state = module.state_dict()
@@ -74,3 +77,25 @@ class BestTrainingLoss(EarlyStopping):
         for name, value in state.items():
             self._best_state[name].copy_(value)
         self._best_epoch = epoch
+
+
+class ProcessNoise(Callback):
+    """Give each of several processes its own noise; one process keeps its generator as it is.
+
+    Processes start from one seed, and would all draw the same noise for different cells. Lightning
+    may have seeded them anew, too, if ``scvi.settings.seed`` is set.
+
+    Parameters
+    ----------
+    seed
+        Seed of the training, from which that of each process is drawn.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Seed this process."""
+        if trainer.world_size > 1:
+            sequence = np.random.SeedSequence([self.seed, trainer.global_rank])
+            torch.manual_seed(int(sequence.generate_state(1)[0]))

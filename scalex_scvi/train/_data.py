@@ -8,6 +8,7 @@ import numpy as np
 import rich.pretty  # noqa: F401  scvi-tools 1.4.2 uses it in view_anndata_setup, unimported
 from anndata.abc import CSCDataset
 from scipy import sparse
+from scvi import REGISTRY_KEYS
 from scvi.data import AnnDataManager
 from scvi.data._anntorchdataset import AnnTorchDataset
 from torch.utils.data import Dataset, Subset
@@ -66,3 +67,20 @@ class OrderedAnnTorchDataset(AnnTorchDataset):
         order, inverse = np.unique(np.atleast_1d(indexes), return_inverse=True)
         rows = super().__getitem__(order)
         return {key: value[inverse] for key, value in rows.items()}
+
+
+def share_of_nonzero(manager: AnnDataManager, n_cells: int = 64) -> float:
+    """Share of the expression that is not zero, over cells spread evenly over the data.
+
+    Parameters
+    ----------
+    manager
+        A model's ``adata_manager``.
+    n_cells
+        Cells to look at: a minibatch, so that it costs nothing on disk either.
+    """
+    dataset = manager.create_torch_dataset(data_and_attributes=[REGISTRY_KEYS.X_KEY])
+    n_all = manager.adata.n_obs
+    cells = np.linspace(0, n_all - 1, min(n_cells, n_all)).round().astype(int)
+    values = np.asarray(dataset[cells][REGISTRY_KEYS.X_KEY])
+    return np.count_nonzero(values) / max(values.size, 1)

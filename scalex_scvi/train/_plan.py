@@ -11,6 +11,10 @@ import torch
 from scvi.module.base import BaseModuleClass
 from scvi.train import TrainingPlan
 
+from scalex_scvi.nn import synchronise_statistics
+
+from ._adam import Adam, AdamW
+
 
 class SCALEXTrainingPlan(TrainingPlan):
     """scvi-tools' training plan with the published SCALEX defaults.
@@ -32,6 +36,10 @@ class SCALEXTrainingPlan(TrainingPlan):
         Adam's eps. scvi-tools' 0.01 would change the method.
     kl_weight
         Constant weight of the KL divergence in the loss.
+    skip_zeros
+        Whether the first layer leaves out the zeros of its input (see
+        :meth:`~scalex_scvi.module.SCALEXVAE.skip_zeros`); on a CPU only.
+        :meth:`~scalex_scvi.SCALEXModel.train` decides by the data.
     **plan_kwargs
         Further arguments of :class:`scvi.train.TrainingPlan`.
 
@@ -50,6 +58,7 @@ class SCALEXTrainingPlan(TrainingPlan):
         weight_decay: float = 5e-4,
         eps: float = 1e-8,
         kl_weight: float = 0.5,
+        skip_zeros: bool = False,
         **plan_kwargs: Any,
     ) -> None:
         _check_names(plan_kwargs)
@@ -57,14 +66,23 @@ class SCALEXTrainingPlan(TrainingPlan):
         super().__init__(
             module, lr=lr, weight_decay=weight_decay, eps=eps, **(defaults | plan_kwargs)
         )
+        self.skip_zeros = skip_zeros
         self._epoch_sums: torch.Tensor | None = None
 
     def on_fit_start(self) -> None:
         """Switch to train mode: scvi-tools leaves a trained or loaded module in eval mode.
 
-        Lightning does not switch it back, and BatchNorm statistics would never move.
+        Lightning does not switch it back, and BatchNorm statistics would never move. Several
+        processes share these statistics.
         """
         self.module.train()
+        synchronise_statistics(self.module, self.trainer.world_size > 1)
+        self.module.skip_zeros(self.skip_zeros and self.device.type == "cpu")
+
+    def on_fit_end(self) -> None:
+        """Let the module go on in this process alone."""
+        synchronise_statistics(self.module, False)
+        self.module.skip_zeros(False)
 
     def on_train_epoch_start(self) -> None:
         """Forget the previous epoch's sums."""
@@ -89,10 +107,10 @@ class SCALEXTrainingPlan(TrainingPlan):
         return losses.loss
 
     def on_train_epoch_end(self) -> None:
-        """Log the means over the epoch's cells."""
+        """Log the means over the epoch's cells, those of all processes."""
         if self._epoch_sums is None:
             return
-        *sums, n_cells = self._epoch_sums
+        *sums, n_cells = self.trainer.strategy.reduce(self._epoch_sums, reduce_op="sum")
         loss, reconstruction, kl = (total / n_cells for total in sums)
         self.log("train_loss", loss, prog_bar=True, sync_dist=self.use_sync_dist)
         self.log_dict(
@@ -108,7 +126,7 @@ class SCALEXTrainingPlan(TrainingPlan):
         self,
     ) -> Callable[[Iterable[torch.nn.Parameter]], torch.optim.Optimizer]:
         """Adam and AdamW in their fused form, a third of the plain step's time on a CPU."""
-        classes = {"Adam": torch.optim.Adam, "AdamW": torch.optim.AdamW}
+        classes = {"Adam": Adam, "AdamW": AdamW}
         if self.optimizer_name not in classes or self.device.type not in ("cpu", "cuda"):
             return super().get_optimizer_creator()
         optimizer_class = classes[self.optimizer_name]
@@ -120,7 +138,7 @@ class SCALEXTrainingPlan(TrainingPlan):
 def _check_names(plan_kwargs: dict[str, Any]) -> None:
     parameters = inspect.signature(TrainingPlan.__init__).parameters.values()
     known = {p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
-    known |= {"lr", "weight_decay", "eps", "kl_weight"}
+    known |= {"lr", "weight_decay", "eps", "kl_weight", "skip_zeros"}
     for name in plan_kwargs:
         if name not in known:
             close = get_close_matches(name, known, n=1)

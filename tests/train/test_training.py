@@ -131,10 +131,3 @@ def test_workers_do_not_change_the_latent(prepared: AnnData) -> None:
         for n in (0, 2)
     ]
     assert np.array_equal(*latents)
-
-
-@pytest.mark.parametrize("strategy", ["ddp", "ddp_find_unused_parameters_true"])
-def test_several_processes_are_refused(prepared: AnnData, strategy: str) -> None:
-    """Ranks would take the first one's batch statistics and lose their own."""
-    with pytest.raises(ValueError, match=f"'{strategy}' trains in several processes"):
-        small_model(prepared).train(max_epochs=1, strategy=strategy, **QUIET)

@@ -1,0 +1,207 @@
+"""Preprocess, train and project cells that do not fit in memory: time and memory by their number.
+
+    python benchmarks/out_of_core.py --data kang_pbmc_published_labels.h5ad --folder scratch/
+
+Makes stores of resampled real cells, and takes each through all steps, every step in a process of
+its own. Prints seconds and peak memory (resident set, `getrusage`), writes them to a CSV file and
+draws them. The largest store takes some gigabytes on disk.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import resource
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+
+STEPS = ("start", "make", "preprocess", "train", "project")
+COLUMNS = ("n_cells", "step", "seconds", "cpu_seconds", "peak_gb", "steps_per_second")
+
+
+def start(args: argparse.Namespace) -> dict[str, float]:
+    """Import everything: what the other steps start from."""
+    import dask.array  # noqa: F401
+
+    import scalex_scvi  # noqa: F401
+
+    return {}
+
+
+def make(args: argparse.Namespace) -> dict[str, float]:
+    """Draw cells with replacement, in blocks."""
+    import anndata as ad
+    import dask.array as da
+    import numpy as np
+
+    from scalex_scvi import io
+
+    source = ad.read_h5ad(args.data)
+    rows = np.random.default_rng(0).integers(source.n_obs, size=args.n)
+    obs = source.obs[[args.batch_key]].iloc[rows]
+    obs.index = [f"cell{i}" for i in range(args.n)]
+    drawn = da.from_array(rows[:, None], chunks=(io._store.CELLS_IN_BLOCK, 1))
+    counts = drawn.map_blocks(
+        lambda block: source.X[block.ravel()],
+        chunks=(drawn.chunks[0], (source.n_vars,)),
+        dtype=source.X.dtype,
+        meta=source.X[:0],
+    )
+    cells = ad.AnnData(X=counts, obs=obs, var=source.var[[]])
+    io.write_store(cells, args.folder / "counts.zarr", overwrite=True)
+    return {}
+
+
+def preprocess(args: argparse.Namespace) -> dict[str, float]:
+    """Filter, normalise, select, scale, write."""
+    from scalex_scvi import io, pp
+
+    counts = io.read_lazy(args.folder / "counts.zarr")
+    prepared = pp.rna(counts, batch_key=args.batch_key, min_features=200)
+    io.write_store(prepared, args.folder / "prepared.zarr", overwrite=True)
+    return {}
+
+
+def train(args: argparse.Namespace) -> dict[str, float]:
+    """Train for a number of minibatches."""
+    from scalex_scvi import SCALEXModel, io
+
+    cells = io.open_store(args.folder / "prepared.zarr")
+    SCALEXModel.setup_anndata(cells, batch_key=args.batch_key)
+    model = SCALEXModel(cells)
+    began = time.perf_counter()
+    epochs = max(1, args.max_steps * 64 // cells.n_obs)
+    model.train(
+        max_epochs=epochs,
+        limit_train_batches=min(args.max_steps, cells.n_obs // 64),
+        enable_progress_bar=False,
+        logger=False,
+    )
+    n_steps = epochs * min(args.max_steps, cells.n_obs // 64)
+    model.save(str(args.folder / "model"), overwrite=True)
+    return {"steps_per_second": n_steps / (time.perf_counter() - began)}
+
+
+def project(args: argparse.Namespace) -> dict[str, float]:
+    """Take the counts through the reference's preprocessing into its space."""
+    import numpy as np
+
+    from scalex_scvi import SCALEXModel, io
+
+    counts = io.read_lazy(args.folder / "counts.zarr")
+    query = SCALEXModel.load_query_data(counts, str(args.folder / "model"))
+    latent = query.get_latent_representation()
+    np.save(args.folder / "latent.npy", latent)
+    return {}
+
+
+def run_step(args: argparse.Namespace) -> None:
+    """Do one step in this process, and print what it took, less the imports."""
+    start(args)
+    began, cpu_began = time.perf_counter(), time.process_time()
+    more = {"start": start, "make": make, "preprocess": preprocess, "train": train}.get(
+        args.step, project
+    )(args)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    if sys.platform == "darwin":  # bytes there, kilobytes on Linux
+        peak /= 1024
+    measured = {
+        "seconds": time.perf_counter() - began,
+        "cpu_seconds": time.process_time() - cpu_began,
+        "peak_gb": peak / 1024**2,
+    }
+    print(json.dumps(measured | more))
+
+
+def run_all(args: argparse.Namespace) -> pd.DataFrame:
+    rows = []
+    print(machine())
+    for n_cells in args.sizes:
+        args.folder.mkdir(parents=True, exist_ok=True)
+        for step in STEPS:
+            command = [sys.executable, __file__, "--data", str(args.data), "--step", step]
+            command += ["--folder", str(args.folder), "--n", str(n_cells)]
+            command += ["--batch-key", args.batch_key, "--max-steps", str(args.max_steps)]
+            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+            measured = json.loads(done.stdout.strip().splitlines()[-1])
+            rows.append({"n_cells": n_cells, "step": step} | measured)
+            print(
+                f"{n_cells:>9,} cells  {step:<10} {measured['seconds']:8.1f} s "
+                f"{measured['peak_gb']:6.2f} GB",
+                flush=True,
+            )
+        if not args.keep:
+            for name in ("counts.zarr", "prepared.zarr", "model"):
+                shutil.rmtree(args.folder / name)
+        table = pd.DataFrame(rows, columns=COLUMNS)
+        table.to_csv(args.csv, index=False, float_format="%.4g")
+    return table
+
+
+def machine() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    versions = []
+    for name in ("scvi-tools", "anndata", "dask", "zarr", "annbatch", "torch"):
+        try:
+            versions.append(f"{name} {version(name)}")
+        except PackageNotFoundError:
+            versions.append(f"no {name}")
+    threads = os.environ.get("OMP_NUM_THREADS", "all")
+    return (
+        f"Python {platform.python_version()}, {', '.join(versions)}; {os.cpu_count()} CPUs, "
+        f"OMP_NUM_THREADS {threads}"
+    )
+
+
+def draw(table: pd.DataFrame, path: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, (time_axis, memory_axis) = plt.subplots(1, 2, figsize=(9, 3.5), layout="constrained")
+    for step, rows in table.groupby("step", sort=False):
+        if step != "start":
+            time_axis.plot(rows["n_cells"], rows["seconds"], marker="o", label=step)
+        line = "--" if step == "start" else "-"
+        memory_axis.plot(rows["n_cells"], rows["peak_gb"], line, marker="o", label=step)
+    time_axis.set(xscale="log", yscale="log", xlabel="cells", ylabel="seconds")
+    memory_axis.set(xscale="log", xlabel="cells", ylabel="peak memory (GB)", ylim=(0, 4.2))
+    memory_axis.axhline(4, color="grey", linewidth=0.8)
+    for axis in (time_axis, memory_axis):
+        axis.spines[["top", "right"]].set_visible(False)
+    memory_axis.legend(frameon=False, fontsize=8, ncols=2)
+    figure.savefig(path, dpi=150)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True, help="counts to resample, .h5ad")
+    parser.add_argument("--batch-key", default="batch")
+    parser.add_argument("--folder", type=Path, required=True, help="for the stores")
+    parser.add_argument(
+        "--sizes", type=int, nargs="+", default=[10_000, 30_000, 100_000, 300_000, 1_000_000]
+    )
+    parser.add_argument("--max-steps", type=int, default=1000, help="minibatches to train for")
+    parser.add_argument("--csv", type=Path, default=Path("out_of_core.csv"))
+    parser.add_argument("--picture", type=Path, default=Path("out_of_core.png"))
+    parser.add_argument("--keep", action="store_true", help="do not delete the stores")
+    parser.add_argument("--step", choices=STEPS, help=argparse.SUPPRESS)
+    parser.add_argument("--n", type=int, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.step:
+        run_step(args)
+        return
+    draw(run_all(args), args.picture)
+
+
+if __name__ == "__main__":
+    main()

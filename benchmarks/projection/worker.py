@@ -1,0 +1,77 @@
+"""One method on one case with one seed: labels of the query, times, peak memory, versions."""
+
+from __future__ import annotations
+
+import json
+import logging
+import platform
+import resource
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from cases import read_case
+from methods import METHODS, parse
+
+PACKAGES = ("scalex-scvi", "scvi-tools", "torch", "scalex", "harmonypy", "scikit-learn", "numpy")
+
+
+def work(task: dict[str, Any]) -> None:
+    """Run a task and write its results into its place."""
+    warnings.simplefilter("ignore")
+    logging.disable(logging.WARNING)
+    case = read_case(
+        Path(task["data"]), task["set"], task["left_out"], task["batch_key"], task["label_key"]
+    )
+    truth = case.query.obs[case.label_key].to_numpy(str)
+    known = pd.Index(truth).isin(case.labels)
+    case.prepared  # noqa: B018  the selection of genes is nobody's time
+    name, options = parse(task["method"])
+    answers, reference_time = timed(lambda: METHODS[name](case, task["seed"], **options))
+    parts, query_time = [], {}
+    for variant, answer in answers.items():
+        found, query_time[variant] = timed(answer)
+        cells = {"truth": truth, "known": known, "label": found.labels, "unknown": found.unknown}
+        parts.append(pd.DataFrame({"variant": variant, **cells}))
+    place = Path(task["place"])
+    pd.concat(parts).to_csv(place / "labels.csv", index=False)
+    facts = {
+        "reference": reference_time,
+        "query": query_time,
+        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "reference_cells": case.ref.n_obs,
+        "query_cells": case.query.n_obs,
+        "genes": len(case.genes),
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "versions": {package: found_version(package) for package in PACKAGES},
+    }
+    (place / "run.json").write_text(json.dumps(facts, indent=1))  # last: marks the run complete
+
+
+def timed(call: Callable[[], Any]) -> tuple[Any, dict[str, float]]:
+    """Return the result, wall time, and CPU time, which tells more on a busy machine."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    result = call()
+    return result, {
+        "seconds": time.perf_counter() - wall,
+        "cpu_seconds": time.process_time() - cpu,
+    }
+
+
+def found_version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+if __name__ == "__main__":
+    work(json.loads(sys.argv[1]))

@@ -1,0 +1,69 @@
+"""What the speed benchmarks share: the cells, the machine, the table."""
+
+from __future__ import annotations
+
+import logging
+import platform
+import sys
+import warnings
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import torch
+from anndata import AnnData
+
+import scalex_scvi as sx
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from simulate import simulate
+
+PACKAGES = ("scalex-scvi", "scalex", "scvi-tools", "torch", "lightning", "harmonypy", "numpy")
+QUIET = {"enable_progress_bar": False, "accelerator": "cpu"}
+
+
+def quiet() -> None:
+    warnings.simplefilter("ignore")
+    logging.disable(logging.WARNING)
+    setattr(np, "Inf", np.inf)  # noqa: B010  gone from numpy 2, and used by scalex 1.0.4
+
+
+def read_cells(path: Path | None, n_cells: int, n_genes: int) -> tuple[AnnData, AnnData]:
+    """Take counts of a file, or simulate them; prepare them."""
+    counts = simulate(n_cells, n_genes) if path is None else ad.read_h5ad(path)
+    if path is not None and counts.n_obs > n_cells:
+        chosen = np.random.default_rng(0).choice(counts.n_obs, n_cells, replace=False)
+        counts = counts[np.sort(chosen)].copy()
+    prepared = sx.pp.rna(counts, batch_key="batch", min_features=0, n_top_features=n_genes)
+    return counts, prepared
+
+
+def processor() -> str:
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text().splitlines() if path.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def facts() -> dict[str, object]:
+    """Machine, threads and versions, to stand in each row of a table."""
+    found: dict[str, object] = {
+        "processor": processor(),
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+    }
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = ""
+    return found
+
+
+def write(table: pd.DataFrame, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    table.assign(**facts()).to_csv(path, index=False)
+    print(table.to_string(index=False, float_format=lambda value: f"{value:.3f}"))
+    print(f"Written: {path}")

@@ -1,0 +1,142 @@
+"""Wall time of a whole training, and the scIB total that it reaches.
+
+Usage: ``python benchmarks/speed/time_to_quality.py --lr 2e-3 --max-steps 3000 --batch-size 64
+[--data FILE.h5ad] [--cells 12000] [--threads 2] [--seed 0] [--methods ...] [--out runs/speed]``.
+See the README beside this.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from anndata import AnnData
+from common import QUIET, quiet, read_cells, write
+from scipy import sparse
+
+import scalex_scvi as sx
+
+Method = Callable[[AnnData, AnnData, argparse.Namespace], np.ndarray]
+
+
+def ours(counts: AnnData, prepared: AnnData, args: argparse.Namespace) -> np.ndarray:
+    """Train with the settings that the command line gives."""
+    adata = prepared.copy()
+    sx.SCALEXModel.setup_anndata(adata, batch_key="batch")
+    model = sx.SCALEXModel(adata, seed=args.seed)
+    model.train(
+        lr=args.lr,
+        max_steps=args.max_steps,
+        batch_size=args.batch_size,
+        precision=args.precision,
+        seed=args.seed,
+        **QUIET,
+    )
+    return model.get_latent_representation()
+
+
+def published(counts: AnnData, prepared: AnnData, args: argparse.Namespace) -> np.ndarray:
+    """Train scalex 1.0.4 by its defaults, but no workers: they only cost time on few cores.
+
+    Its preprocessing is inside of its one function, and of its time: seconds of minutes.
+    """
+    from scalex import SCALEX
+
+    with tempfile.TemporaryDirectory() as folder:
+        adata = SCALEX(
+            counts.copy(),  # a list of one would be taken for a list of files
+            batch_name="batch",
+            min_features=0,
+            seed=args.seed,
+            max_iteration=args.published_steps,
+            ignore_umap=True,
+            show=False,
+            num_workers=0,
+            outdir=folder,  # without one, early stopping fails
+        )
+    return adata[counts.obs_names].obsm["latent"]
+
+
+def scvi(counts: AnnData, prepared: AnnData, args: argparse.Namespace) -> np.ndarray:
+    """Train scVI by its defaults, stopped when the validation loss no longer falls."""
+    import scvi as scvi_tools
+
+    scvi_tools.settings.seed = args.seed
+    adata = counts[:, prepared.var_names].copy()
+    adata.X = sparse.csr_matrix(adata.X, dtype=np.float32)
+    adata.X.data = np.rint(adata.X.data)  # its likelihood is of counts
+    scvi_tools.model.SCVI.setup_anndata(adata, batch_key="batch")
+    model = scvi_tools.model.SCVI(adata)
+    model.train(max_epochs=args.scvi_epochs, early_stopping=True, **QUIET)
+    return model.get_latent_representation()
+
+
+def harmony(counts: AnnData, prepared: AnnData, args: argparse.Namespace) -> np.ndarray:
+    import harmonypy
+
+    pca = sx.metrics.uncorrected_pca(prepared, n_components=50)
+    corrected = harmonypy.run_harmony(pca, prepared.obs, "batch", random_state=args.seed).Z_corr
+    return corrected if corrected.shape == pca.shape else corrected.T
+
+
+def uncorrected(counts: AnnData, prepared: AnnData, args: argparse.Namespace) -> np.ndarray:
+    return sx.metrics.uncorrected_pca(prepared, n_components=50)
+
+
+METHODS: dict[str, Method] = {
+    "ours": ours,
+    "scalex 1.0.4": published,
+    "scvi": scvi,
+    "harmony": harmony,
+    "uncorrected": uncorrected,
+}
+
+
+def main() -> None:
+    args = _arguments()
+    quiet()
+    torch.set_num_threads(args.threads)
+    counts, prepared = read_cells(args.data, args.cells, args.genes)
+    scored, seconds = prepared.copy(), {}
+    for name in args.methods:
+        start = time.perf_counter()
+        scored.obsm[name] = METHODS[name](counts, prepared, args)
+        seconds[name] = time.perf_counter() - start
+        print(f"{name}: {seconds[name]:.1f} s", flush=True)
+    scores = sx.metrics.benchmark(scored, args.methods)
+    table = scores[["Batch correction", "Bio conservation", "Total"]].rename_axis("method")
+    table.insert(0, "seconds", pd.Series(seconds))
+    if "ours" in seconds:
+        table.insert(1, "times_as_long_as_ours", table["seconds"] / seconds["ours"])
+    given = {"lr": args.lr, "max_steps": args.max_steps, "batch_size": args.batch_size}
+    given |= {"precision": args.precision, "seed": args.seed, "cells": prepared.n_obs}
+    write(table.reset_index().assign(**given), args.out / "time_to_quality.csv")
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--lr", type=float, required=True)
+    parser.add_argument("--max-steps", type=int, required=True)
+    parser.add_argument("--batch-size", type=int, required=True)
+    parser.add_argument("--precision", default="32-true", help="or bf16-mixed")
+    parser.add_argument("--data", type=Path, help="counts with obs batch and celltype")
+    parser.add_argument("--cells", type=int, default=12_000)
+    parser.add_argument("--genes", type=int, default=2_000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--published-steps", type=int, default=30_000)
+    parser.add_argument("--scvi-epochs", type=int, help="default: scvi-tools' own number")
+    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
+    parser.add_argument("--out", type=Path, default=Path("runs/speed"))
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,217 @@
+"""Time of a training iteration: ours, a bare loop, its matrix products alone, and the peers.
+
+Usage: ``python benchmarks/speed/training.py [--data FILE.h5ad] [--cells 12000] [--genes 2000]
+[--repeats 5] [--threads 2] [--methods ...] [--out runs/speed]``. See the README beside this.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from anndata import AnnData
+from common import QUIET, quiet, read_cells, write
+from scipy import sparse
+from torch.nn import functional as F
+
+import scalex_scvi as sx
+
+
+@dataclass
+class Cells:
+    """What a method is given."""
+
+    counts: AnnData
+    prepared: AnnData
+    dense: torch.Tensor
+    batch: torch.Tensor
+    batch_size: int
+
+    @property
+    def n_iterations(self) -> int:
+        """Minibatches of an epoch."""
+        return len(self.dense) // self.batch_size
+
+
+def ours(cells: Cells, **kwargs: object) -> int:
+    """One epoch through Lightning and scvi-tools' loader."""
+    model = sx.SCALEXModel(cells.prepared)
+    model.train(max_epochs=1, batch_size=cells.batch_size, logger=False, **QUIET, **kwargs)
+    return cells.n_iterations
+
+
+def ours_all_input(cells: Cells) -> int:
+    return ours(cells, plan_kwargs={"skip_zeros": False})
+
+
+def ours_without_zeros(cells: Cells) -> int:
+    return ours(cells, plan_kwargs={"skip_zeros": True})
+
+
+def ours_bfloat16(cells: Cells) -> int:
+    return ours(cells, precision="bf16-mixed", plan_kwargs={"skip_zeros": False})
+
+
+def bare_loop(cells: Cells) -> int:
+    """Train the same network on rows of a dense matrix, with torch alone."""
+    module = sx.SCALEXModel(cells.prepared).module.train()
+    settings = {"lr": 2e-4, "weight_decay": 5e-4, "fused": True}
+    optimizer = torch.optim.Adam(module.parameters(), **settings)
+    order = torch.randperm(len(cells.dense))
+    for rows in order[: cells.n_iterations * cells.batch_size].split(cells.batch_size):
+        x = cells.dense[rows]
+        mean, var = module.encoder(x)
+        z = mean + var.sqrt() * torch.randn_like(mean)
+        logits = module.decoder(z, cells.batch[rows])
+        reconstruction = F.binary_cross_entropy_with_logits(logits, x, reduction="sum")
+        kl = 0.5 * (var + mean.square() - 1 - var.log()).sum()
+        optimizer.zero_grad()
+        ((reconstruction + 0.5 * kl) / len(x)).backward()
+        optimizer.step()
+    return cells.n_iterations
+
+
+def matrix_products(cells: Cells) -> int:
+    """Multiply as one iteration does, forward and backward, and nothing else: the floor."""
+    n_genes, n_hidden, n_latent = cells.dense.shape[1], 1024, 10
+    first, heads = torch.randn(n_hidden, n_genes), torch.randn(2 * n_latent, n_hidden)
+    last = torch.randn(n_genes, n_latent)
+    x = cells.dense[: cells.batch_size]
+    h, z = torch.randn(len(x), n_hidden), torch.randn(len(x), n_latent)
+    hidden_gradient, output_gradient = torch.randn(len(x), 2 * n_latent), torch.randn_like(x)
+    for _ in range(cells.n_iterations):
+        x @ first.T, h.T @ x
+        h @ heads.T, hidden_gradient @ heads, hidden_gradient.T @ h
+        z @ last.T, output_gradient @ last, output_gradient.T @ z
+    return cells.n_iterations
+
+
+def published(cells: Cells) -> int:
+    """One epoch of scalex 1.0.4: its network, its loader without workers, its loop."""
+    from scalex.data import SingleCellDataset
+    from scalex.net.utils import EarlyStopping
+    from scalex.net.vae import VAE
+    from torch.utils.data import DataLoader
+
+    n_batch = cells.prepared.obs["batch"].nunique()
+    network = VAE(
+        [["fc", 1024, 1, "relu"], ["fc", 10, "", ""]],
+        [["fc", cells.dense.shape[1], n_batch, "sigmoid"]],
+        n_domain=n_batch,
+    )
+    loader = DataLoader(
+        SingleCellDataset(cells.prepared), cells.batch_size, shuffle=True, drop_last=True
+    )
+    stopping = EarlyStopping(patience=10, checkpoint_file=None)
+    network.fit(loader, max_iteration=len(loader), device="cpu", early_stopping=stopping)
+    return len(loader)
+
+
+def scvi(cells: Cells) -> int:
+    """One epoch of scVI with its own minibatch of 128."""
+    from scvi.model import SCVI
+
+    adata = cells.counts[:, cells.prepared.var_names].copy()
+    adata.X = sparse.csr_matrix(adata.X, dtype=np.float32)
+    SCVI.setup_anndata(adata, batch_key="batch")
+    SCVI(adata).train(max_epochs=1, train_size=1.0, logger=False, **QUIET)
+    return -(-adata.n_obs // SCVI_MINIBATCH)
+
+
+SCVI_MINIBATCH = 128
+
+METHODS: dict[str, Callable[[Cells], int]] = {
+    "ours": ours,
+    "ours, all of the input": ours_all_input,
+    "ours, without zeros": ours_without_zeros,
+    "ours, bfloat16": ours_bfloat16,
+    "bare loop": bare_loop,
+    "matrix products": matrix_products,
+    "scalex 1.0.4": published,
+    "scvi": scvi,
+}
+
+
+def measure(cells: Cells, methods: list[str], repeats: int) -> pd.DataFrame:
+    """All methods in turn, as often as asked, so that a busy minute meets all of them."""
+    rows = []
+    for repeat in range(repeats + 1):
+        for name in methods:
+            wall, cpu = time.perf_counter(), time.process_time()
+            n_iterations = METHODS[name](cells)
+            wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+            size = SCVI_MINIBATCH if name == "scvi" else cells.batch_size
+            if repeat:  # the first warms up
+                rows.append(
+                    (name, repeat, size, 1e3 * wall / n_iterations, 1e3 * cpu / n_iterations)
+                )
+    return pd.DataFrame(
+        rows, columns=["method", "repeat", "minibatch", "ms_per_iteration", "cpu_ms_per_iteration"]
+    )
+
+
+def summarise(runs: pd.DataFrame) -> pd.DataFrame:
+    """Medians; and how many times as long as the bare loop for a cell."""
+    table = runs.groupby("method", sort=False).median().drop(columns="repeat").reset_index()
+    table["us_per_cell"] = 1e3 * table["ms_per_iteration"] / table["minibatch"]
+    per_cell = table.set_index("method")["us_per_cell"]
+    if "bare loop" in per_cell:
+        table["times_bare_loop"] = table["us_per_cell"] / per_cell["bare loop"]
+    if "scalex 1.0.4" in per_cell:
+        table["times_faster_than_published"] = per_cell["scalex 1.0.4"] / table["us_per_cell"]
+    return table
+
+
+def draw(table: pd.DataFrame, runs: pd.DataFrame, path: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(6, 0.45 * len(table) + 1), layout="constrained")
+    names = list(table["method"])
+    axes.barh(names, table["us_per_cell"], color="0.75")
+    places = [names.index(name) for name in runs["method"]]
+    axes.plot(1e3 * runs["ms_per_iteration"] / runs["minibatch"], places, ".", color="0.2")
+    axes.invert_yaxis()
+    axes.set_xlabel("training, µs per cell (median and each run)")
+    figure.savefig(path, dpi=150)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, help="counts with obs['batch']; default: simulated")
+    parser.add_argument("--cells", type=int, default=12_000)
+    parser.add_argument("--genes", type=int, default=2_000)
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
+    parser.add_argument("--out", type=Path, default=Path("runs/speed"))
+    args = parser.parse_args()
+    quiet()
+    torch.set_num_threads(args.threads)
+    counts, prepared = read_cells(args.data, args.cells, args.genes)
+    sx.SCALEXModel.setup_anndata(prepared, batch_key="batch")
+    dense = torch.from_numpy(prepared.X.toarray())
+    codes = torch.from_numpy(prepared.obs["batch"].cat.codes.to_numpy().astype(np.int64))
+    cells = Cells(counts, prepared, dense, codes, args.batch_size)
+    density = float((dense != 0).float().mean())
+    print(f"{prepared.n_obs} cells x {prepared.n_vars} genes, {density:.3f} of it not zero")
+    runs = measure(cells, args.methods, args.repeats)
+    table = summarise(runs)
+    args.out.mkdir(parents=True, exist_ok=True)
+    runs.to_csv(args.out / "training_runs.csv", index=False)
+    draw(table, runs, args.out / "training.png")
+    shape = {"cells": prepared.n_obs, "genes": prepared.n_vars, "density": density}
+    write(table.assign(**shape), args.out / "training.csv")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,166 @@
+"""What genes are selected and scaled by, taken in one pass over blocks of cells.
+
+:func:`scanpy.pp.highly_variable_genes` takes dask arrays, but reads all data twice for each batch.
+Its selection needs no more than the mean and variance of each gene in each batch, which add up
+over blocks; :func:`rank_genes` turns them into the same genes and columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from scipy import sparse
+
+N_BINS = 20
+"""Bins of mean expression, scanpy's default."""
+
+
+@dataclass(frozen=True)
+class GeneSums:
+    """Sums over the cells of one batch, for each gene."""
+
+    n_cells: int
+    n_detected: np.ndarray
+    total: np.ndarray
+    squares: np.ndarray
+    maximum: np.ndarray
+
+    def __add__(self, other: GeneSums) -> GeneSums:
+        """Add up the sums over both sets of cells."""
+        return GeneSums(
+            self.n_cells + other.n_cells,
+            self.n_detected + other.n_detected,
+            self.total + other.total,
+            self.squares + other.squares,
+            np.maximum(self.maximum, other.maximum),
+        )
+
+
+@dataclass(frozen=True)
+class BatchMoments:
+    """Sums of each batch that has cells, by its code."""
+
+    batches: dict[int, GeneSums]
+
+    def cells_with_gene(self) -> np.ndarray:
+        """Count the cells that each gene is detected in."""
+        return np.sum([sums.n_detected for sums in self.batches.values()], axis=0)
+
+    def maxima(self, n_batches: int) -> np.ndarray:
+        """Return the maximum of each gene in each batch, batches × genes, float32."""
+        return np.stack([self.batches[code].maximum for code in range(n_batches)])
+
+    def subset(self, genes: np.ndarray) -> BatchMoments:
+        """Only some genes."""
+        return BatchMoments(
+            {
+                code: GeneSums(
+                    sums.n_cells,
+                    sums.n_detected[genes],
+                    sums.total[genes],
+                    sums.squares[genes],
+                    sums.maximum[genes],
+                )
+                for code, sums in self.batches.items()
+            }
+        )
+
+
+def block_moments(block: sparse.csr_matrix, codes: np.ndarray) -> BatchMoments:
+    """Sum over the cells of a block of log-normalised values, for each batch in it."""
+    present = np.unique(codes)
+    return BatchMoments(
+        {int(code): _sums(block if len(present) == 1 else block[codes == code]) for code in present}
+    )
+
+
+def _sums(csr: sparse.csr_matrix) -> GeneSums:
+    n_genes = csr.shape[1]
+    # As scanpy: exponentiated and squared in float32, summed in float64.
+    values = np.expm1(csr.data)
+    return GeneSums(
+        csr.shape[0],
+        np.bincount(csr.indices, minlength=n_genes),
+        np.bincount(csr.indices, weights=values, minlength=n_genes),
+        np.bincount(csr.indices, weights=values * values, minlength=n_genes),
+        csr.max(axis=0).toarray().ravel(),
+    )
+
+
+def merge_moments(parts: Sequence[BatchMoments]) -> BatchMoments:
+    """Add up the sums of several blocks."""
+    merged: dict[int, GeneSums] = {}
+    for part in parts:
+        for code, sums in part.batches.items():
+            merged[code] = merged[code] + sums if code in merged else sums
+    return BatchMoments(merged)
+
+
+def rank_genes(moments: BatchMoments, genes: pd.Index, n_top: int) -> pd.DataFrame:
+    """Select highly variable genes over batches.
+
+    A gene's dispersion (variance by mean, of normalised counts) is compared with that of genes of
+    similar mean within each batch (Satija et al., Nat Biotechnol 33:495, 2015). Genes that are
+    among the ``n_top`` best in most batches are taken, ties by their mean score.
+
+    Parameters
+    ----------
+    moments
+        Sums for ``genes`` in each batch.
+    genes
+        Names, unique.
+    n_top
+        How many to select.
+
+    Returns
+    -------
+    The columns that ``scanpy.pp.highly_variable_genes(adata, n_top_genes=n_top, batch_key=...)``
+    writes into ``adata.var``, for ``genes``.
+    """
+    tables = [_rank_in_batch(sums, genes, n_top) for sums in moments.batches.values()]
+    table = pd.concat(tables)
+    table = table.groupby(table.index).agg(
+        {
+            "means": "mean",
+            "dispersions": "mean",
+            "dispersions_norm": "mean",
+            "highly_variable": "sum",
+        }
+    )
+    table["highly_variable_nbatches"] = table.pop("highly_variable")
+    table["highly_variable_intersection"] = table["highly_variable_nbatches"] == len(tables)
+    table = table.sort_values(
+        ["highly_variable_nbatches", "dispersions_norm"], ascending=False, na_position="last"
+    )
+    table.insert(0, "highly_variable", np.arange(len(table)) < n_top)
+    return table.loc[genes].astype({"dispersions_norm": np.float32})
+
+
+def _rank_in_batch(sums: GeneSums, genes: pd.Index, n_top: int) -> pd.DataFrame:
+    """Normalised dispersions in one batch; genes without counts there are zero."""
+    found = sums.n_detected > 0
+    mean = sums.total[found] / sums.n_cells
+    variance = sums.squares[found] / sums.n_cells - mean**2
+    variance *= sums.n_cells / (sums.n_cells - 1)
+    mean[mean == 0] = 1e-12
+    with np.errstate(invalid="ignore", divide="ignore"):
+        dispersion = variance / mean
+        dispersion[dispersion == 0] = np.nan
+        table = pd.DataFrame({"means": np.log1p(mean), "dispersions": np.log(dispersion)})
+    table["dispersions_norm"] = _normalise_in_bins(table["means"], table["dispersions"])
+    score = table["dispersions_norm"].to_numpy()
+    n_scored = int((~np.isnan(score)).sum())
+    cutoff = np.sort(score[~np.isnan(score)])[::-1][min(n_top, n_scored) - 1]
+    table["highly_variable"] = (np.nan_to_num(score, nan=-np.inf) >= cutoff).astype(int)
+    return table.set_axis(genes[found]).reindex(genes, fill_value=0)
+
+
+def _normalise_in_bins(means: pd.Series, dispersions: pd.Series) -> pd.Series:
+    """Count the standard deviations above the mean dispersion of genes in the same bin."""
+    by_bin = dispersions.groupby(pd.cut(means, bins=N_BINS), observed=True)
+    average, deviation = by_bin.transform("mean"), by_bin.transform("std")
+    lone = deviation.isna()  # one gene in its bin: a score of 1
+    return (dispersions - average.mask(lone, 0)) / deviation.mask(lone, average)

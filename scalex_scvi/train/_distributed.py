@@ -1,0 +1,81 @@
+"""Training in several processes by Lightning's DDP."""
+
+from __future__ import annotations
+
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from scvi.dataloaders import DataSplitter
+from scvi.model._utils import parse_device_args, use_distributed_sampler
+from torch.utils.data import DataLoader, DistributedSampler
+
+
+class SCALEXDataSplitter(DataSplitter):
+    """scvi-tools' data splitter; the order of cells over several processes follows the seed.
+
+    Parameters
+    ----------
+    *args, **kwargs
+        See :class:`scvi.dataloaders.DataSplitter`.
+    order_seed
+        Seed of the order in several processes, which all have to shuffle alike to share the cells
+        out. One process draws its order from torch's generator.
+    """
+
+    def __init__(self, *args: Any, order_seed: int = 0, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.order_seed = order_seed
+
+    def train_dataloader(self) -> DataLoader:
+        """Minibatches to train on."""
+        loader = super().train_dataloader()
+        if isinstance(loader.sampler, DistributedSampler):
+            loader.sampler.seed = self.order_seed
+        return loader
+
+
+def count_processes(
+    accelerator: str, devices: int | list[int] | str, trainer_kwargs: dict[str, Any]
+) -> int:
+    """Count the processes that :class:`lightning.pytorch.Trainer` will train in.
+
+    Parameters
+    ----------
+    accelerator, devices, trainer_kwargs
+        Arguments of :meth:`scalex_scvi.SCALEXModel.train`.
+
+    Raises
+    ------
+    ValueError
+        If there are several, but the strategy is not DDP.
+    """
+    _, per_node, _ = parse_device_args(accelerator, devices, return_device="torch")
+    n_devices = per_node if isinstance(per_node, int) else len(per_node)
+    n_processes = n_devices * trainer_kwargs.get("num_nodes", 1)
+    strategy = trainer_kwargs.get("strategy")
+    if n_processes > 1 and not use_distributed_sampler(strategy):
+        msg = (
+            f"`devices={devices!r}` trains in {n_processes} processes, which takes "
+            f"`strategy='ddp'` ('ddp_notebook' in a notebook), got {strategy!r}. Pass it, or "
+            "train with `devices=1`."
+        )
+        raise ValueError(msg)
+    return n_processes
+
+
+@contextmanager
+def ddp_logging(trainer_kwargs: dict[str, Any]) -> Iterator[None]:
+    """Keep what scvi-tools says and writes under DDP away from the user; else do nothing.
+
+    It writes the history into the working folder, and warns that early stopping is off: its own is.
+    """
+    if not use_distributed_sampler(trainer_kwargs.get("strategy")):
+        yield
+        return
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "early_stopping was automatically disabled")
+        trainer_kwargs.setdefault("log_save_dir", folder)
+        yield

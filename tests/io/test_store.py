@@ -1,0 +1,177 @@
+"""Stores on disk: what is written comes back, in blocks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from anndata import AnnData
+from anndata.abc import CSRDataset
+from scipy import sparse
+
+import scalex_scvi as sx
+from scalex_scvi import io
+
+da = pytest.importorskip("dask.array")
+
+
+@pytest.fixture
+def rich(counts: AnnData) -> AnnData:
+    counts.obsm["spatial"] = np.arange(300.0).reshape(150, 2)
+    counts.uns["colors"] = ["red", "green"]
+    counts.layers["twice"] = counts.X * 2
+    return counts
+
+
+def same(adata: AnnData, expected: AnnData) -> None:
+    pd.testing.assert_frame_equal(adata.obs, expected.obs)
+    pd.testing.assert_frame_equal(adata.var, expected.var)
+    np.testing.assert_array_equal(adata.obsm["spatial"], expected.obsm["spatial"])
+    assert list(adata.uns["colors"]) == list(expected.uns["colors"])
+
+
+@pytest.mark.parametrize("suffix", [".h5ad", ".zarr"])
+@pytest.mark.parametrize("layer", [None, "twice"])
+def test_read_lazy(rich: AnnData, tmp_path: Path, suffix: str, layer: str | None) -> None:
+    path = tmp_path / f"cells{suffix}"
+    rich.write_h5ad(path) if suffix == ".h5ad" else rich.write_zarr(path)
+    lazy = io.read_lazy(path, layer=layer, cells_in_block=40)
+    assert lazy.X.chunks == ((40, 40, 40, 30), (60,))
+    expected = rich.X if layer is None else rich.layers[layer]
+    np.testing.assert_array_equal(lazy.X.compute().toarray(), expected.toarray())
+    same(lazy, rich)
+
+
+def test_read_lazy_dense(counts: AnnData, tmp_path: Path) -> None:
+    counts.X = counts.X.toarray()
+    counts.write_h5ad(tmp_path / "dense.h5ad")
+    lazy = io.read_lazy(tmp_path / "dense.h5ad", cells_in_block=40)
+    assert lazy.X.numblocks == (4, 1)
+    np.testing.assert_array_equal(lazy.X.compute(), counts.X)
+
+
+@pytest.mark.parametrize("lazy", [True, False], ids=["dask", "in-memory"])
+def test_store_comes_back(rich: AnnData, tmp_path: Path, lazy: bool) -> None:
+    prepared = sx.pp.rna(rich, batch_key="batch", min_features=0, n_top_features=30)
+    expected = prepared.X.toarray()
+    if lazy:
+        rich.write_h5ad(tmp_path / "counts.h5ad")
+        source = io.read_lazy(tmp_path / "counts.h5ad", cells_in_block=40)
+        prepared = sx.pp.rna(source, batch_key="batch", min_features=0, n_top_features=30)
+    io.write_store(prepared, tmp_path / "cells.zarr")
+    opened = io.open_store(tmp_path / "cells.zarr")
+    assert isinstance(opened.X, CSRDataset)
+    assert opened.X.dtype == np.float32
+    np.testing.assert_array_equal(opened.X[:].toarray(), expected)
+    np.testing.assert_array_equal(opened.X[[7, 3, 149]].toarray(), expected[[7, 3, 149]])
+    same(opened, prepared)
+    record = sx.pp.Preprocessing.from_adata(opened)
+    assert record == sx.pp.Preprocessing.from_adata(prepared)
+    pd.testing.assert_frame_equal(record.scale, prepared.varm["scalex_scale"])
+    # Read again in blocks, as any other data.
+    again = io.read_lazy(tmp_path / "cells.zarr")
+    np.testing.assert_array_equal(again.X.compute().toarray(), expected)
+    assert io.read(tmp_path / "cells.zarr").shape == opened.shape
+
+
+def test_registration_is_not_written_and_the_input_not_changed(
+    prepared: AnnData, tmp_path: Path
+) -> None:
+    sx.SCALEXModel.setup_anndata(prepared, batch_key="batch")
+    before = list(prepared.obs), list(prepared.uns)
+    io.write_store(prepared, tmp_path / "cells.zarr")
+    assert (list(prepared.obs), list(prepared.uns)) == before
+    opened = io.open_store(tmp_path / "cells.zarr")
+    assert not [key for key in [*opened.obs, *opened.uns] if key.startswith("_scvi")]
+
+
+def test_a_block_without_values(prepared: AnnData, tmp_path: Path) -> None:
+    x = sparse.csr_matrix(prepared.X.multiply((np.arange(150) >= 50)[:, None]))
+    parts = [da.from_delayed(_delayed(x[s : s + 50]), (50, 60), x.dtype, x[:0]) for s in (0, 50)]
+    adata = AnnData(X=da.concatenate(parts), obs=prepared.obs[:100].copy())
+    io.write_store(adata, tmp_path / "cells.zarr")
+    stored = io.open_store(tmp_path / "cells.zarr").X[:]
+    np.testing.assert_array_equal(stored.toarray(), x[:100].toarray())
+
+
+def _delayed(value: Any) -> Any:
+    import dask
+
+    return dask.delayed(value)
+
+
+def test_written_whole_or_not_at_all(prepared: AnnData, tmp_path: Path) -> None:
+    path = tmp_path / "cells.zarr"
+    io.write_store(prepared, path)
+
+    def fail(block: Any) -> Any:
+        raise OSError("disk gone")
+
+    broken = prepared.copy()
+    broken.X = da.from_array(prepared.X.toarray(), chunks=(50, 60)).map_blocks(
+        fail, dtype=np.float32, meta=prepared.X[:0]
+    )
+    for target in (path, tmp_path / "new.zarr"):
+        with pytest.raises(OSError, match="disk gone"):
+            io.write_store(broken, target, overwrite=True)
+    assert [found.name for found in tmp_path.iterdir()] == ["cells.zarr"]
+    np.testing.assert_array_equal(io.open_store(path).X[:].toarray(), prepared.X.toarray())
+
+
+def test_overwrite(prepared: AnnData, tmp_path: Path) -> None:
+    path = tmp_path / "cells.zarr"
+    io.write_store(prepared, path)
+    with pytest.raises(FileExistsError, match="overwrite=True"):
+        io.write_store(prepared, path)
+    # Also of the very cells that are read from it.
+    subset = io.read_lazy(path, cells_in_block=40)[:60].copy()
+    io.write_store(subset, path, overwrite=True)
+    assert io.open_store(path).n_obs == 60
+    assert [found.name for found in tmp_path.iterdir()] == ["cells.zarr"]
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "message"),
+    [
+        ("cells.h5ad", ValueError, "must end in .zarr"),
+        ("absent/cells.zarr", FileNotFoundError, "does not exist"),
+        ("folder.zarr", FileExistsError, "is no zarr store"),
+    ],
+)
+def test_places_that_cannot_be_written(
+    prepared: AnnData, tmp_path: Path, name: str, error: type[Exception], message: str
+) -> None:
+    (tmp_path / "folder.zarr").mkdir()
+    with pytest.raises(error, match=message):
+        io.write_store(prepared, tmp_path / name, overwrite=True)
+
+
+def test_files_that_cannot_be_opened(counts: AnnData, tmp_path: Path) -> None:
+    for function in (io.read_lazy, io.open_store):
+        with pytest.raises(FileNotFoundError, match=r"There is no file .*absent\.zarr"):
+            function(tmp_path / "absent.zarr")
+    counts.write_h5ad(tmp_path / "csr.h5ad")
+    with pytest.raises(ValueError, match=r"no zarr store with a CSR matrix.*write_store"):
+        io.open_store(tmp_path / "csr.h5ad")
+    with pytest.raises(KeyError, match=r"`layer` 'raw' is not in the layers"):
+        io.read_lazy(tmp_path / "csr.h5ad", layer="raw")
+    (tmp_path / "text.h5ad").write_text("no hdf5")
+    with pytest.raises(ValueError, match=r"text\.h5ad' cannot be read as an AnnData"):
+        io.read_lazy(tmp_path / "text.h5ad")
+    counts.X = counts.X.tocsc()
+    counts.write_h5ad(tmp_path / "csc.h5ad")
+    with pytest.raises(ValueError, match=r"stored by genes \(CSC\)"):
+        io.read_lazy(tmp_path / "csc.h5ad")
+    AnnData(obs=counts.obs).write_h5ad(tmp_path / "empty.h5ad")
+    with pytest.raises(ValueError, match=r"has no `X`"):
+        io.read_lazy(tmp_path / "empty.h5ad")
+
+
+def test_without_dask(counts: AnnData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    counts.write_h5ad(tmp_path / "counts.h5ad")
+    monkeypatch.setitem(__import__("sys").modules, "dask.array", None)
+    with pytest.raises(ImportError, match=r"scalex-scvi\[scale\]"):
+        io.read_lazy(tmp_path / "counts.h5ad")

@@ -1,0 +1,202 @@
+"""project_store and dask arrays: the latent of cells that are never in memory all at once."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import anndata as ad
+import numpy as np
+import pytest
+from anndata import AnnData
+from conftest import simulate_counts
+from scipy import sparse
+
+import scalex_scvi as sx
+from scalex_scvi.model._encode import encode
+
+pytest.importorskip("dask")
+
+READ = {".h5ad": ad.read_h5ad, ".zarr": ad.read_zarr}
+
+
+@pytest.fixture
+def query() -> AnnData:
+    """Counts of two new batches and a known one; the batches lie mixed."""
+    adata = simulate_counts(330, seed=3)
+    names = {"batch1": "new1", "batch2": "new2"}
+    adata.obs["batch"] = adata.obs["batch"].cat.rename_categories(names)
+    return adata[:, ::-1].copy()
+
+
+def write(adata: AnnData, path: Path) -> Path:
+    adata.write_h5ad(path) if path.suffix == ".h5ad" else adata.write_zarr(path)
+    return path
+
+
+def in_memory(query: AnnData, model: sx.SCALEXModel, batch_stats: str) -> np.ndarray:
+    projected = sx.SCALEXModel.load_query_data(query, model)
+    return projected.get_latent_representation(batch_stats=batch_stats)
+
+
+@pytest.mark.parametrize("batch_stats", ["running", "batch"])
+@pytest.mark.parametrize("suffix", [".h5ad", ".zarr"])
+@pytest.mark.parametrize("make", [sparse.csr_matrix, lambda x: x.toarray()], ids=["csr", "dense"])
+def test_equals_the_projection_in_memory(
+    model: sx.SCALEXModel,
+    query: AnnData,
+    tmp_path: Path,
+    batch_stats: str,
+    suffix: str,
+    make: object,
+) -> None:
+    expected = in_memory(query, model, batch_stats)
+    query.X = make(query.X)
+    path = write(query, tmp_path / f"counts{suffix}")
+    out = tmp_path / f"latent{suffix}"
+    for _ in range(2):  # the second replaces the first
+        sx.tl.project_store(model, path, out, batch_stats=batch_stats, cells_in_block=70)
+    written = READ[suffix](out)
+    assert list(written.obs_names) == list(query.obs_names)
+    assert list(written.obs["batch"]) == list(query.obs["batch"])
+    np.testing.assert_allclose(written.obsm["latent"], expected, atol=1e-5)
+    assert {p.name for p in tmp_path.iterdir()} == {path.name, out.name}
+
+
+def test_layer_and_saved_model(model: sx.SCALEXModel, query: AnnData, tmp_path: Path) -> None:
+    expected = in_memory(query, model, "running")
+    query.layers["counts"] = query.X.copy()
+    query.X = query.X * 0
+    path = write(query, tmp_path / "counts.h5ad")
+    model.save(tmp_path / "model")
+    sx.tl.project_store(tmp_path / "model", path, tmp_path / "z.h5ad", layer="counts")
+    latent = ad.read_h5ad(tmp_path / "z.h5ad").obsm["latent"]
+    np.testing.assert_allclose(latent, expected, atol=1e-5)
+
+
+def test_processed_cells(model: sx.SCALEXModel, tmp_path: Path) -> None:
+    prepared = AnnData(model.adata.X, model.adata.obs[["batch"]], model.adata.var[[]])
+    path = write(prepared, tmp_path / "prepared.h5ad")
+    out = tmp_path / "z.h5ad"
+    sx.tl.project_store(model, path, out, processed=True, cells_in_block=40)
+    np.testing.assert_allclose(
+        ad.read_h5ad(out).obsm["latent"], model.get_latent_representation(), atol=1e-5
+    )
+    other = write(prepared[:, ::-1].copy(), tmp_path / "other.h5ad")
+    with pytest.raises(ValueError, match="not the model's 60 in the same order"):
+        sx.tl.project_store(model, other, out, processed=True)
+
+
+def test_mistakes_leave_an_earlier_result(
+    model: sx.SCALEXModel, query: AnnData, tmp_path: Path
+) -> None:
+    path = write(query, tmp_path / "counts.h5ad")
+    out = tmp_path / "z.h5ad"
+    sx.tl.project_store(model, path, out)
+    before = out.read_bytes()
+    with pytest.raises(ValueError, match="is the file of the cells"):
+        sx.tl.project_store(model, path, path)
+    with pytest.raises(ValueError, match="'running' or 'batch', got 'train'"):
+        sx.tl.project_store(model, path, out, batch_stats="train")
+    with pytest.raises(ValueError, match="must end in one of"):
+        sx.tl.project_store(model, path, tmp_path / "z.csv")
+    query.X = query.X.log1p()
+    path = write(query, tmp_path / "log.h5ad")
+    with pytest.raises(ValueError, match="does not look like counts"):
+        sx.tl.project_store(model, path, out)
+    assert out.read_bytes() == before
+
+
+@pytest.mark.parametrize("batch_stats", ["running", "batch"])
+def test_latent_of_a_dask_array(model: sx.SCALEXModel, batch_stats: str) -> None:
+    import dask.array as da
+
+    expected = model.get_latent_representation(batch_stats=batch_stats)
+    lazy = AnnData(
+        da.from_array(model.adata.X.toarray(), chunks=(40, -1)),
+        obs=model.adata.obs[["batch"]].copy(),
+        var=model.adata.var[[]].copy(),
+    )
+    latent = model.get_latent_representation(lazy, batch_stats=batch_stats)
+    assert isinstance(latent, np.ndarray)
+    np.testing.assert_allclose(latent, expected, atol=1e-5)
+    order = [120, 3, 3, 77]
+    np.testing.assert_allclose(
+        model.get_latent_representation(lazy, indices=order),
+        model.get_latent_representation(indices=order),
+        atol=1e-5,
+    )
+
+
+@pytest.fixture(scope="module")
+def cluster() -> object:
+    """Two workers, each a process of its own, and a client that dask uses from here on."""
+    distributed = pytest.importorskip("distributed")
+    options = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": None}
+    with (
+        distributed.LocalCluster(silence_logs=logging.CRITICAL, **options) as cluster,
+        distributed.Client(cluster),
+    ):
+        yield cluster
+
+
+def test_project_store_on_a_cluster(
+    model: sx.SCALEXModel, query: AnnData, tmp_path: Path, cluster: object
+) -> None:
+    expected = in_memory(query, model, "batch")
+    path = write(query, tmp_path / "counts.zarr")
+    out = tmp_path / "z.zarr"
+    sx.tl.project_store(model, path, out, batch_stats="batch", cells_in_block=50)
+    np.testing.assert_allclose(ad.read_zarr(out).obsm["latent"], expected, atol=1e-5)
+
+
+def test_a_lost_worker_loses_and_doubles_nothing(
+    model: sx.SCALEXModel, tmp_path: Path, cluster: object
+) -> None:
+    import dask.array as da
+
+    expected = model.get_latent_representation(batch_stats="batch")
+
+    def slowly(block: np.ndarray) -> np.ndarray:
+        """Leave a trace of each block and the process that works on it."""
+        (tmp_path / f"{os.getpid()}-{time.monotonic_ns()}").touch()
+        time.sleep(0.1)
+        return block
+
+    x = da.from_array(model.adata.X.toarray(), chunks=(5, -1))
+    x = x.map_blocks(slowly, dtype=x.dtype, meta=np.empty((0, 0), x.dtype))
+    victim = cluster.workers[0].pid
+    killer = _kill_after(victim, tmp_path, n_blocks=4)
+    latent, _ = encode(
+        model.module.encoder,
+        x,
+        model.adata.obs["batch"].cat.codes.to_numpy(),
+        batch_names=model.batch_names,
+        batch_stats="batch",
+    )
+    killer.join()
+    workers = {trace.name.split("-")[0] for trace in tmp_path.iterdir()}
+    assert str(victim) in workers
+    assert len(workers) > 1
+    assert cluster.workers[0].pid != victim
+    np.testing.assert_allclose(latent, expected, atol=1e-5)
+
+
+def _kill_after(pid: int, folder: Path, n_blocks: int) -> threading.Thread:
+    """Kill a worker once it has worked on some blocks."""
+
+    def kill() -> None:
+        deadline = time.monotonic() + 300
+        while time.monotonic() < deadline:
+            if len(list(folder.glob(f"{pid}-*"))) >= n_blocks:
+                os.kill(pid, signal.SIGKILL)
+                return
+            time.sleep(0.02)
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    return thread

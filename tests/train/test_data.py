@@ -1,0 +1,113 @@
+"""Minibatches: every cell once, its own values, in the order that the seed gives."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import anndata as ad
+import numpy as np
+import pytest
+import torch
+from anndata import AnnData
+from conftest import QUIET, small_model
+from scipy import sparse
+from scvi import REGISTRY_KEYS
+
+import scalex_scvi as sx
+from scalex_scvi.train import SCALEXDataSplitter, share_of_nonzero
+
+
+def stored_as(adata: AnnData, form: str, folder: Path) -> AnnData:
+    if form == "backed":
+        adata.write_h5ad(folder / "cells.h5ad")
+        return ad.read_h5ad(folder / "cells.h5ad", backed="r")
+    convert = {
+        "csr": sparse.csr_matrix,
+        "csc": sparse.csc_matrix,
+        "dense": sparse.csr_matrix.toarray,
+    }
+    adata.X = convert[form](adata.X)
+    return adata
+
+
+def minibatches(model: sx.SCALEXModel, seed: int, **kwargs: object) -> list[dict]:
+    """One epoch of training minibatches."""
+    splitter = SCALEXDataSplitter(
+        model.adata_manager, train_size=1.0, shuffle_set_split=False, batch_size=16, **kwargs
+    )
+    splitter.setup()
+    torch.manual_seed(seed)
+    return list(splitter.train_dataloader())
+
+
+@pytest.fixture
+def numbered(prepared: AnnData) -> AnnData:
+    """Cells that can be told apart by their first gene."""
+    values = prepared.X.toarray()
+    values[:, 0] = np.linspace(0.001, 1, len(values))
+    prepared.X = sparse.csr_matrix(values)
+    return prepared
+
+
+@pytest.mark.parametrize("form", ["csr", "csc", "dense", "backed"])
+def test_every_cell_once_with_its_own_values_and_batch(
+    numbered: AnnData, form: str, tmp_path: Path
+) -> None:
+    expected, first = numbered.X.toarray(), numbered.X.toarray()[:, 0]
+    codes = numbered.obs["batch"].cat.codes.to_numpy()
+    model = small_model(stored_as(numbered, form, tmp_path))
+    loaded = minibatches(model, seed=0)
+    x = np.concatenate([batch[REGISTRY_KEYS.X_KEY] for batch in loaded])
+    domain = np.concatenate([batch[REGISTRY_KEYS.BATCH_KEY] for batch in loaded])
+    cells = np.searchsorted(first, x[:, 0])
+    assert len(loaded) == 10  # 150 cells by 16
+    assert sorted(cells) == list(range(150))
+    assert not np.array_equal(cells, np.arange(150))
+    assert np.array_equal(x, expected[cells])
+    assert np.array_equal(domain[:, 0], codes[cells])
+
+
+@pytest.mark.parametrize("form", ["csc", "dense", "backed"])
+def test_the_order_follows_the_seed_whatever_the_form(
+    numbered: AnnData, form: str, tmp_path: Path
+) -> None:
+    x = [b[REGISTRY_KEYS.X_KEY] for b in minibatches(small_model(numbered.copy()), seed=3)]
+    other = small_model(stored_as(numbered.copy(), form, tmp_path))
+    again = [b[REGISTRY_KEYS.X_KEY] for b in minibatches(other, seed=3)]
+    differently = [b[REGISTRY_KEYS.X_KEY] for b in minibatches(other, seed=4)]
+    assert all(np.array_equal(one, two) for one, two in zip(x, again, strict=True))
+    assert not all(np.array_equal(one, two) for one, two in zip(x, differently, strict=True))
+
+
+def test_incomplete_minibatch_is_dropped_on_request(numbered: AnnData) -> None:
+    loaded = minibatches(small_model(numbered), seed=0, drop_last=True)
+    assert [len(batch[REGISTRY_KEYS.X_KEY]) for batch in loaded] == [16] * 9
+
+
+def test_one_cell_in_its_minibatch(numbered: AnnData, tmp_path: Path) -> None:
+    dataset = small_model(stored_as(numbered, "backed", tmp_path)).adata_manager
+    assert dataset.create_torch_dataset()[5][REGISTRY_KEYS.X_KEY].shape == (1, 60)
+
+
+@pytest.mark.parametrize("form", ["csr", "csc", "dense", "backed"])
+def test_share_of_nonzero(numbered: AnnData, form: str, tmp_path: Path) -> None:
+    values = np.zeros(numbered.shape, dtype=np.float32)
+    values[:, :15] = 0.5
+    numbered.X = sparse.csr_matrix(values)
+    manager = small_model(stored_as(numbered, form, tmp_path)).adata_manager
+    assert share_of_nonzero(manager) == 0.25
+
+
+def test_share_of_nonzero_looks_at_cells_from_one_end_to_the_other(numbered: AnnData) -> None:
+    values = np.ones(numbered.shape, dtype=np.float32)
+    values[75:] = 0
+    numbered.X = sparse.csr_matrix(values)
+    assert share_of_nonzero(small_model(numbered).adata_manager) == 0.5
+
+
+def test_training_on_some_cells_leaves_the_others_out(numbered: AnnData) -> None:
+    model = small_model(numbered)
+    model.train(max_epochs=1, train_size=0.8, **QUIET)
+    assert len(model.train_indices) == 120
+    assert len(model.validation_indices) == 30
+    assert not set(model.train_indices) & set(model.validation_indices)
