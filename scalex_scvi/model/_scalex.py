@@ -38,6 +38,7 @@ from scalex_scvi.train import (
     SCALEXDataManager,
     SCALEXDataSplitter,
     SCALEXTrainingPlan,
+    Schedule,
     count_processes,
     ddp_logging,
     share_of_nonzero,
@@ -230,6 +231,7 @@ class SCALEXModel(
         lr: float = 2e-4,
         weight_decay: float = 5e-4,
         kl_weight: float = 0.5,
+        lr_schedule: Schedule = "constant",
         seed: int | None = None,
         datasplitter_kwargs: dict[str, Any] | None = None,
         plan_kwargs: dict[str, Any] | None = None,
@@ -268,13 +270,16 @@ class SCALEXModel(
             Cells per minibatch, of each process if there are several; at most the number of cells.
             Two processes of 32 do what one of 64 does.
         early_stopping
-            Whether to stop when the mean training loss of an epoch no longer falls.
+            Whether to stop when the mean training loss of an epoch no longer falls. Not with the
+            cosine schedule, which has to be run to its end.
         early_stopping_patience
             Epochs without a better loss before stopping.
         lr, weight_decay
             Of Adam. A query model is trained without weight decay.
         kl_weight
             Constant weight of the KL divergence.
+        lr_schedule
+            ``"constant"`` (published), or ``"cosine"``, which falls to zero over ``max_steps``.
         seed
             Seed of order and noise; ``None``: ``scvi.settings.seed``, else 124 as published.
             The same seed on the same machine gives the same weights, bit for bit.
@@ -308,7 +313,12 @@ class SCALEXModel(
         if max_epochs is None:
             max_epochs = math.ceil(max_steps / steps_per_epoch)
         trainer_kwargs.setdefault("log_every_n_steps", min(10, steps_per_epoch))
-        plan = {"lr": lr, "weight_decay": weight_decay, "kl_weight": kl_weight}
+        plan: dict[str, Any] = {
+            "lr": lr,
+            "weight_decay": weight_decay,
+            "kl_weight": kl_weight,
+            "lr_schedule": lr_schedule,
+        }
         plan |= plan_kwargs or {}
         if "skip_zeros" not in plan and n_processes == 1 and not plan.get("compile"):
             plan["skip_zeros"] = share_of_nonzero(self.adata_manager) <= DENSITY_LIMIT
@@ -323,7 +333,8 @@ class SCALEXModel(
         splitter |= datasplitter_kwargs or {}
         if train_size < 1 and "external_indexing" not in splitter:
             splitter["external_indexing"] = self._split(n_train, validation_size, seed)
-        patience = early_stopping_patience if early_stopping else None
+        stops = early_stopping and plan["lr_schedule"] == "constant"
+        patience = early_stopping_patience if stops else None
         callbacks = [
             *trainer_kwargs.pop("callbacks", []),
             BestTrainingLoss(patience),

@@ -3,7 +3,7 @@
 from ._callbacks import BestTrainingLoss, ProcessNoise
 from ._data import SCALEXDataManager, share_of_nonzero
 from ._distributed import SCALEXDataSplitter, count_processes, ddp_logging
-from ._plan import SCALEXTrainingPlan
+from ._plan import SCALEXTrainingPlan, Schedule
 from ._store import StoreDataModule, store_data_module
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "SCALEXDataManager",
     "SCALEXDataSplitter",
     "SCALEXTrainingPlan",
+    "Schedule",
     "StoreDataModule",
     "count_processes",
     "ddp_logging",

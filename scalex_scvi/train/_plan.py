@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Iterable
 from difflib import get_close_matches
-from typing import Any
+from functools import partial
+from typing import Any, Literal, get_args
 
 import torch
 from scvi.module.base import BaseModuleClass
@@ -14,6 +16,11 @@ from scvi.train import TrainingPlan
 from scalex_scvi.nn import synchronise_statistics
 
 from ._adam import Adam, AdamW
+
+Schedule = Literal["constant", "cosine"]
+
+RISE = 0.05
+"""Share of the steps over which the cosine schedule warms up."""
 
 
 class SCALEXTrainingPlan(TrainingPlan):
@@ -36,6 +43,9 @@ class SCALEXTrainingPlan(TrainingPlan):
         Adam's eps. scvi-tools' 0.01 would change the method.
     kl_weight
         Constant weight of the KL divergence in the loss.
+    lr_schedule
+        ``"constant"`` (published), or ``"cosine"``: the learning rate rises over the first
+        twentieth of the steps and falls to zero along half a cosine.
     skip_zeros
         Whether the first layer leaves out the zeros of its input (see
         :meth:`~scalex_scvi.module.SCALEXVAE.skip_zeros`); on a CPU only.
@@ -45,6 +55,8 @@ class SCALEXTrainingPlan(TrainingPlan):
 
     Raises
     ------
+    ValueError
+        For an unknown schedule.
     TypeError
         For a name that :class:`scvi.train.TrainingPlan` does not know. It would take it for an
         argument of the loss and ignore it.
@@ -58,6 +70,7 @@ class SCALEXTrainingPlan(TrainingPlan):
         weight_decay: float = 5e-4,
         eps: float = 1e-8,
         kl_weight: float = 0.5,
+        lr_schedule: Schedule = "constant",
         skip_zeros: bool = False,
         **plan_kwargs: Any,
     ) -> None:
@@ -66,6 +79,10 @@ class SCALEXTrainingPlan(TrainingPlan):
         super().__init__(
             module, lr=lr, weight_decay=weight_decay, eps=eps, **(defaults | plan_kwargs)
         )
+        if lr_schedule not in get_args(Schedule):
+            msg = f"`lr_schedule` must be one of {get_args(Schedule)!r}, got {lr_schedule!r}."
+            raise ValueError(msg)
+        self.lr_schedule = lr_schedule
         self.skip_zeros = skip_zeros
         self._epoch_sums: torch.Tensor | None = None
 
@@ -122,6 +139,15 @@ class SCALEXTrainingPlan(TrainingPlan):
             sync_dist=self.use_sync_dist,
         )
 
+    def configure_optimizers(self) -> dict[str, Any]:
+        """Take scvi-tools' optimiser, with the schedule of the learning rate."""
+        configured = super().configure_optimizers()
+        if self.lr_schedule == "cosine":
+            factor = partial(_cosine, n_steps=int(self.trainer.estimated_stepping_batches))
+            scheduler = torch.optim.lr_scheduler.LambdaLR(configured["optimizer"], factor)
+            configured["lr_scheduler"] = {"scheduler": scheduler, "interval": "step"}
+        return configured
+
     def get_optimizer_creator(
         self,
     ) -> Callable[[Iterable[torch.nn.Parameter]], torch.optim.Optimizer]:
@@ -135,10 +161,16 @@ class SCALEXTrainingPlan(TrainingPlan):
         )
 
 
+def _cosine(step: int, n_steps: int) -> float:
+    """Share of the learning rate at a step: a linear rise, times half a cosine."""
+    rise = min(1.0, (step + 1) / (RISE * n_steps))
+    return rise * 0.5 * (1 + math.cos(math.pi * min(1.0, step / n_steps)))
+
+
 def _check_names(plan_kwargs: dict[str, Any]) -> None:
     parameters = inspect.signature(TrainingPlan.__init__).parameters.values()
     known = {p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
-    known |= {"lr", "weight_decay", "eps", "kl_weight", "skip_zeros"}
+    known |= {"lr", "weight_decay", "eps", "kl_weight", "lr_schedule", "skip_zeros"}
     for name in plan_kwargs:
         if name not in known:
             close = get_close_matches(name, known, n=1)

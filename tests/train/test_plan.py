@@ -7,6 +7,7 @@ import pytest
 import torch
 from anndata import AnnData
 from conftest import QUIET, real_data, small_model, trained_model
+from lightning.pytorch import Callback, Trainer
 from scipy import sparse
 
 import scalex_scvi as sx
@@ -158,3 +159,32 @@ def test_leaving_out_zeros_of_real_cells_trains_the_same_model() -> None:
         model.train(max_epochs=3, plan_kwargs={"skip_zeros": skip}, **QUIET)
         results.append(losses(model))
     np.testing.assert_allclose(results[1], results[0], rtol=1e-5)
+
+
+def test_the_cosine_schedule_rises_falls_and_runs_to_its_end(prepared: AnnData) -> None:
+    rates = []
+
+    class Watch(Callback):
+        def on_before_optimizer_step(self, trainer: Trainer, *args: object) -> None:
+            rates.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+    model = small_model(prepared)
+    model.train(
+        max_epochs=40,
+        lr=4e-3,
+        lr_schedule="cosine",
+        early_stopping_patience=1,  # of no effect: the length is fixed
+        callbacks=[Watch()],
+        **QUIET,
+    )
+    assert len(model.history["train_loss"]) == 40
+    top = int(np.argmax(rates))
+    assert 0.03 * len(rates) < top < 0.08 * len(rates)
+    assert rates[0] < 0.5 * max(rates) <= 4e-3
+    assert (np.diff(rates[top:]) < 0).all()
+    assert rates[-1] < 1e-4
+
+
+def test_an_unknown_schedule_is_refused(prepared: AnnData) -> None:
+    with pytest.raises(ValueError, match="'linear'"):
+        small_model(prepared).train(max_epochs=1, lr_schedule="linear", **QUIET)
