@@ -168,11 +168,13 @@ def draw(table: pd.DataFrame, path: Path) -> None:
     import matplotlib.pyplot as plt
 
     figure, (time_axis, memory_axis) = plt.subplots(1, 2, figsize=(9, 3.5), layout="constrained")
-    for step, rows in table.groupby("step", sort=False):
-        if step != "start":
-            time_axis.plot(rows["n_cells"], rows["seconds"], marker="o", label=step)
-        line = "--" if step == "start" else "-"
-        memory_axis.plot(rows["n_cells"], rows["peak_gb"], line, marker="o", label=step)
+    for number, (step, rows) in enumerate(table.groupby("step", sort=False)):
+        style = {"color": f"C{number}", "marker": "o", "label": step}
+        if step == "start":
+            style |= {"color": "grey", "linestyle": "--", "label": "imports alone"}
+        else:
+            time_axis.plot(rows["n_cells"], rows["seconds"], **style)
+        memory_axis.plot(rows["n_cells"], rows["peak_gb"], **style)
     time_axis.set(xscale="log", yscale="log", xlabel="cells", ylabel="seconds")
     memory_axis.set(xscale="log", xlabel="cells", ylabel="peak memory (GB)", ylim=(0, 4.2))
     memory_axis.axhline(4, color="grey", linewidth=0.8)

@@ -53,6 +53,16 @@ def test_one_call(donors: tuple[AnnData, AnnData]) -> None:
     assert 0 <= scope["f1"] <= 1
 
 
+def test_more_cells_than_memory(donors: tuple[AnnData, AnnData]) -> None:
+    counts, new_counts = donors
+    counts.write_h5ad("atlas.h5ad")
+    scope: dict[str, Any] = {"sx": sx}
+    exec(blocks("python")[2], scope)
+    latent = ad.read_h5ad("latent.h5ad")
+    assert list(latent.obs_names) == list(new_counts.obs_names)
+    assert np.isfinite(latent.obsm["latent"]).all()
+
+
 def test_as_an_scvi_tools_model(donors: tuple[AnnData, AnnData]) -> None:
     counts, new_counts = donors
     del new_counts.obs["celltype"]

@@ -117,7 +117,7 @@ def _score(cells: ad.AnnData, place: Path) -> pd.DataFrame:
 
 
 def _draw(means: pd.DataFrame, order: pd.Index, path: Path) -> None:
-    wide = means["Total"].unstack("set").loc[order]
+    wide = means["Total"].unstack("set").loc[order].dropna(how="all")  # a graph has no total
     wide.insert(0, "mean", wide.mean(axis=1))
     figure, axes = plt.subplots(figsize=(2 + 1.1 * wide.shape[1], 1 + 0.4 * len(wide)))
     sns.heatmap(wide, annot=True, fmt=".2f", vmin=0.3, vmax=0.9, cmap="Blues", ax=axes)
