@@ -10,7 +10,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +51,7 @@ def work(task: dict[str, Any]) -> None:
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "machine": platform.machine(),
-        "versions": {package: found_version(package) for package in PACKAGES},
+        "versions": {d.name: d.version for d in distributions() if d.name in PACKAGES},
     }
     (place / "run.json").write_text(json.dumps(facts, indent=1))  # last: marks the run complete
 
@@ -64,13 +64,6 @@ def timed(call: Callable[[], Any]) -> tuple[Any, dict[str, float]]:
         "seconds": time.perf_counter() - wall,
         "cpu_seconds": time.process_time() - cpu,
     }
-
-
-def found_version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import platform
 import resource
 import sys
 import warnings
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import distributions
 from pathlib import Path
 
 import numpy as np
@@ -53,17 +53,10 @@ def main() -> None:
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "machine": platform.machine(),
-        "versions": {name: found_version(name) for name in PACKAGES},
+        "versions": {d.name: d.version for d in distributions() if d.name in PACKAGES},
     }
     # Written last: it marks the run as complete.
     (place / "run.json").write_text(json.dumps(facts, indent=1))
-
-
-def found_version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
 
 
 if __name__ == "__main__":

@@ -313,24 +313,19 @@ class SCALEXModel(
         if max_epochs is None:
             max_epochs = math.ceil(max_steps / steps_per_epoch)
         trainer_kwargs.setdefault("log_every_n_steps", min(10, steps_per_epoch))
-        plan: dict[str, Any] = {
-            "lr": lr,
-            "weight_decay": weight_decay,
-            "kl_weight": kl_weight,
-            "lr_schedule": lr_schedule,
-        }
-        plan |= plan_kwargs or {}
-        if "skip_zeros" not in plan and n_processes == 1 and not plan.get("compile"):
-            plan["skip_zeros"] = share_of_nonzero(self.adata_manager) <= DENSITY_LIMIT
-        if self.n_reference_batches_:
-            plan["weight_decay"] = 0.0  # it would move the frozen rows
+        plan = self._complete_plan(
+            {
+                "lr": lr,
+                "weight_decay": weight_decay,
+                "kl_weight": kl_weight,
+                "lr_schedule": lr_schedule,
+            }
+            | (plan_kwargs or {}),
+            n_processes,
+        )
         # `drop_dataset_tail`: no cell twice in an epoch to fill up the last process.
-        splitter: dict[str, Any] = {
-            "drop_last": True,
-            "drop_dataset_tail": True,
-            "order_seed": resolve_seed(seed),
-        }
-        splitter |= datasplitter_kwargs or {}
+        splitter: dict[str, Any] = {"drop_last": True, "drop_dataset_tail": True}
+        splitter |= {"order_seed": resolve_seed(seed)} | (datasplitter_kwargs or {})
         if train_size < 1 and "external_indexing" not in splitter:
             splitter["external_indexing"] = self._split(n_train, validation_size, seed)
         stops = early_stopping and plan["lr_schedule"] == "constant"
@@ -362,6 +357,15 @@ class SCALEXModel(
                 callbacks=callbacks,
                 **trainer_kwargs,
             )
+
+    def _complete_plan(self, plan: dict[str, Any], n_processes: int) -> dict[str, Any]:
+        """Add to the plan what the data and the kind of model decide."""
+        plan = dict(plan)
+        if "skip_zeros" not in plan and n_processes == 1 and not plan.get("compile"):
+            plan["skip_zeros"] = share_of_nonzero(self.adata_manager) <= DENSITY_LIMIT
+        if self.n_reference_batches_:
+            plan["weight_decay"] = 0.0  # it would move the frozen rows
+        return plan
 
     @contextmanager
     def _history_started(self) -> Iterator[None]:
