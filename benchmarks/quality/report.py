@@ -47,7 +47,7 @@ def write_report(runs: Runs) -> None:
     table.to_csv(runs.out / "table.csv")
     print(table.round(3).to_string())
     print(means["Total"].unstack("set").loc[table.index].round(3).to_string())
-    _draw(means, table.index, runs.out / "table.png")
+    _draw(means, table.index, f"mean over seeds {list(runs.seeds)}", runs.out / "table.png")
 
 
 def collect(runs: Runs) -> pd.DataFrame:
@@ -116,12 +116,12 @@ def _score(cells: ad.AnnData, place: Path) -> pd.DataFrame:
     return scores.rename_axis("embedding").reset_index()
 
 
-def _draw(means: pd.DataFrame, order: pd.Index, path: Path) -> None:
+def _draw(means: pd.DataFrame, order: pd.Index, about: str, path: Path) -> None:
     wide = means["Total"].unstack("set").loc[order].dropna(how="all")  # a graph has no total
     wide.insert(0, "mean", wide.mean(axis=1))
     figure, axes = plt.subplots(figsize=(2 + 1.1 * wide.shape[1], 1 + 0.4 * len(wide)))
     sns.heatmap(wide, annot=True, fmt=".2f", vmin=0.3, vmax=0.9, cmap="Blues", ax=axes)
-    axes.set(title="scIB total, mean over seeds", xlabel="", ylabel="")
+    axes.set(title=f"scIB total, {about}", xlabel="", ylabel="")
     axes.tick_params(axis="x", labelrotation=40)
     plt.setp(axes.get_xticklabels(), ha="right")
     figure.savefig(path, dpi=130, bbox_inches="tight")
