@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -34,7 +33,7 @@ from ._lazy import (
     without_matrix,
 )
 from ._moments import BatchMoments, block_moments, merge_moments, rank_genes
-from ._normalize import check_target_sum
+from ._normalize import normalize_total
 from ._profiles import RNA, Profile
 from ._record import Preprocessing, ScaleBy
 from ._scale import check_scale_by, divide_by_batch
@@ -172,13 +171,10 @@ def lazy_log_normalize(x: DaskArray, target_sum: float | None) -> tuple[DaskArra
     if target_sum is None:
         totals = reduce_blocks(over_blocks(x, _totals), np.concatenate)
         target_sum = float(np.median(totals[totals > 0]))
-    check_target_sum(target_sum)
+    x, target_sum = normalize_total(x, target_sum)
     work = AnnData(X=x)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Some cells have zero counts")
-        sc.pp.normalize_total(work, target_sum=target_sum)
-        sc.pp.log1p(work)
-    return work.X, float(target_sum)
+    sc.pp.log1p(work)
+    return work.X, target_sum
 
 
 def _totals(block: sparse.csr_matrix) -> np.ndarray:

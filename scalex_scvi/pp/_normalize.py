@@ -18,7 +18,8 @@ def normalize_total(
     Parameters
     ----------
     csr
-        Cells × features, float32 counts; may be overwritten.
+        Cells × features, float32 counts; may be overwritten. With a ``target_sum``, also a dask
+        array of such blocks.
     target_sum
         Total of a cell afterwards; ``None``: the median over the cells that have any counts.
 
