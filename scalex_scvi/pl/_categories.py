@@ -112,7 +112,8 @@ def readable(color: str) -> str:
     hue, lightness, saturation = rgb_to_hls(*to_rgb(color))
     while _contrast_with_white(color) < READABLE_CONTRAST:
         lightness *= 0.95
-        color = to_hex(hls_to_rgb(hue, lightness, saturation))
+        # Clipped: some versions of Python (3.11.2) round a little above 1.
+        color = to_hex(np.clip(hls_to_rgb(hue, lightness, saturation), 0, 1))
     return color
 
 
