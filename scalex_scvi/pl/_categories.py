@@ -113,7 +113,8 @@ def readable(color: str) -> str:
     while _contrast_with_white(color) < READABLE_CONTRAST:
         lightness *= 0.95
         # Clipped: some versions of Python (3.11.2) round a little above 1.
-        color = to_hex(np.clip(hls_to_rgb(hue, lightness, saturation), 0, 1))
+        red, green, blue = (min(part, 1.0) for part in hls_to_rgb(hue, lightness, saturation))
+        color = to_hex((red, green, blue))
     return color
 
 
