@@ -379,7 +379,7 @@ def _check_label(ref: AnnData | None, source: RunFolder, label: str | None) -> N
 def _transfer(ref: AnnData | None, query: AnnData, label: str, *, unknown: bool) -> None:
     """Write the transferred labels, and with ``unknown`` their uncertainty, into ``query.obs``."""
     if not unknown:
-        query.obs[f"{label}_transfer"] = label_transfer(ref, query, label=label)
+        query.obs[f"{label}_transfer"] = label_transfer(ref, query, label=label, batch_key=BATCH)
         return
     found = label_transfer(
         ref, query, label=label, unknown=True, batch_key=BATCH, return_details=True

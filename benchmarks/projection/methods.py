@@ -1,7 +1,9 @@
 """The methods: each learns the reference and gives back how it labels the query.
 
 All see the same cells and genes, the 2000 most variable of the reference. The published package
-selects genes of the reference by itself, by the same rule.
+selects genes of the reference by itself, by the same rule. An embedding's labels come from its
+neighbours; ``harmony:by=discriminant`` and so on give it the classifier of ours instead, and
+``ours:by=neighbors`` the other way round.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ import inspect
 import tempfile
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -66,7 +68,10 @@ def _value(text: str) -> Any:
         return text
 
 
-def ours(case: Case, seed: int, **options: Any) -> Answers:
+By = Literal["neighbors", "discriminant"]
+
+
+def ours(case: Case, seed: int, by: By | None = None, **options: Any) -> Answers:
     """Train by the defaults; options are those of preprocessing, of the model or of training."""
     preparing = {key: options.pop(key) for key in ("scale_by", "n_top_features") if key in options}
     names = inspect.signature(sx.SCALEXModel).parameters
@@ -78,19 +83,23 @@ def ours(case: Case, seed: int, **options: Any) -> Answers:
     for stats in ("running", "batch"):
         prepared.obsm[stats] = model.get_latent_representation(batch_stats=stats)
     return {
-        f"{stats}{', unknown' if unknown else ''}": partial(_transfer, case, model, stats, unknown)
+        f"{stats}{', unknown' if unknown else ''}": partial(
+            _transfer, case, model, stats, unknown, by
+        )
         for stats in ("running", "batch")
         for unknown in (False, True)
     }
 
 
-def _transfer(case: Case, model: sx.SCALEXModel, stats: str, unknown: bool) -> Answer:
+def _transfer(
+    case: Case, model: sx.SCALEXModel, stats: str, unknown: bool, by: By | None
+) -> Answer:
     query_model = sx.SCALEXModel.load_query_data(
         case.query, model, accelerator="cpu", log_normalized=case.about.log_normalized
     )
     query = query_model.adata
     query.obsm[stats] = query_model.get_latent_representation(batch_stats=stats)
-    transfer = partial(sx.tl.label_transfer, model.adata, query, stats, case.label_key)
+    transfer = partial(sx.tl.label_transfer, model.adata, query, stats, case.label_key, method=by)
     if not unknown:
         return Answer(transfer().to_numpy(str))
     details = transfer(batch_key=case.batch_key, return_details=True)
@@ -128,7 +137,7 @@ def scalex(case: Case, seed: int) -> Answers:
     return {"": answer}
 
 
-def scvi(case: Case, seed: int) -> Answers:
+def scvi(case: Case, seed: int, by: By = "neighbors") -> Answers:
     """Map the query by scvi-tools' tutorial, then the same vote of neighbours as ours."""
     import scvi as scvi_tools
 
@@ -138,7 +147,7 @@ def scvi(case: Case, seed: int) -> Answers:
     def answer() -> Answer:
         query = scvi_tools.model.SCVI.load_query_data(_unlabelled(case), model)
         query.train(max_epochs=200, plan_kwargs={"weight_decay": 0.0}, **QUIET)
-        return _vote(case, latent, query.get_latent_representation())
+        return _label(case, latent, query.get_latent_representation(), by)
 
     return {"": answer}
 
@@ -182,7 +191,7 @@ def _unlabelled(case: Case) -> AnnData:
     return query
 
 
-def harmony(case: Case, seed: int, scale: bool = False) -> Answers:
+def harmony(case: Case, seed: int, scale: bool = False, by: By = "neighbors") -> Answers:
     """Correct reference and query together: there is nothing that it could learn beforehand."""
     import harmonypy
 
@@ -200,15 +209,15 @@ def harmony(case: Case, seed: int, scale: bool = False) -> Answers:
         ).Z_corr
         if corrected.shape != points.shape:  # harmonypy < 2
             corrected = corrected.T
-        return _vote(case, *np.split(corrected, [case.ref.n_obs]))
+        return _label(case, *np.split(corrected, [case.ref.n_obs]), by)
 
     return {"": answer}
 
 
-def pca(case: Case, seed: int, scale: bool = False) -> Answers:
+def pca(case: Case, seed: int, scale: bool = False, by: By = "neighbors") -> Answers:
     model = _on_genes(_pca(seed), scale)
     points = model.fit_transform(case.log(case.ref))
-    return {"": lambda: _vote(case, points, model.transform(case.log(case.query)))}
+    return {"": lambda: _label(case, points, model.transform(case.log(case.query)), by)}
 
 
 def logistic_regression(case: Case, seed: int, scale: bool = False) -> Answers:
@@ -226,8 +235,15 @@ def _on_genes(estimator: BaseEstimator, scale: bool) -> Pipeline:
     return make_pipeline(*([StandardScaler()] if scale else []), estimator)
 
 
-def _vote(case: Case, ref: np.ndarray, query: np.ndarray) -> Answer:
-    return Answer(KNeighborsClassifier(N_NEIGHBORS).fit(ref, case.labels).predict(query))
+def _label(case: Case, ref: np.ndarray, query: np.ndarray, by: By) -> Answer:
+    if by == "neighbors":
+        return Answer(KNeighborsClassifier(N_NEIGHBORS).fit(ref, case.labels).predict(query))
+    cells = [AnnData(obs=a.obs[[case.batch_key]]) for a in (case.ref, case.query)]
+    cells[0].obs[case.label_key] = case.labels
+    for adata, points in zip(cells, (ref, query), strict=True):
+        adata.obsm["points"] = points
+    labels = sx.tl.label_transfer(*cells, "points", case.label_key, batch_key=case.batch_key)
+    return Answer(labels.to_numpy(str))
 
 
 def _most_probable(proba: np.ndarray, classes: np.ndarray) -> Answer:

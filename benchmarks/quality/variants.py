@@ -54,7 +54,8 @@ def train(adata: AnnData, batch_key: str, seed: int, **options: Any) -> SCALEXMo
         n_latent, n_hidden = model.module.n_latent, model_options.get("n_hidden", 1024)
         model.module.encoder = Encoder(adata.n_vars, n_latent, n_hidden=n_hidden, batch_norm=False)
     if balanced:
-        rest["datasplitter_kwargs"] = {"sampler": _balanced_sampler(adata, batch_key, seed, rest)}
+        sampler = _balanced_sampler(adata, batch_key, seed, rest)
+        rest["datasplitter_kwargs"] = {"sampler": sampler, "collate_fn": _only}
     model.train(seed=seed, enable_progress_bar=False, **rest)
     return model
 
@@ -68,3 +69,8 @@ def _balanced_sampler(
     size = options.get("batch_size", 64)
     drawn = torch.utils.data.WeightedRandomSampler(weights, adata.n_obs, generator=generator)
     return torch.utils.data.BatchSampler(drawn, min(size, adata.n_obs), drop_last=True)
+
+
+def _only(parts: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+    """Take the minibatch that the sampler drew as one item."""
+    return {key: torch.as_tensor(value) for key, value in parts[0].items()}

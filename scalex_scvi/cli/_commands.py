@@ -95,6 +95,7 @@ def _transfer(args: argparse.Namespace) -> None:
         query,
         rep=args.rep,
         label=args.label,
+        method=args.method,
         n_neighbors=args.n_neighbors,
         unknown=args.unknown,
         max_refused=args.max_refused,

@@ -113,6 +113,11 @@ def _add_transfer(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--label", default="celltype", help="column of obs (%(default)s)")
     parser.add_argument("--rep", default="latent", help="key in obsm (%(default)s)")
+    parser.add_argument(
+        "--method",
+        choices=["discriminant", "neighbors"],
+        help="linear discriminants (default) or the majority of neighbours",
+    )
     parser.add_argument("--n-neighbors", type=int, default=10, help="neighbours (%(default)s)")
     parser.add_argument(
         "--unknown", action="store_true", help="call cells unlike the reference 'unknown'"

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from scalex_scvi.nn import Encoder
-from scalex_scvi.pp._lazy import DaskArray, reduce_blocks
+from scalex_scvi.pp._lazy import DaskArray, reduce_blocks, stack_rows
 
 from ._inference import BlockEncoder, Moments
 
@@ -47,9 +47,8 @@ class DaskCells:
 
     def map(self, method: Callable[..., np.ndarray], *shared: Any) -> np.ndarray:
         """See :class:`scalex_scvi.model._inference.Cells`."""
-        from dask import compute
-
-        return np.concatenate(compute(*self._results(method, *shared)))
+        lengths = [len(codes) for _, codes in self.blocks]
+        return stack_rows(self._results(method, *shared), lengths)
 
     def fold(self, method: Callable[..., Moments], *shared: Any) -> Moments:
         """See :class:`scalex_scvi.model._inference.Cells`."""

@@ -6,9 +6,10 @@ Nothing here imports dask unless a matrix is a dask array already.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from itertools import pairwise
+from threading import Lock
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -63,6 +64,70 @@ def reduce_blocks(parts: list[Any], merge: Callable[[list[Any]], Any]) -> Any:
             for start in range(0, len(parts), _MERGED_AT_ONCE)
         ]
     return parts[0].compute()
+
+
+class RowsInPlace:
+    """An array that the results of blocks are written into, each at its own rows.
+
+    Results that are kept until the last block is done would lie between the freed memory of blocks
+    a hundred times their size, and neither malloc nor the system could use that again.
+
+    Parameters
+    ----------
+    n_rows
+        Rows of all blocks together.
+    """
+
+    def __init__(self, n_rows: int) -> None:
+        self._n_rows = n_rows
+        self._lock = Lock()
+        self._rows: np.ndarray | None = None
+
+    def write(self, rows: slice, result: np.ndarray) -> None:
+        """Write the result of one block; the first one decides the type and the columns."""
+        with self._lock:
+            if self._rows is None:
+                self._rows = np.empty((self._n_rows, *result.shape[1:]), dtype=result.dtype)
+        self._rows[rows] = result
+
+    def read(self) -> np.ndarray:
+        """Return what was written."""
+        if self._rows is None:
+            msg = "There are no blocks."
+            raise ValueError(msg)
+        return self._rows
+
+
+def stack_rows(parts: list[Any], lengths: Sequence[int]) -> np.ndarray:
+    """Evaluate ``parts`` and stack their rows, in order.
+
+    Parameters
+    ----------
+    parts
+        Unevaluated arrays.
+    lengths
+        Number of rows of each.
+    """
+    from dask import compute, delayed
+
+    if not _in_this_process():
+        return np.concatenate(compute(*parts))
+    bounds = np.cumsum((0, *lengths))
+    stacked = RowsInPlace(int(bounds[-1]))
+    write = delayed(stacked.write, traverse=False)
+    compute(
+        *(write(slice(*ends), part) for ends, part in zip(pairwise(bounds), parts, strict=True))
+    )
+    return stacked.read()
+
+
+def _in_this_process() -> bool:
+    """Whether dask works in threads here, not in workers of a cluster or other processes."""
+    from dask import threaded
+    from dask.base import get_scheduler
+    from dask.local import get_sync
+
+    return get_scheduler() in (None, threaded.get, get_sync)
 
 
 def map_rows(

@@ -1,11 +1,14 @@
-"""label_transfer: the majority of the neighbours."""
+"""label_transfer: linear discriminants, or the majority of the neighbours."""
 
 from __future__ import annotations
 
+import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
 from anndata import AnnData
+from scipy import sparse
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
 import scalex_scvi as sx
 
@@ -24,7 +27,9 @@ def ref() -> AnnData:
 
 def test_majority_of_the_neighbours(ref: AnnData) -> None:
     query = cells([0.05, 5.05])
-    labels, proba = sx.label_transfer(ref, query, n_neighbors=4, return_proba=True)
+    labels, proba = sx.label_transfer(
+        ref, query, method="neighbors", n_neighbors=4, return_proba=True
+    )
     assert list(labels) == ["a", "b"]
     assert list(labels.cat.categories) == ["a", "b"]
     np.testing.assert_allclose(proba, [[0.75, 0.25], [0.25, 0.75]])
@@ -34,7 +39,88 @@ def test_majority_of_the_neighbours(ref: AnnData) -> None:
 
 
 def test_more_neighbours_than_reference_cells(ref: AnnData) -> None:
-    assert len(sx.label_transfer(ref, cells([0.0]), n_neighbors=50)) == 1
+    assert len(sx.label_transfer(ref, cells([0.0]), method="neighbors", n_neighbors=50)) == 1
+
+
+def blobs(sizes: dict[str, int], *, shift: float = 0, seed: int = 0) -> AnnData:
+    """Gaussian cells of types whose means are ten apart on a line, in three dimensions."""
+    rng = np.random.default_rng(seed)
+    celltype = np.repeat(list(sizes), list(sizes.values()))
+    points = rng.normal(size=(len(celltype), 3)) + shift
+    points[:, 0] += 10 * pd.Index(["a", "b", "c", "new"]).get_indexer(celltype)
+    obs = pd.DataFrame({"celltype": celltype}, index=[f"c{i}" for i in range(len(celltype))])
+    return AnnData(obs=obs, obsm={"latent": points})
+
+
+def share_right(labels: pd.Series, query: AnnData) -> float:
+    return float((labels.astype(str) == query.obs["celltype"]).mean())
+
+
+def test_discriminants_are_those_of_scikit_learn_where_the_query_has_no_offset() -> None:
+    ref = blobs({"a": 50, "b": 30, "c": 5})
+    ref.obsm["latent"][:, 0] /= 5  # types overlap
+    model = LinearDiscriminantAnalysis(priors=[1 / 3] * 3)
+    model.fit(ref.obsm["latent"], ref.obs["celltype"])
+    # Each cell has its mirror image beyond the mean of its type: no offset.
+    query = AnnData(obs=ref.obs, obsm={"latent": np.repeat(model.means_, [50, 30, 5], axis=0)})
+    labels, proba = sx.label_transfer(ref, query, return_proba=True)
+    assert list(labels) == list(model.predict(query.obsm["latent"]))
+    np.testing.assert_allclose(proba, model.predict_proba(query.obsm["latent"]), atol=0.05)
+    np.testing.assert_allclose(proba.sum(axis=1), 1)
+
+
+def test_an_offset_of_the_whole_query_is_taken_out() -> None:
+    ref = blobs({"a": 100, "b": 100, "c": 100})
+    query = blobs({"a": 50, "b": 80, "c": 20}, shift=4.5, seed=1)
+    assert share_right(sx.label_transfer(ref, query), query) > 0.99
+    assert share_right(sx.label_transfer(ref, query, method="neighbors"), query) < 0.9
+
+
+def test_each_batch_of_the_query_has_its_own_offset() -> None:
+    ref = blobs({"a": 100, "b": 100, "c": 100})
+    ref.obs["batch"] = "reference"
+    above, below = (blobs({"a": 40, "b": 40, "c": 40}, shift=by, seed=2) for by in (4.5, -4.5))
+    query = ad.concat([above, below], label="batch", index_unique="-")
+    assert share_right(sx.label_transfer(ref, query, batch_key="batch"), query) > 0.99
+    assert share_right(sx.label_transfer(ref, query), query) < 0.95
+
+
+def test_cells_of_a_new_type_do_not_move_the_others() -> None:
+    ref = blobs({"a": 100, "b": 100, "c": 100})
+    query = blobs({"a": 30, "b": 30, "new": 25}, seed=1)
+    known = query.obs["celltype"] != "new"
+    assert share_right(sx.label_transfer(ref, query)[known], query[known]) == 1
+
+
+def test_few_query_cells_are_not_moved_onto_their_neighbours() -> None:
+    ref = blobs({"a": 100, "b": 100})
+    alone = blobs({"a": 1}, seed=3)
+    alone.obsm["latent"][0, 0] = 6  # nearer to "b"
+    assert list(sx.label_transfer(ref, alone)) == ["b"]
+
+
+def test_a_rare_type_is_as_probable_as_a_frequent_one() -> None:
+    ref = blobs({"a": 500, "b": 3})
+    query = blobs({"b": 3}, seed=4)
+    assert share_right(sx.label_transfer(ref, query), query) == 1
+
+
+@pytest.mark.parametrize("labels", [["a", "a", "a"], ["a", "b", "c"]], ids=["one", "one cell each"])
+def test_what_has_no_discriminant_is_voted_on(labels: list[str]) -> None:
+    ref = AnnData(
+        obs=pd.DataFrame({"celltype": labels}, index=list("xyz")),
+        obsm={"latent": np.array([[0.0], [1.0], [2.0]])},
+    )
+    voted = sx.label_transfer(ref, cells([0.1]), n_neighbors=1)
+    assert list(voted) == ["a"]
+
+
+def test_the_matrix_itself_is_voted_on() -> None:
+    ref = AnnData(sparse.csr_matrix(np.eye(4)), obs=pd.DataFrame({"celltype": list("aabb")}))
+    query = AnnData(sparse.csr_matrix([[0, 0, 0, 0.9]]))
+    assert list(sx.label_transfer(ref, query, rep="X", n_neighbors=1)) == ["b"]
+    with pytest.raises(ValueError, match="Use `method='neighbors'`"):
+        sx.label_transfer(ref, query, rep="X", method="discriminant")
 
 
 def test_is_the_tool_of_the_same_name() -> None:
@@ -53,6 +139,7 @@ BAD = {
     "missing labels": (_without_labels, {}, ValueError, "missing for 1 of 6 cells"),
     "no label": (lambda ref: None, {"label": "type"}, KeyError, "'type' is not a column"),
     "no representation": (lambda ref: None, {"rep": "X_pca"}, KeyError, "not in ref.obsm"),
+    "no such method": (lambda ref: None, {"method": "svm"}, ValueError, "must be one of"),
     "other space": (_wider, {}, ValueError, "2 dimensions in `ref` and 1 in `query`"),
 }
 

@@ -114,16 +114,18 @@ def test_details_and_probabilities(ref: AnnData) -> None:
         ref, query, batch_key="batch", novelty="latent", max_refused=0.1, return_details=True
     )
     assert "unknown" not in plain["label"].cat.categories
-    assert plain["label"].equals(sx.label_transfer(ref, query).rename("label"))
+    labels = sx.label_transfer(ref, query, batch_key="batch")
+    assert plain["label"].equals(labels.rename("label"))
     assert plain["is_unknown"].equals(details["is_unknown"])
 
 
 def test_a_cells_decision_is_its_own_and_repeats(ref: AnnData) -> None:
     query = blobs({"a": 30, "absent": 30}, seed=1)
     before = ref.obs.copy(), ref.obsm["latent"].copy()
-    together = sx.label_transfer(ref, query, **LATENT)
-    assert together.equals(sx.label_transfer(ref, query, **LATENT))
-    assert together[::3].equals(sx.label_transfer(ref, query[::3].copy(), **LATENT))
+    how = LATENT | {"method": "neighbors"}
+    together = sx.label_transfer(ref, query, **how)
+    assert together.equals(sx.label_transfer(ref, query, **how))
+    assert together[::3].equals(sx.label_transfer(ref, query[::3].copy(), **how))
     pd.testing.assert_frame_equal(ref.obs, before[0])
     np.testing.assert_array_equal(ref.obsm["latent"], before[1])
 
@@ -132,7 +134,13 @@ def test_a_type_of_two_cells_is_still_transferred(ref: AnnData) -> None:
     ref = blobs({"a": 300, "b": 300, "c": 2})
     query = blobs({"a": 30, "b": 30, "c": 1}, seed=1)
     details = sx.label_transfer(
-        ref, query, novelty="latent", n_neighbors=3, batch_key="batch", return_details=True
+        ref,
+        query,
+        method="neighbors",
+        novelty="latent",
+        n_neighbors=3,
+        batch_key="batch",
+        return_details=True,
     )
     assert details["label"].astype(str).iloc[-1] == "c"
     assert details["probability"].iloc[-1] == pytest.approx(2 / 3)
