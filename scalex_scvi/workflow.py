@@ -19,6 +19,7 @@ from .io import RunFolder, load_counts, load_data
 from .io._read import DataSource
 from .model import SCALEXModel
 from .tl import label_transfer
+from .train import Schedule
 
 logger = logging.getLogger(__name__)
 
@@ -40,8 +41,8 @@ def SCALEX(
     use_layer: str = "X",
     backed: bool = False,
     batch_size: int = 64,
-    lr: float = 2e-4,
-    max_iteration: int = 30_000,
+    lr: float = 2e-3,
+    max_iteration: int = 3000,
     seed: int | None = None,
     gpu: int = 0,
     outdir: str | os.PathLike[str] | None = None,
@@ -56,6 +57,7 @@ def SCALEX(
     eval: bool = False,
     num_workers: int = 4,
     *,
+    lr_schedule: Schedule = "cosine",
     label: str | None = None,
     unknown: bool = False,
     batch_stats: str = "running",
@@ -64,7 +66,7 @@ def SCALEX(
 ) -> AnnData:
     """Integrate single-cell data sets, or project new cells onto an integrated reference.
 
-    The arguments of the published package, all of them, and five more by keyword.
+    The arguments of the published package, all of them, and six more by keyword.
 
     Parameters
     ----------
@@ -107,7 +109,8 @@ def SCALEX(
     lr
         Learning rate.
     max_iteration
-        Number of minibatches; training stops earlier when the loss no longer falls.
+        Number of minibatches, rounded up to whole epochs. The published training is
+        ``lr=2e-4, max_iteration=30_000, lr_schedule="constant"``: see :meth:`SCALEXModel.train`.
     seed
         Seed of everything random; ``None``: ``scvi.settings.seed``, else 124 as published.
     gpu
@@ -141,6 +144,9 @@ def SCALEX(
     num_workers
         Has no effect: cells are loaded as whole minibatches by the main process, which is faster
         than by worker processes, and no result depends on it.
+    lr_schedule
+        ``"cosine"``, or ``"constant"`` (published): training then stops when the loss no longer
+        falls.
     label
         Column of ``obs`` with cell types to draw and assess (``"celltype"`` if there is one). In a
         projection, also transferred from the reference into ``obs[f"{label}_transfer"]``.
@@ -222,6 +228,7 @@ def SCALEX(
             "lr": lr,
             "max_steps": max_iteration,
             "batch_size": batch_size,
+            "lr_schedule": lr_schedule,
             "enable_progress_bar": progress_bar,
             **_device(gpu),
         }

@@ -17,15 +17,13 @@ import scalex_scvi as sx
 
 pytestmark = pytest.mark.real_data
 
-RECIPE = {"lr": 2e-3, "max_steps": 3000} | QUIET
-
 
 def reference_model(counts: AnnData, **training: float) -> sx.SCALEXModel:
     # The sets are filtered by their sources.
     adata = sx.pp.rna(counts, batch_key="batch", min_features=0)
     sx.SCALEXModel.setup_anndata(adata, batch_key="batch", labels_key="celltype")
     model = sx.SCALEXModel(adata)
-    model.train(**(RECIPE | training))
+    model.train(**(QUIET | training))
     return model
 
 

@@ -15,8 +15,10 @@ from report import AGGREGATES, collect
 from runs import Runs
 from sets import KNOWN
 
-BASE = "lr=0.002,max_steps=3000"
 CHANGES = [
+    "lr_schedule=constant",
+    "max_steps=1500,batch_size=128",
+    "lr=0.0002,max_steps=30000,lr_schedule=constant",  # the published recipe
     "kl_weight=0.25",
     "kl_weight=1",
     "kl_weight=1.5",
@@ -37,21 +39,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="folder with the data sets")
     parser.add_argument("--sets", nargs="+", default=list(KNOWN), help="names of .h5ad files")
-    parser.add_argument("--base", default=BASE, help="options of every run")
+    parser.add_argument("--base", default="", help="options of every run (none)")
     parser.add_argument("--changes", nargs="*", default=CHANGES, help="options, one set a variant")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
     parser.add_argument("--report-only", action="store_true", help="score what is there")
     parser.add_argument("--out", type=Path, default=Path("runs/quality"))
     args = parser.parse_args()
-    base = f"scalex_scvi:{args.base}"
-    methods = [base, *(f"{base},{change}" for change in args.changes)]
+    base = _with_options(args.base)
+    methods = [base, *(_with_options(args.base, change) for change in args.changes)]
     runs = Runs(args.out, args.data, args.sets, methods, args.seeds)
     if not args.report_only:
         runs.complete(args.jobs)
     table = differences(collect(runs), base)
     table.to_csv(args.out / "ablation.csv")
     print(table.round(3).to_string())
+
+
+def _with_options(*options: str) -> str:
+    return ":".join(filter(None, ["scalex_scvi", ",".join(filter(None, options))]))
 
 
 def differences(scores: pd.DataFrame, base: str) -> pd.DataFrame:
@@ -73,7 +79,7 @@ def differences(scores: pd.DataFrame, base: str) -> pd.DataFrame:
         }
         if variant == base:
             row |= of_base.loc[statistics].groupby("set").mean().mean().to_dict()
-        name = variant.removeprefix(base).removeprefix(",") or "base"
+        name = variant.removeprefix(base).lstrip(":,") or "base"
         rows.append({"statistics": statistics, "change": name, **row})
     return (
         pd.DataFrame(rows)

@@ -39,6 +39,7 @@ _SCALEX_ARGUMENTS = (
     "backed",
     "batch_size",
     "lr",
+    "lr_schedule",
     "max_iteration",
     "seed",
     "gpu",
@@ -186,6 +187,7 @@ def _demo(args: argparse.Namespace) -> None:
             "max_steps": args.max_iteration,
             "batch_size": args.batch_size,
             "lr": args.lr,
+            "lr_schedule": args.lr_schedule,
             "enable_progress_bar": not args.quiet,
         },
     )

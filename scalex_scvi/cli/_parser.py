@@ -304,11 +304,19 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
         "--max-steps",
         dest="max_iteration",
         type=int,
-        default=30_000,
-        help="minibatches (%(default)s)",
+        default=3000,
+        help="minibatches (%(default)s; published: 30000)",
     )
     group.add_argument("--batch-size", type=int, default=64, help="cells a minibatch (%(default)s)")
-    group.add_argument("--lr", type=float, default=2e-4, help="learning rate (%(default)g)")
+    group.add_argument(
+        "--lr", type=float, default=2e-3, help="learning rate (%(default)g; published: 0.0002)"
+    )
+    group.add_argument(
+        "--lr-schedule",
+        choices=["cosine", "constant"],
+        default="cosine",
+        help="how it changes (%(default)s; published: constant)",
+    )
     group.add_argument(
         "-g", "--gpu", type=int, default=0, help="GPU, if there is one (%(default)s)"
     )

@@ -19,6 +19,14 @@ from ._adam import Adam, AdamW
 
 Schedule = Literal["constant", "cosine"]
 
+PUBLISHED: dict[str, Any] = {
+    "max_steps": 30_000,
+    "batch_size": 64,
+    "lr": 2e-4,
+    "lr_schedule": "constant",
+}
+"""Arguments of :meth:`scalex_scvi.SCALEXModel.train` that make the recipe the published one."""
+
 RISE = 0.05
 """Share of the steps over which the cosine schedule warms up."""
 
@@ -27,7 +35,8 @@ class SCALEXTrainingPlan(TrainingPlan):
     """scvi-tools' training plan with the published SCALEX defaults.
 
     Adam with the learning rate, eps and weight decay of the publication, and a constant KL weight
-    instead of scvi-tools' warm-up over 400 epochs. The means over an epoch are logged once at its
+    instead of scvi-tools' warm-up over 400 epochs; :meth:`scalex_scvi.SCALEXModel.train` gives it
+    a learning rate and a schedule of its own. The means over an epoch are logged once at its
     end (``train_loss``, ``elbo_train``, ``reconstruction_loss_train``, ``kl_local_train``, all per
     cell): logging at each step costs as much as a third of the step.
 

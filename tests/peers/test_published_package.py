@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import scalex_scvi as sx
 from scalex_scvi.module import SCALEXVAE
+from scalex_scvi.train import PUBLISHED
 
 published = pytest.importorskip("scalex.net.vae", reason="needs the extra 'peers'")
 
@@ -122,7 +123,8 @@ def test_trained_from_scratch_the_losses_agree(
         adata = sx.pp.rna(counts, batch_key="batch", min_features=0)
         sx.SCALEXModel.setup_anndata(adata, batch_key="batch")
         model = sx.SCALEXModel(adata, seed=seed)
-        model.train(lr=recipe["lr"], max_steps=recipe["n_steps"], seed=seed, **QUIET)
+        how = PUBLISHED | {"lr": recipe["lr"], "max_steps": recipe["n_steps"]}
+        model.train(**how, seed=seed, **QUIET)
         return loss_of(model.module, x, batch)
 
     our_losses = [ours(seed) for seed in range(N_SEEDS)]

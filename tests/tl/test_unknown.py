@@ -249,7 +249,7 @@ def test_negative_control_of_real_cells() -> None:
     adata = sx.pp.rna(counts[~is_query].copy(), batch_key="batch", min_features=0)
     sx.SCALEXModel.setup_anndata(adata, batch_key="batch")
     model = sx.SCALEXModel(adata)
-    model.train(lr=2e-3, max_steps=3000, **QUIET)
+    model.train(**QUIET)
     query_model = sx.SCALEXModel.load_query_data(counts[is_query].copy(), model)
     ref, query = model.adata, query_model.adata
     ref.obsm["latent"] = model.get_latent_representation()

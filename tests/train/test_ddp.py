@@ -26,6 +26,7 @@ from scalex_scvi.train import count_processes
 
 N_STEPS = 200
 DDP = {"devices": 2, "strategy": "ddp", "batch_size": 32} | QUIET
+CONSTANT = {"lr": 2e-3, "lr_schedule": "constant"}
 # In 200 steps one process comes to a loss of 458.9 to 459.5, a share of same-batch neighbours of
 # 0.348 to 0.352 (0.33 if mixed) and a purity of 0.632 to 0.642 with three seeds.
 TOLERANCES = {"loss": 1.5, "same-batch share": 0.02, "purity": 0.03}
@@ -60,7 +61,7 @@ def in_two_processes(folder: Path) -> None:
     """Train several times; each process writes what it ends with."""
     adata = ad.read_h5ad(folder / "pbmc.h5ad")
     model, witness = pbmc_model(adata), Witness()
-    model.train(max_steps=N_STEPS, lr=2e-3, seed=1, callbacks=[witness], **DDP)
+    model.train(max_steps=N_STEPS, seed=1, callbacks=[witness], **CONSTANT, **DDP)
     result: dict[str, Any] = {"pbmc": state_of(model), "seed": witness.seed}
     result |= {"cells": torch.cat(witness.cells), "steps": model.trainer.global_step}
     if model.trainer.is_global_zero:
@@ -75,7 +76,7 @@ def in_two_processes(folder: Path) -> None:
         model.train(max_epochs=4, seed=seed, datasplitter_kwargs=workers, **DDP)
         result[name] = state_of(model)
     # So large a learning rate makes the loss bounce.
-    model.train(max_epochs=100, lr=0.05, early_stopping_patience=3, **DDP)
+    model.train(max_epochs=100, lr=0.05, lr_schedule="constant", early_stopping_patience=3, **DDP)
     result |= {"stopped": state_of(model), "epochs": model.trainer.current_epoch}
 
     counts.obs["batch"] = "new"
@@ -144,7 +145,7 @@ def test_seed_decides_whatever_the_workers(processes: list) -> None:
 
 def test_same_quality_as_one_process(folder: Path, processes: list, pbmc: AnnData) -> None:
     one = pbmc_model(pbmc.copy())
-    one.train(max_steps=N_STEPS, lr=2e-3, seed=1, batch_size=64, **QUIET)
+    one.train(max_steps=N_STEPS, seed=1, batch_size=64, **CONSTANT, **QUIET)
     two = sx.SCALEXModel.load(folder / "model", adata=pbmc.copy())
     assert differing(state_of(two), processes[0]["pbmc"]) == []
     losses = [one.history["train_loss"]["train_loss"].min(), min(processes[0]["loss"])]

@@ -13,6 +13,7 @@ from scipy import sparse
 import scalex_scvi as sx
 from scalex_scvi.nn import sparse_linear
 from scalex_scvi.nn._sparse_linear import store_by_input
+from scalex_scvi.train import PUBLISHED
 from scalex_scvi.train._adam import Adam, AdamW
 
 
@@ -188,3 +189,12 @@ def test_the_cosine_schedule_rises_falls_and_runs_to_its_end(prepared: AnnData) 
 def test_an_unknown_schedule_is_refused(prepared: AnnData) -> None:
     with pytest.raises(ValueError, match="'linear'"):
         small_model(prepared).train(max_epochs=1, lr_schedule="linear", **QUIET)
+
+
+def test_the_published_recipe_is_an_argument_away(prepared: AnnData) -> None:
+    model = small_model(prepared)
+    model.train(**(PUBLISHED | {"max_steps": 4}), **QUIET)
+    plan = model.trainer.lightning_module
+    assert (plan.lr, plan.lr_schedule) == (2e-4, "constant")
+    assert PUBLISHED["max_steps"] == 30_000
+    assert PUBLISHED["batch_size"] == 64

@@ -87,7 +87,8 @@ def test_stops_by_the_training_loss_and_restores_the_best_weights(prepared: AnnD
 
     recorder = Recorder(patience=None)
     # So large a learning rate makes the loss bounce.
-    model.train(max_epochs=200, lr=0.05, early_stopping_patience=3, callbacks=[recorder], **QUIET)
+    how = {"lr": 0.05, "lr_schedule": "constant", "early_stopping_patience": 3}
+    model.train(max_epochs=200, **how, callbacks=[recorder], **QUIET)
     losses = model.history["train_loss"]["train_loss"].to_numpy(dtype=float)
     assert len(losses) < 200
     assert losses[-4:].argmin() == 0
@@ -98,12 +99,13 @@ def test_stops_by_the_training_loss_and_restores_the_best_weights(prepared: AnnD
 
 def test_best_weights_are_restored_without_early_stopping_too(prepared: AnnData) -> None:
     model = small_model(prepared)
-    model.train(max_epochs=40, lr=0.05, early_stopping=False, **QUIET)
+    how = {"lr": 0.05, "lr_schedule": "constant", "early_stopping": False}
+    model.train(max_epochs=40, **how, **QUIET)
     losses = model.history["train_loss"]["train_loss"].to_numpy(dtype=float)
     assert len(losses) == 40
     assert losses.argmin() < 39  # so that restoring means something
     again = small_model(prepared.copy())
-    again.train(max_epochs=int(losses.argmin()) + 1, lr=0.05, early_stopping=False, **QUIET)
+    again.train(max_epochs=int(losses.argmin()) + 1, **how, **QUIET)
     assert np.array_equal(model.get_latent_representation(), again.get_latent_representation())
 
 
