@@ -150,6 +150,7 @@ def ours(pair: Pair, rep: str, novelty: str) -> Answer:
         *pair,
         rep,
         LABEL,
+        method="neighbors",
         max_refused=MAX_REFUSED,
         batch_key=BATCH,
         novelty=novelty,

@@ -49,7 +49,7 @@ def prepare(counts: ad.AnnData, n_top_features: object) -> ad.AnnData:
 def train(adata: ad.AnnData, max_steps: int) -> sx.SCALEXModel:
     sx.SCALEXModel.setup_anndata(adata, batch_key=BATCH)
     model = sx.SCALEXModel(adata)
-    model.train(lr=2e-3, max_steps=max_steps, enable_progress_bar=False)
+    model.train(max_steps=max_steps, lr_schedule="constant", enable_progress_bar=False)
     return model
 
 
@@ -89,7 +89,7 @@ def scores(
     ref: ad.AnnData, query: ad.AnnData, truth: pd.DataFrame, n_neighbors: int
 ) -> dict[str, float]:
     true_label = query.obs[LABEL].astype(str)
-    label = sx.label_transfer(ref, query, label=LABEL).astype(str)
+    label = sx.label_transfer(ref, query, label=LABEL, method="neighbors").astype(str)
     moved = sx.tl.transfer_expression(ref, query, list(truth), n_neighbors=n_neighbors)
     predicted, true_values = moved.to_df().to_numpy(), truth.to_numpy()
     return {
