@@ -16,7 +16,9 @@ from scipy import sparse
 
 import scalex_scvi as sx
 from scalex_scvi.pp import Preprocessing
+from scalex_scvi.pp._lazy import stack_rows
 
+dask = pytest.importorskip("dask")
 da = pytest.importorskip("dask.array")
 
 
@@ -270,3 +272,13 @@ def test_annotations_of_read_lazy(counts: AnnData, tmp_path: Any) -> None:
     np.testing.assert_array_equal(lazy.X.compute().toarray(), expected.X.toarray())
     assert list(lazy.obs_names) == list(expected.obs_names)
     assert list(lazy.obs["batch"].astype(str)) == list(expected.obs["batch"].astype(str))
+
+
+@pytest.mark.parametrize("scheduler", ["threads", "synchronous", "processes"])
+def test_results_of_blocks_are_stacked_in_the_order_of_the_blocks(scheduler: str) -> None:
+    lengths = [3, 1, 4]
+    blocks = [np.full((n, 2), n, dtype=np.float32) for n in lengths]
+    with dask.config.set(scheduler=scheduler):
+        stacked = stack_rows([dask.delayed(block) for block in blocks], lengths)
+    assert stacked.dtype == np.float32
+    np.testing.assert_array_equal(stacked, np.concatenate(blocks))
