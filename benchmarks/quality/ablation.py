@@ -18,6 +18,7 @@ from sets import KNOWN
 CHANGES = [
     "lr_schedule=constant",
     "max_steps=1500,batch_size=128",
+    "batch_size=128",
     "lr=0.0002,max_steps=30000,lr_schedule=constant",  # the published recipe
     "kl_weight=0.25",
     "kl_weight=1",

@@ -16,6 +16,9 @@ def running_mean(model: sx.SCALEXModel) -> torch.Tensor:
     return model.module.encoder.layers[0].norm.running_mean.clone()
 
 
+CONSTANT = {"lr": 0.05, "lr_schedule": "constant", "batch_size": 64}
+
+
 def test_statistics_move_in_a_second_training(model: sx.SCALEXModel) -> None:
     assert not model.module.training
     before = running_mean(model), model.module.decoder.norm.running_mean.clone()
@@ -87,7 +90,7 @@ def test_stops_by_the_training_loss_and_restores_the_best_weights(prepared: AnnD
 
     recorder = Recorder(patience=None)
     # So large a learning rate makes the loss bounce.
-    how = {"lr": 0.05, "lr_schedule": "constant", "early_stopping_patience": 3}
+    how = CONSTANT | {"early_stopping_patience": 3}
     model.train(max_epochs=200, **how, callbacks=[recorder], **QUIET)
     losses = model.history["train_loss"]["train_loss"].to_numpy(dtype=float)
     assert len(losses) < 200
@@ -99,7 +102,7 @@ def test_stops_by_the_training_loss_and_restores_the_best_weights(prepared: AnnD
 
 def test_best_weights_are_restored_without_early_stopping_too(prepared: AnnData) -> None:
     model = small_model(prepared)
-    how = {"lr": 0.05, "lr_schedule": "constant", "early_stopping": False}
+    how = CONSTANT | {"early_stopping": False}
     model.train(max_epochs=40, **how, **QUIET)
     losses = model.history["train_loss"]["train_loss"].to_numpy(dtype=float)
     assert len(losses) == 40
