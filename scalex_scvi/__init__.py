@@ -2,7 +2,7 @@
 
 from importlib.metadata import version
 
-from . import datasets, io, metrics, pl, pp, tl
+from . import datasets, io, metrics, pl, pp, tl, train
 from .model import SCALEXModel
 from .tl import label_transfer
 from .workflow import SCALEX
@@ -20,4 +20,5 @@ __all__ = [
     "pl",
     "pp",
     "tl",
+    "train",
 ]
