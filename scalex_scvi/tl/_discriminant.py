@@ -11,7 +11,7 @@ N_ROUNDS = 3
 """More rounds of labels and offset hardly change either."""
 
 OFFSET_PRIOR = 20
-"""Cells at no offset that each batch of the query is averaged with."""
+"""Cells without any offset that each batch of the query is averaged with: few cells move little."""
 
 
 def discriminant_shares(
@@ -21,8 +21,8 @@ def discriminant_shares(
 
     Labels are Gaussians of one covariance and, whatever their number of cells, equally probable:
     the reference's composition says little of the query's. What a new batch keeps of its technology
-    is first of all an offset of all its cells. It is the median distance of its cells from the
-    means of their labels, which a minority of cells of unknown types does not move.
+    is first of all an offset of all its cells. It is the median of what its cells differ by from
+    the means of their labels, which a minority of cells of unknown types hardly moves.
 
     Parameters
     ----------

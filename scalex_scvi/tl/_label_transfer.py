@@ -125,8 +125,8 @@ def label_transfer(
         Column of ``ref.obs``.
     method
         ``"discriminant"``: each label is a Gaussian, all of one covariance and equally probable,
-        and each batch of the query is first moved by the median of its cells' distances to the
-        means of their labels, so that a cell's label depends on the other cells of its batch.
+        and each batch of the query is first moved by the median of what its cells differ by
+        from the means of their labels, so that a label depends on the other cells of the batch.
         ``"neighbors"`` (published): the majority of the ``n_neighbors`` nearest reference cells.
         ``None``: discriminants, which were better on every set (docs/projection.md); neighbours
         for ``rep="X"``, which is not dense, and where no label has cells that differ.
@@ -173,9 +173,8 @@ def label_transfer(
         If ``rep``, ``label`` or ``batch_key`` is absent.
     ValueError
         If ``method`` is unknown or cannot use ``rep``, labels are missing, the two representations
-        differ in width, the reference has a label
-        ``"unknown"`` already, the genes differ (``novelty="expression"``), or there are too few
-        held-out cells for ``max_refused``.
+        differ in width, the reference has a label ``"unknown"`` already, the genes differ
+        (``novelty="expression"``), or there are too few held-out cells for ``max_refused``.
 
     Notes
     -----
