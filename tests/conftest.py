@@ -63,7 +63,7 @@ def small_model(adata: AnnData, **kwargs: object) -> sx.SCALEXModel:
 def trained_model(adata: AnnData, **kwargs: object) -> sx.SCALEXModel:
     """A small model after some epochs."""
     model = small_model(adata)
-    model.train(**({"max_epochs": 15} | QUIET | kwargs))
+    model.train(**({"max_epochs": 15, "lr_schedule": "constant"} | QUIET | kwargs))
     return model
 
 

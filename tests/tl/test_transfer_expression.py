@@ -122,9 +122,7 @@ def test_the_documented_path_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     page = Path(__file__).parents[2] / "docs" / "spatial.md"
     (code,) = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
     train, drawn = sx.SCALEXModel.train, []
-    monkeypatch.setattr(
-        sx.SCALEXModel, "train", lambda self, lr: train(self, max_epochs=5, lr=lr, **QUIET)
-    )
+    monkeypatch.setattr(sx.SCALEXModel, "train", lambda self: train(self, max_epochs=5, **QUIET))
     draw = sc.pl.embedding
     monkeypatch.setattr(
         sc.pl, "embedding", lambda *args, **kwargs: drawn.append(draw(*args, show=False, **kwargs))
