@@ -152,7 +152,7 @@ def test_layer_of_reference_and_query(prepared: AnnData, query: AnnData) -> None
     prepared.layers["scaled"] = prepared.X.copy()
     sx.SCALEXModel.setup_anndata(prepared, batch_key="batch", layer="scaled")
     model = sx.SCALEXModel(prepared, n_hidden=32, n_latent=5)
-    model.train(max_epochs=1, lr=2e-3, **QUIET)
+    model.train(max_epochs=1, lr_schedule="constant", **QUIET)
     query.layers["counts"] = query.X.copy()
     query.X = None
     projected = sx.SCALEXModel.load_query_data(query, model, layer="counts")

@@ -258,7 +258,7 @@ def test_layer(prepared: AnnData) -> None:
     prepared.X = prepared.X * 50
     sx.SCALEXModel.setup_anndata(prepared, batch_key="batch", layer="scaled")
     model = sx.SCALEXModel(prepared, n_hidden=32, n_latent=5)
-    model.train(max_epochs=1, lr=2e-3, **QUIET)
+    model.train(max_epochs=1, lr_schedule="constant", **QUIET)
     assert np.array_equal(model.get_latent_representation(), expected)
 
 
