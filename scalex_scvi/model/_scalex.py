@@ -244,7 +244,7 @@ class SCALEXModel(
 
         Loss, optimiser and minibatches are the published ones; the learning rate is ten times as
         high and falls to zero along half a cosine, over a tenth of the minibatches: on real data
-        no worse (docs/quality.md). The published recipe is
+        level with the published package (docs/quality.md). The published recipe is
         ``model.train(**scalex_scvi.train.PUBLISHED)``.
 
         Where at most 15 % of the expression is not zero, the first layer leaves out the zeros,

@@ -30,6 +30,7 @@ from ._lazy import (
     over_blocks,
     pick_columns,
     reduce_blocks,
+    stack_rows,
     without_matrix,
 )
 from ._moments import BatchMoments, block_moments, merge_moments, rank_genes
@@ -169,7 +170,7 @@ def csr_blocks(matrix: DaskArray, *, name: str) -> DaskArray:
 def lazy_log_normalize(x: DaskArray, target_sum: float | None) -> tuple[DaskArray, float]:
     """Normalise totals and take log1p, by scanpy; the median total costs one pass."""
     if target_sum is None:
-        totals = reduce_blocks(over_blocks(x, _totals), np.concatenate)
+        totals = stack_rows(over_blocks(x, _totals), x.chunks[0])
         target_sum = float(np.median(totals[totals > 0]))
     x, target_sum = normalize_total(x, target_sum)
     work = AnnData(X=x)
