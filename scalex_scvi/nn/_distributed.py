@@ -2,56 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 
-
-class _SumOverProcesses(torch.autograd.Function):
-    """Sum of a tensor over all processes; so is its gradient, as each sum enters each loss."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        total = x.clone(memory_format=torch.contiguous_format)
-        distributed.all_reduce(total)
-        return total
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        return _SumOverProcesses.apply(gradient)
-
-
-def minibatch_moments(
-    x: Tensor, rows: Tensor, *, synchronise: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Count, mean and biased variance of each segment of a minibatch.
-
-    Parameters
-    ----------
-    x
-        Values ``(n_cells, n_features)``.
-    rows
-        One-hot matrix ``(n_cells, n_segments)`` of each cell's segment.
-    synchronise
-        Whether to take the cells of all processes together, whose segments must then mean the
-        same. The result is the same in all of them, and gradients flow to all of them.
-
-    Returns
-    -------
-    Count ``(n_segments, 1)``, mean and variance ``(n_segments, n_features)``. Without a cell both
-    are 0.
-    """
-    total = _SumOverProcesses.apply if synchronise else _unchanged
-    count = total(rows.sum(dim=0)[:, None])
-    average = rows.T / count.clamp(min=1)
-    mean = total(average @ x)
-    var = total(average @ (x - rows @ mean).square())
-    return count, mean, var
-
-
-def _unchanged(x: Tensor) -> Tensor:
-    return x
+from ._normalise import Statistics, minibatch_moments, normalise
 
 
 class BatchNorm1d(nn.BatchNorm1d):
@@ -74,12 +28,15 @@ class BatchNorm1d(nn.BatchNorm1d):
             return super().forward(x)
         with torch.autocast(x.device.type, enabled=False):
             x = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
-            count, mean, var = minibatch_moments(x, x.new_ones(len(x), 1), synchronise=True)
+            rows = x.new_ones(len(x), 1)
+            count, mean, var = minibatch_moments(x, rows, synchronise=True)
             with torch.no_grad():
                 self.num_batches_tracked.add_(1)
                 self.running_mean.lerp_(mean[0], self.momentum)
                 self.running_var.lerp_(var[0] * (count[0] / (count[0] - 1)), self.momentum)
-            return (x - mean) * (self.weight * torch.rsqrt(var + self.eps)) + self.bias
+            statistics = Statistics(mean, var, share=1 / count)
+            weight, bias = self.weight[None], self.bias[None]
+            return normalise(x, rows, statistics, weight, bias, eps=self.eps, synchronise=True)
 
 
 def synchronise_statistics(module: nn.Module, synchronise: bool = True) -> None:

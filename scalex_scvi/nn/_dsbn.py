@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ._distributed import minibatch_moments
+from ._normalise import Statistics, minibatch_moments, normalise
 
 
 class DomainSpecificBatchNorm1d(nn.Module):
@@ -123,40 +123,51 @@ class DomainSpecificBatchNorm1d(nn.Module):
         # Over processes a segment must mean the same domain everywhere, present here or not.
         n_segments = self.n_domains if synchronise else min(len(domain), self.n_domains)
         rows, segment_domain = _segments(domain, self.n_domains, n_segments, x.dtype)
-        mean = F.embedding(segment_domain, self.running_mean)
-        var = F.embedding(segment_domain, self.running_var)
+        statistics = Statistics(
+            self._of_segments(self.running_mean, segment_domain),
+            self._of_segments(self.running_var, segment_domain),
+            share=x.new_zeros(n_segments, 1),
+        )
         if self.training:
-            mean, var = self._minibatch_statistics(x, rows, segment_domain, mean, var)
-        scale = F.embedding(segment_domain, self.weight) * torch.rsqrt(var + self.eps)
-        return (x - rows @ mean) * (rows @ scale) + rows @ F.embedding(segment_domain, self.bias)
+            statistics = self._minibatch_statistics(x, rows, segment_domain, statistics)
+        weight = self._of_segments(self.weight, segment_domain)
+        bias = self._of_segments(self.bias, segment_domain)
+        return normalise(x, rows, statistics, weight, bias, eps=self.eps, synchronise=synchronise)
 
+    def _of_segments(self, of_domains: Tensor, segment_domain: Tensor) -> Tensor:
+        full = len(segment_domain) == self.n_domains
+        return of_domains if full else F.embedding(segment_domain, of_domains)
+
+    @torch.no_grad()
     def _minibatch_statistics(
-        self,
-        x: Tensor,
-        rows: Tensor,
-        segment_domain: Tensor,
-        running_mean: Tensor,
-        running_var: Tensor,
-    ) -> tuple[Tensor, Tensor]:
-        """Statistics of each segment's own rows; updates the running ones on the way."""
+        self, x: Tensor, rows: Tensor, segment_domain: Tensor, running: Statistics
+    ) -> Statistics:
+        """Statistics of each segment's own rows; updates the running ones on the way.
+
+        A segment with less than two rows, or a frozen one, has the running ones.
+        """
         count, mean, var = minibatch_moments(x, rows, synchronise=self.synchronise)
         usable = (count > 1) & (segment_domain[:, None] >= self.n_frozen)
-        with torch.no_grad():
-            unbiased = var * (count / (count - 1).clamp(min=1))
-            self._update_running(self.running_mean, mean, rows, segment_domain, usable)
-            self._update_running(self.running_var, unbiased, rows, segment_domain, usable)
-        return torch.where(usable, mean, running_mean), torch.where(usable, var, running_var)
+        statistics = Statistics(
+            torch.where(usable, mean, running.mean),
+            torch.where(usable, var, running.var),
+            share=torch.where(usable, 1 / count, running.share),
+        )
+        unbiased = statistics.var * torch.where(usable, count / (count - 1), 1)
+        self._move_running(self.running_mean, statistics.mean, rows, segment_domain)
+        self._move_running(self.running_var, unbiased, rows, segment_domain)
+        return statistics
 
-    def _update_running(
-        self, running: Tensor, value: Tensor, rows: Tensor, segment_domain: Tensor, usable: Tensor
+    def _move_running(
+        self, running: Tensor, value: Tensor, rows: Tensor, segment_domain: Tensor
     ) -> None:
-        previous = running[segment_domain]
-        updated = torch.where(usable, torch.lerp(previous, value, self.momentum), previous)
+        """Move the running statistics towards the minibatch's; equal ones stay bit for bit."""
         if len(segment_domain) == self.n_domains:
-            running.copy_(updated)
+            running.lerp_(value, self.momentum)
         else:
+            moved = torch.lerp(running[segment_domain], value, self.momentum)
             # Rows of one domain carry the same value, so that repeated indices agree.
-            running.index_copy_(0, segment_domain, rows @ updated)
+            running.index_copy_(0, segment_domain, rows @ moved)
 
 
 def _segments(
