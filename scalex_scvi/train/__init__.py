@@ -3,11 +3,12 @@
 from ._callbacks import BestTrainingLoss, ProcessNoise
 from ._data import SCALEXDataManager, share_of_nonzero
 from ._distributed import SCALEXDataSplitter, count_processes, ddp_logging
-from ._plan import PUBLISHED, SCALEXTrainingPlan, Schedule
+from ._plan import PUBLISHED, QUICK, SCALEXTrainingPlan, Schedule
 from ._store import StoreDataModule, store_data_module
 
 __all__ = [
     "PUBLISHED",
+    "QUICK",
     "BestTrainingLoss",
     "ProcessNoise",
     "SCALEXDataManager",

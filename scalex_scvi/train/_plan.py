@@ -27,6 +27,14 @@ PUBLISHED: dict[str, Any] = {
 }
 """Arguments of :meth:`scalex_scvi.SCALEXModel.train` that make the recipe the published one."""
 
+QUICK: dict[str, Any] = {
+    "max_steps": 1_000,
+    "batch_size": 128,
+    "lr": 3e-3,
+    "lr_schedule": "cosine",
+}
+"""Arguments that train in less than half of the time, as good for integration (docs/quality.md)."""
+
 RISE = 0.05
 """Share of the steps over which the cosine schedule warms up."""
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -13,7 +15,7 @@ from scipy import sparse
 import scalex_scvi as sx
 from scalex_scvi.nn import sparse_linear
 from scalex_scvi.nn._sparse_linear import store_by_input
-from scalex_scvi.train import PUBLISHED
+from scalex_scvi.train import PUBLISHED, QUICK
 from scalex_scvi.train._adam import Adam, AdamW
 
 
@@ -191,10 +193,21 @@ def test_an_unknown_schedule_is_refused(prepared: AnnData) -> None:
         small_model(prepared).train(max_epochs=1, lr_schedule="linear", **QUIET)
 
 
-def test_the_published_recipe_is_an_argument_away(prepared: AnnData) -> None:
+@pytest.mark.parametrize(
+    ("recipe", "max_steps", "batch_size", "lr", "schedule"),
+    [(PUBLISHED, 30_000, 64, 2e-4, "constant"), (QUICK, 1_000, 128, 3e-3, "cosine")],
+    ids=["published", "quick"],
+)
+def test_other_recipes_are_an_argument_away(
+    prepared: AnnData,
+    recipe: dict[str, Any],
+    max_steps: int,
+    batch_size: int,
+    lr: float,
+    schedule: str,
+) -> None:
     model = small_model(prepared)
-    model.train(**(PUBLISHED | {"max_steps": 4}), **QUIET)
+    model.train(**(recipe | {"max_steps": 4}), **QUIET)
     plan = model.trainer.lightning_module
-    assert (plan.lr, plan.lr_schedule) == (2e-4, "constant")
-    assert PUBLISHED["max_steps"] == 30_000
-    assert PUBLISHED["batch_size"] == 64
+    assert (plan.lr, plan.lr_schedule) == (lr, schedule)
+    assert (recipe["max_steps"], recipe["batch_size"]) == (max_steps, batch_size)
