@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import os
-import signal
-import threading
-import time
 from pathlib import Path
 
 import anndata as ad
@@ -17,7 +12,6 @@ from conftest import simulate_counts
 from scipy import sparse
 
 import scalex_scvi as sx
-from scalex_scvi.model._encode import encode
 
 pytest.importorskip("dask")
 
@@ -130,73 +124,3 @@ def test_latent_of_a_dask_array(model: sx.SCALEXModel, batch_stats: str) -> None
         model.get_latent_representation(indices=order),
         atol=1e-5,
     )
-
-
-@pytest.fixture(scope="module")
-def cluster() -> object:
-    """Two workers, each a process of its own, and a client that dask uses from here on."""
-    distributed = pytest.importorskip("distributed")
-    options = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": None}
-    with (
-        distributed.LocalCluster(silence_logs=logging.CRITICAL, **options) as cluster,
-        distributed.Client(cluster),
-    ):
-        yield cluster
-
-
-def test_project_store_on_a_cluster(
-    model: sx.SCALEXModel, query: AnnData, tmp_path: Path, cluster: object
-) -> None:
-    expected = in_memory(query, model, "batch")
-    path = write(query, tmp_path / "counts.zarr")
-    out = tmp_path / "z.zarr"
-    sx.tl.project_store(model, path, out, batch_stats="batch", cells_in_block=50)
-    np.testing.assert_allclose(ad.read_zarr(out).obsm["latent"], expected, atol=1e-5)
-
-
-def test_a_lost_worker_loses_and_doubles_nothing(
-    model: sx.SCALEXModel, tmp_path: Path, cluster: object
-) -> None:
-    import dask.array as da
-
-    expected = model.get_latent_representation(batch_stats="batch")
-
-    def slowly(block: np.ndarray) -> np.ndarray:
-        """Leave a trace of each block and the process that works on it."""
-        (tmp_path / f"{os.getpid()}-{time.monotonic_ns()}").touch()
-        time.sleep(0.1)
-        return block
-
-    x = da.from_array(model.adata.X.toarray(), chunks=(5, -1))
-    x = x.map_blocks(slowly, dtype=x.dtype, meta=np.empty((0, 0), x.dtype))
-    victim = cluster.workers[0].pid
-    killer = _kill_after(victim, tmp_path, n_blocks=4)
-    latent, _ = encode(
-        model.module.encoder,
-        x,
-        model.adata.obs["batch"].cat.codes.to_numpy(),
-        batch_names=model.batch_names,
-        batch_stats="batch",
-    )
-    killer.join()
-    workers = {trace.name.split("-")[0] for trace in tmp_path.iterdir()}
-    assert str(victim) in workers
-    assert len(workers) > 1
-    assert cluster.workers[0].pid != victim
-    np.testing.assert_allclose(latent, expected, atol=1e-5)
-
-
-def _kill_after(pid: int, folder: Path, n_blocks: int) -> threading.Thread:
-    """Kill a worker once it has worked on some blocks."""
-
-    def kill() -> None:
-        deadline = time.monotonic() + 300
-        while time.monotonic() < deadline:
-            if len(list(folder.glob(f"{pid}-*"))) >= n_blocks:
-                os.kill(pid, signal.SIGKILL)
-                return
-            time.sleep(0.02)
-
-    thread = threading.Thread(target=kill)
-    thread.start()
-    return thread
