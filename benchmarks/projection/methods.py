@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import ast
 import inspect
+import sys
 import tempfile
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -28,19 +30,14 @@ from sklearn.preprocessing import StandardScaler
 
 import scalex_scvi as sx
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from peers import SCVI_MAPPABLE, SCVI_QUERY
+
 N_NEIGHBORS = 10
 N_COMPONENTS = 50
 MIN_PROBABILITY = 0.5
 """Cells whose best label is less probable are "unknown", where a method gives probabilities."""
 QUIET = {"enable_progress_bar": False, "accelerator": "cpu"}
-# The architecture that scvi-tools' tutorial on reference mapping asks for.
-MAPPABLE = {
-    "use_layer_norm": "both",
-    "use_batch_norm": "none",
-    "encode_covariates": True,
-    "dropout_rate": 0.2,
-    "n_layers": 2,
-}
 
 
 class Answer(NamedTuple):
@@ -146,7 +143,7 @@ def scvi(case: Case, seed: int, by: By = "neighbors") -> Answers:
 
     def answer() -> Answer:
         query = scvi_tools.model.SCVI.load_query_data(_unlabelled(case), model)
-        query.train(max_epochs=200, plan_kwargs={"weight_decay": 0.0}, **QUIET)
+        query.train(**SCVI_QUERY, **QUIET)
         return _label(case, latent, query.get_latent_representation(), by)
 
     return {"": answer}
@@ -180,7 +177,7 @@ def _scvi(case: Case, seed: int) -> Any:
     if case.about.log_normalized:
         likelihood = {"gene_likelihood": "normal", "log_variational": False}
     scvi_tools.model.SCVI.setup_anndata(adata, batch_key=case.batch_key, labels_key=case.label_key)
-    model = scvi_tools.model.SCVI(adata, **MAPPABLE, **likelihood)
+    model = scvi_tools.model.SCVI(adata, **SCVI_MAPPABLE, **likelihood)
     model.train(**QUIET)
     return model
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import logging
 import platform
 import sys
 import warnings
+from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -30,12 +32,30 @@ def quiet() -> None:
     setattr(np, "Inf", np.inf)  # noqa: B010  gone from numpy 2, and used by scalex 1.0.4
 
 
-def read_cells(path: Path | None, n_cells: int, n_genes: int) -> tuple[AnnData, AnnData]:
-    """Take counts of a file, or simulate them; prepare them."""
+def argument_parser(doc: str, methods: Iterable[str], *, n_cells: int) -> argparse.ArgumentParser:
+    """Ask for what the commands have in common: cells, threads, methods, and where to write."""
+    parser = argparse.ArgumentParser(description=doc.splitlines()[0])
+    parser.add_argument("--data", type=Path, help="counts, obs batch; default: simulated")
+    parser.add_argument("--cells", type=int, default=n_cells)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--methods", nargs="+", default=list(methods), choices=list(methods))
+    parser.add_argument("--out", type=Path, default=Path("runs/speed"))
+    return parser
+
+
+def read_cells(
+    path: Path | None, n_cells: int, n_genes: int, *, repeat: bool = False
+) -> tuple[AnnData, AnnData]:
+    """Take counts of a file, or simulate them; prepare them.
+
+    With ``repeat``, cells of a smaller file are drawn with replacement until there are ``n_cells``.
+    """
     counts = simulate(n_cells, n_genes) if path is None else ad.read_h5ad(path)
-    if path is not None and counts.n_obs > n_cells:
-        chosen = np.random.default_rng(0).choice(counts.n_obs, n_cells, replace=False)
+    if path is not None and (repeat or counts.n_obs > n_cells):
+        replace = counts.n_obs < n_cells
+        chosen = np.random.default_rng(0).choice(counts.n_obs, n_cells, replace=replace)
         counts = counts[np.sort(chosen)].copy()
+        counts.obs_names_make_unique()
     prepared = sx.pp.rna(counts, batch_key="batch", min_features=0, n_top_features=n_genes)
     return counts, prepared
 

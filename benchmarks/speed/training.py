@@ -6,7 +6,6 @@ Usage: ``python benchmarks/speed/training.py [--data FILE.h5ad] [--cells 12000] 
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ import numpy as np
 import pandas as pd
 import torch
 from anndata import AnnData
-from common import QUIET, quiet, read_cells, write
+from common import QUIET, argument_parser, quiet, read_cells, write
 from scipy import sparse
 from torch.nn import functional as F
 
@@ -185,19 +184,14 @@ def draw(table: pd.DataFrame, runs: pd.DataFrame, path: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, help="counts with obs['batch']; default: simulated")
-    parser.add_argument("--cells", type=int, default=12_000)
+    parser = argument_parser(__doc__, METHODS, n_cells=12_000)
     parser.add_argument("--genes", type=int, default=2_000)
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
-    parser.add_argument("--out", type=Path, default=Path("runs/speed"))
     args = parser.parse_args()
     quiet()
     torch.set_num_threads(args.threads)
-    counts, prepared = read_cells(args.data, args.cells, args.genes)
+    counts, prepared = read_cells(args.data, args.cells, args.genes, repeat=True)
     sx.SCALEXModel.setup_anndata(prepared, batch_key="batch")
     dense = torch.from_numpy(prepared.X.toarray())
     codes = torch.from_numpy(prepared.obs["batch"].cat.codes.to_numpy().astype(np.int64))
