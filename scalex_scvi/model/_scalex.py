@@ -248,7 +248,7 @@ class SCALEXModel(
         ``model.train(**scalex_scvi.train.PUBLISHED)``; ``model.train(**scalex_scvi.train.QUICK)``
         takes a third to a half of the default's time.
 
-        Where at most 15 % of the expression is not zero, the first layer leaves out the zeros,
+        Where at most 10 % of the expression is not zero, the first layer leaves out the zeros,
         which on a CPU is faster and the same but for rounding;
         ``plan_kwargs={"skip_zeros": False}`` multiplies by all of it.
         ``precision="bf16-mixed"`` is faster still where the CPU computes in bfloat16, and less

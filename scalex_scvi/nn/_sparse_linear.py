@@ -10,11 +10,11 @@ from scipy import sparse
 from torch import Tensor
 from torch.nn import functional as F
 
-DENSITY_LIMIT = 0.15
-"""Share of nonzero input up to which :func:`sparse_linear` saves a fifth of the layer and more.
+DENSITY_LIMIT = 0.1
+"""Share of nonzero input up to which :func:`sparse_linear` is no slower than the dense layer.
 
-Measured in one thread, 64 cells x 2 000 genes to 1 024. They are even at 0.23: see
-``docs/profile.md``.
+It depends on the processor: where dense products are slow they are even at 0.23, where they are
+fast at 0.05, and at 0.15 dense is faster by a sixth of an iteration (``docs/profile.md``).
 """
 
 

@@ -57,7 +57,7 @@ def test_leaving_out_zeros_trains_the_same_model(
 
 
 @pytest.mark.parametrize(
-    ("share", "skip"), [(0.1, True), (0.5, False)], ids=["mostly_zeros", "half_zeros"]
+    ("share", "skip"), [(0.05, True), (0.5, False)], ids=["mostly_zeros", "half_zeros"]
 )
 @pytest.mark.parametrize("form", [sparse.csr_matrix, np.asarray], ids=["csr", "dense"])
 def test_training_decides_by_the_data_not_by_its_form(
