@@ -11,10 +11,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 DENSITY_LIMIT = 0.1
-"""Share of nonzero input up to which :func:`sparse_linear` is no slower than the dense layer.
+"""Share of nonzero input up to which training uses :func:`sparse_linear`: a compromise.
 
-It depends on the processor: where dense products are slow they are even at 0.23, where they are
-fast at 0.05, and at 0.15 dense is faster by a sixth of an iteration (``docs/profile.md``).
+It depends on the processor: where dense products are slow the two are even at 0.23, where they
+are fast at 0.05, and at 0.15 dense is faster by a sixth of an iteration (``docs/profile.md``).
 """
 
 
