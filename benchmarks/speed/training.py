@@ -171,8 +171,8 @@ def summarise(runs: pd.DataFrame) -> pd.DataFrame:
     per_cell = table.set_index("method")["us_per_cell"]
     if "bare loop" in per_cell:
         table["times_bare_loop"] = table["us_per_cell"] / per_cell["bare loop"]
-    for published in per_cell.index[per_cell.index.str.startswith("scalex 1.0.4")]:
-        table[f"times_faster_than {published}"] = per_cell[published] / table["us_per_cell"]
+    for peer in per_cell.index[per_cell.index.str.startswith("scalex 1.0.4")]:
+        table[f"times_faster_than {peer}"] = per_cell[peer] / table["us_per_cell"]
     return table
 
 

@@ -61,11 +61,11 @@ CASES = {
 # torch's own norm too: those cases are compared in double precision alone.
 ILL_CONDITIONED = {"more domains than cells", "200 domains, many cells"}
 
-# In single precision the order of sums, which depends on the processor, moves a gradient that has
-# been added up three times by 4e-6 of itself.
+# In single precision the order of sums depends on the processor, and moves a gradient that has been
+# added up three times by 1.4e-6: torch's own tolerance there.
 TOLERANCE = {
     torch.float64: {"atol": 1e-12, "rtol": 1e-12},
-    torch.float32: {"atol": 1e-5, "rtol": 1e-5},
+    torch.float32: {"atol": 1e-5, "rtol": 1.3e-6},
 }
 
 
