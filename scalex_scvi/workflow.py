@@ -408,10 +408,14 @@ def _together(ref: AnnData, query: AnnData) -> AnnData:
             "%d cell names are in both: '-reference' or '-query' is added to all.", len(shared)
         )
     del ref.raw  # of all the reference's genes, which the prepared query does not have
-    return ad.concat(
+    joined = ad.concat(
         {"reference": ref, "query": query},
         label="projection",
         join="outer",  # of the columns of obs
         merge="first",
         index_unique="-" if shared else None,
     )
+    records = [pp.Preprocessing.from_adata(adata) for adata in (ref, query)]
+    if all(records):
+        records[0].with_batches_of(records[1]).to_adata(joined)
+    return joined

@@ -6,7 +6,8 @@ the extras ``benchmark``, ``peers`` and ``integration-peers``. A method may carr
 
 Each run of a method on a set with a seed is a process of its own, whose time and peak memory are
 measured, and whose embeddings are kept under ``--out``: a second call computes only what is
-missing. ``--again METHOD`` forgets the runs of a method. ``--jobs 2`` runs two at a time, each
+missing. ``--again METHOD`` forgets the runs of a method, ``--earlier scores.csv`` adds the scores
+of a report from elsewhere, such as ours beside this. ``--jobs 2`` runs two at a time, each
 with one thread; seconds are then those of a busy machine.
 """
 
@@ -30,7 +31,7 @@ def main() -> None:
     )
     runs.forget(args.again)
     failed = [] if args.report_only else runs.complete(args.jobs)
-    write_report(runs)
+    write_report(runs, args.earlier)
     if failed:
         sys.exit(f"{len(failed)} runs failed, see their log.txt: {', '.join(failed)}")
 
@@ -45,6 +46,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--label-key", default="celltype")
     parser.add_argument("--again", nargs="+", default=[], type=_method)
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
+    parser.add_argument("--earlier", type=Path, help="scores.csv to add to what is run here")
     parser.add_argument("--report-only", action="store_true", help="score what is there")
     parser.add_argument("--out", type=Path, default=Path("runs/quality"))
     return parser.parse_args()

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+import anndata
 import numpy as np
 import scanpy as sc
 from anndata import AnnData
@@ -96,8 +97,14 @@ def scalex_scvi(task: Task) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def scalex(task: Task) -> Iterator[tuple[str, np.ndarray]]:
-    """Run the published package with its defaults, but no workers: they only cost time here."""
-    np.__dict__.setdefault("Inf", np.inf)  # gone from numpy 2, and used by scalex 1.0.4
+    """Run the published package with its defaults, but no workers: they only cost time here.
+
+    It needs `np.Inf`; for peaks it imports episcanpy, which needs `np.NaN` and `anndata.read`.
+    All three are gone from their packages.
+    """
+    for name, value in (("Inf", np.inf), ("NaN", np.nan)):
+        vars(np).setdefault(name, value)
+    vars(anndata).setdefault("read", anndata.read_h5ad)
     from scalex import SCALEX
 
     values = task.counts.copy()

@@ -30,9 +30,15 @@ BIO_METRICS = (
 )
 
 
-def write_report(runs: Runs) -> None:
-    """Write ``scores.csv``, ``table.csv`` and ``table.png``, and print the table."""
+def write_report(runs: Runs, earlier: Path | None = None) -> None:
+    """Write ``scores.csv``, ``table.csv`` and ``table.png``, and print the table.
+
+    Scores of an ``earlier`` report stand in for what has not been run here.
+    """
     scores = collect(runs)
+    if earlier is not None:
+        scores = pd.concat([scores, pd.read_csv(earlier)])
+        scores = scores.drop_duplicates(["set", "seed", "embedding"])
     scores.to_csv(runs.out / "scores.csv", index=False)
     by_set = scores.groupby(["set", "embedding"], sort=False)[[*AGGREGATES, "seconds", "peak_mb"]]
     # First the mean over seeds of each set, then over sets: sets count alike.
@@ -47,7 +53,7 @@ def write_report(runs: Runs) -> None:
     table.to_csv(runs.out / "table.csv")
     print(table.round(3).to_string())
     print(means["Total"].unstack("set").loc[table.index].round(3).to_string())
-    _draw(means, table.index, f"mean over seeds {list(runs.seeds)}", runs.out / "table.png")
+    _draw(means, table.index, "mean over seeds", runs.out / "table.png")
 
 
 def collect(runs: Runs) -> pd.DataFrame:
@@ -74,7 +80,13 @@ def _scores_of_set(runs: Runs, name: str) -> pd.DataFrame:
             rows.insert(0, "set", name)
             rows.insert(1, "seed", seed)
             rows["seconds"] = rows["embedding"].map(facts["seconds"])
-            parts.append(rows.assign(peak_mb=facts["peak_mb"], threads=facts["threads"]))
+            parts.append(
+                rows.assign(
+                    peak_mb=facts["peak_mb"],
+                    threads=facts["threads"],
+                    versions=" ".join(f"{k}={v}" for k, v in sorted(facts["versions"].items())),
+                )
+            )
     return pd.concat(parts) if parts else pd.DataFrame()
 
 

@@ -115,8 +115,9 @@ def _add_transfer(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rep", default="latent", help="key in obsm (%(default)s)")
     parser.add_argument(
         "--method",
-        choices=["discriminant", "neighbors"],
-        help="linear discriminants (default) or the majority of neighbours",
+        choices=["consensus", "discriminant", "neighbors"],
+        help="linear discriminants of latent and expression together (default), of the latent "
+        "alone, or the majority of neighbours",
     )
     parser.add_argument("--n-neighbors", type=int, default=10, help="neighbours (%(default)s)")
     parser.add_argument(

@@ -73,7 +73,8 @@ def _as_it_is(adata: AnnData, genes: Sequence[str], *, layer: str | None) -> Ann
     query = reindex(adata, genes, layer=layer)
     own = Preprocessing.from_adata(adata)
     if own is not None:
-        own.with_scale(own.scale.reindex(query.var_names, fill_value=0)).to_adata(query)
+        scale = own.scale.reindex(query.var_names, fill_value=0)
+        own.with_scale(scale, own.batch_key).to_adata(query)
     return query
 
 

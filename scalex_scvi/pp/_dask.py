@@ -102,7 +102,7 @@ def lazy_rna(
         dropped_prefixes=dropped_prefixes,
         log_normalized=log_normalized,
     )
-    record.with_scale(maxima).to_adata(work)
+    record.with_scale(maxima, batch_key).to_adata(work)
     logger.info("Processed data: %d cells × %d genes.", *work.shape)
     return work
 

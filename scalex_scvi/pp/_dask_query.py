@@ -59,7 +59,7 @@ def lazy_query(
     if batch_key is not None:
         maxima = known_scale(maxima, reference.scale)
     query.X = scale_lazily(x, codes, maxima)
-    reference.with_scale(maxima).to_adata(query)
+    reference.with_scale(maxima, batch_key).to_adata(query)
     return query
 
 

@@ -46,6 +46,9 @@ class Preprocessing:
         ``genes``. Empty for RNA, which is normalised over all that the data has.
     log_normalized
         Whether the values came normalised, so that counts cannot be taken through the same.
+    batch_key
+        Column of ``obs`` with the batches of ``scale``; ``None``: all cells are one batch. Of these
+        cells alone: a query may have another.
     """
 
     profile: str = "RNA"
@@ -56,6 +59,7 @@ class Preprocessing:
     scale: pd.DataFrame = field(default_factory=pd.DataFrame, compare=False)
     panel: tuple[str, ...] = ()
     log_normalized: bool = False
+    batch_key: str | None = field(default=None, compare=False)
 
     def to_adata(self, adata: AnnData) -> None:
         """Write the record into ``adata.uns`` and ``adata.varm``, as plain types."""
@@ -85,6 +89,7 @@ class Preprocessing:
             scale=pd.DataFrame(scale).set_axis([str(gene) for gene in genes], axis=0),
             panel=tuple(str(feature) for feature in record.get("panel", ())),
             log_normalized=bool(record.get("log_normalized", False)),
+            batch_key=record.get("batch_key"),
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -99,13 +104,15 @@ class Preprocessing:
             record["target_sum"] = float(self.target_sum)
         if self.panel:
             record["panel"] = list(self.panel)
+        if self.batch_key is not None:
+            record["batch_key"] = self.batch_key
         return record
 
-    def with_scale(self, scale: pd.DataFrame) -> Preprocessing:
-        """Return the same record with another scale."""
-        return replace(self, scale=scale)
+    def with_scale(self, scale: pd.DataFrame, batch_key: str | None) -> Preprocessing:
+        """Return the same record with the scale of other batches, and their column of ``obs``."""
+        return replace(self, scale=scale, batch_key=batch_key)
 
     def with_batches_of(self, other: Preprocessing) -> Preprocessing:
         """Return the record with the batches of ``other`` added, where they are not known."""
         new = other.scale.loc[:, ~other.scale.columns.isin(self.scale.columns)]
-        return self.with_scale(pd.concat([self.scale, new], axis=1))
+        return self.with_scale(pd.concat([self.scale, new], axis=1), self.batch_key)

@@ -18,6 +18,7 @@ from ._checks import (
     to_csr,
     with_matrix,
 )
+from ._lazy import is_lazy
 from ._profiles import get_profile
 from ._record import Preprocessing, ScaleBy
 
@@ -92,6 +93,34 @@ def divide_by_batch(
     return sparse.csr_matrix((data, csr.indices.copy(), csr.indptr.copy()), shape=csr.shape)
 
 
+def unscale(adata: AnnData) -> sparse.csr_matrix | None:
+    """Undo the scaling of prepared cells, by their record.
+
+    Parameters
+    ----------
+    adata
+        Prepared cells × genes, ``X`` in [0, 1]. It is not changed.
+
+    Returns
+    -------
+    Normalised expression, cells × genes, in which batches differ by what scaling takes out; or
+    ``None`` if the cells carry no record of their scale, or are in a dask array.
+    """
+    record = Preprocessing.from_adata(adata)
+    if record is None or adata.X is None or is_lazy(adata.X):
+        return None
+    if record.batch_key is not None and record.batch_key not in adata.obs:
+        return None
+    codes, names = batch_codes(adata, record.batch_key)
+    if not set(names) <= set(record.scale.columns):
+        return None
+    csr = to_csr(adata.X, name="adata.X")
+    factor = record.scale[names].to_numpy()[csr.indices, np.repeat(codes, np.diff(csr.indptr))]
+    # Without a scale there, the value was left as it was, as in `divide_by_batch`.
+    csr.data *= np.where(factor > 0, factor, 1)
+    return csr
+
+
 def scale_and_record(
     adata: AnnData,
     batch_key: str | None,
@@ -119,7 +148,7 @@ def scale_and_record(
     if known is not None and batch_key is not None:
         maxima = known_scale(maxima, known)
     adata.X = divide_by_batch(csr, codes, maxima)
-    record.with_scale(maxima).to_adata(adata)
+    record.with_scale(maxima, batch_key).to_adata(adata)
 
 
 def known_scale(maxima: pd.DataFrame, known: pd.DataFrame) -> pd.DataFrame:

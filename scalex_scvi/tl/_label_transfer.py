@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cache, partial
-from typing import Literal, get_args, overload
+from typing import Literal, overload
 
 import numpy as np
 import pandas as pd
@@ -13,10 +13,8 @@ from sklearn.neighbors import NearestNeighbors
 
 from scalex_scvi.pp._checks import batch_codes, check_no_missing, to_csr
 
-from ._discriminant import can_discriminate, discriminant_shares
+from ._label_shares import Method, label_shares
 from ._unknown import Novelty, Votes, check_max_refused, check_novelty, count_votes, fit_p_values
-
-Method = Literal["discriminant", "neighbors"]
 
 UNKNOWN = "unknown"
 """Label of query cells that fit no reference cells."""
@@ -103,8 +101,8 @@ def label_transfer(
 ) -> pd.Series | pd.DataFrame | tuple[pd.Series | pd.DataFrame, pd.DataFrame]:
     """Give each query cell the label that it most probably has, judged by the reference.
 
-    Labels come from linear discriminants of the reference's representation or, as published, from
-    the majority of the neighbours in it (see ``method``).
+    Labels come from linear discriminants of the reference's representation and of its expression
+    or, as published, from the majority of the neighbours in the representation (see ``method``).
 
     With ``unknown``, cells that fit their neighbours worse than nearly all held-out reference
     cells do are called ``"unknown"``. A cell's misfit is its dissimilarity to its neighbours (see
@@ -127,9 +125,15 @@ def label_transfer(
         ``"discriminant"``: each label is a Gaussian, all of one covariance and equally probable,
         and each batch of the query is first moved by the median of what its cells differ by
         from the means of their labels, so that a label depends on the other cells of the batch.
+        ``"consensus"``: the mean of these probabilities and those of discriminants of up to 50
+        principal components of the expression before scaling, which tell fine types apart that
+        the few dimensions of a latent do not; ``ref`` and ``query`` need the same genes in ``X``,
+        prepared by :mod:`scalex_scvi.pp`, as the ``adata`` of the reference's and the query's
+        model are.
         ``"neighbors"`` (published): the majority of the ``n_neighbors`` nearest reference cells.
-        ``None``: discriminants, which were better on every set (docs/projection.md); neighbours
-        for ``rep="X"``, which is not dense, and where no label has cells that differ.
+        ``None``: the consensus where it is possible, else discriminants (both were better than
+        neighbours: docs/projection.md), else neighbours: for ``rep="X"``, which is not dense, and
+        where no label has cells that differ.
     n_neighbors
         Neighbours that vote (Euclidean distance, equal votes), and that ``unknown`` compares with;
         at most the size of the reference.
@@ -191,10 +195,17 @@ def label_transfer(
     labels = _labels(ref, label, unknown=unknown)
     codes = labels.cat.codes.to_numpy()
     votes = cache(partial(_vote, points, codes, targets, n_neighbors))
-    if _choose(method, rep, points, codes) == "discriminant":
-        shares = discriminant_shares(points, codes, targets, _query_batches(query, batch_key))
-    else:
-        shares = votes().shares
+    shares = label_shares(
+        ref,
+        query,
+        points,
+        targets,
+        codes,
+        method=method,
+        rep=rep,
+        batch=_query_batches(query, batch_key),
+        votes=votes,
+    )
     result: pd.Series | pd.DataFrame = pd.Series(
         pd.Categorical.from_codes(shares.argmax(axis=1), dtype=labels.dtype),
         index=query.obs_names,
@@ -219,24 +230,6 @@ def label_transfer(
         return result
     columns = labels.cat.categories
     return result, pd.DataFrame(shares, index=query.obs_names, columns=columns)
-
-
-def _choose(
-    method: Method | None, rep: str, points: np.ndarray | sparse.csr_matrix, codes: np.ndarray
-) -> Method:
-    if method is None:
-        can = rep != "X" and can_discriminate(points, codes)
-        return "discriminant" if can else "neighbors"
-    if method not in get_args(Method):
-        msg = f"`method` must be one of {list(get_args(Method))!r} or None, got {method!r}."
-        raise ValueError(msg)
-    if method == "discriminant" and (rep == "X" or not can_discriminate(points, codes)):
-        msg = (
-            f"`method='discriminant'` cannot use `rep` {rep!r}: it needs a representation in "
-            "`obsm`, and labels whose cells differ from each other. Use `method='neighbors'`."
-        )
-        raise ValueError(msg)
-    return method
 
 
 def _vote(points: np.ndarray, codes: np.ndarray, targets: np.ndarray, n_neighbors: int) -> Votes:

@@ -1,13 +1,18 @@
-"""label_transfer: linear discriminants, or the majority of the neighbours."""
+"""label_transfer: discriminants of latent and expression, or the majority of the neighbours."""
 
 from __future__ import annotations
+
+import logging
 
 import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
+import scanpy as sc
 from anndata import AnnData
+from conftest import simulate_counts
 from scipy import sparse
+from sklearn.decomposition import PCA
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
 import scalex_scvi as sx
@@ -103,6 +108,74 @@ def test_a_rare_type_is_as_probable_as_a_frequent_one() -> None:
     ref = blobs({"a": 500, "b": 3})
     query = blobs({"b": 3}, seed=4)
     assert share_right(sx.label_transfer(ref, query), query) == 1
+
+
+@pytest.fixture
+def prepared_pair() -> tuple[AnnData, AnnData]:
+    """Reference and query of other batches, prepared; a latent that tells nothing."""
+    counts = simulate_counts()
+    is_query = (counts.obs["batch"] == "batch2").to_numpy()
+    ref = sx.pp.rna(counts[~is_query].copy(), batch_key="batch", min_features=0, min_cells=0)
+    record = sx.pp.Preprocessing.from_adata(ref)
+    query = sx.pp.prepare_query(counts[is_query].copy(), record, batch_key="batch")
+    for seed, adata in enumerate((ref, query)):
+        adata.obsm["latent"] = np.random.default_rng(seed).normal(size=(adata.n_obs, 3))
+    return ref, query
+
+
+def test_consensus_is_the_mean_of_discriminants_of_latent_and_log_expression(prepared_pair) -> None:
+    ref, query = prepared_pair
+    log = simulate_counts()[:, ref.var_names]
+    sc.pp.normalize_total(log, target_sum=1e4)
+    sc.pp.log1p(log)
+    pca = PCA(50, svd_solver="full").fit(log[ref.obs_names].X.toarray())
+    for adata in (ref, query):
+        adata.obsm["pca"] = pca.transform(log[adata.obs_names].X.toarray())
+    alone = [
+        sx.label_transfer(ref, query, rep, method="discriminant", return_proba=True)[1]
+        for rep in ("latent", "pca")
+    ]
+    labels, proba = sx.label_transfer(ref, query, return_proba=True)
+    np.testing.assert_allclose(proba, (alone[0] + alone[1]) / 2, atol=1e-3)
+    assert share_right(labels, query) > 0.9  # by the expression
+
+
+def test_consensus_is_the_same_for_joined_cells(prepared_pair) -> None:
+    ref, query = prepared_pair
+    joined = ad.concat([ref, query])
+    records = [sx.pp.Preprocessing.from_adata(adata) for adata in prepared_pair]
+    records[0].with_batches_of(records[1]).to_adata(joined)
+    again = [joined[adata.obs_names] for adata in prepared_pair]
+    labels = sx.label_transfer(*again, method="consensus")
+    assert list(labels) == list(sx.label_transfer(ref, query))
+
+
+NO_CONSENSUS = {
+    "other genes": lambda query: query[:, ::-1].copy(),
+    "not prepared": lambda query: AnnData(query.X, obs=query.obs, var=query.var, obsm=query.obsm),
+    "no batch": lambda query: AnnData(
+        query.X,
+        obs=query.obs.drop(columns="batch"),
+        var=query.var,
+        obsm=query.obsm,
+        varm=query.varm,
+        uns=query.uns,
+    ),
+}
+
+
+@pytest.mark.parametrize("spoil", NO_CONSENSUS.values(), ids=NO_CONSENSUS.keys())
+def test_without_shared_prepared_expression_the_latent_decides(
+    prepared_pair, spoil, caplog: pytest.LogCaptureFixture
+) -> None:
+    ref, query = prepared_pair
+    query = spoil(query)
+    with caplog.at_level(logging.INFO):
+        labels = sx.label_transfer(ref, query)
+    assert "'latent' alone" in caplog.text
+    assert list(labels) == list(sx.label_transfer(ref, query, method="discriminant"))
+    with pytest.raises(ValueError, match="pass the `adata` of the reference's and of the"):
+        sx.label_transfer(ref, query, method="consensus")
 
 
 @pytest.mark.parametrize("labels", [["a", "a", "a"], ["a", "b", "c"]], ids=["one", "one cell each"])
