@@ -58,6 +58,9 @@ def test_project_returns_reference_and_query(
     np.testing.assert_array_equal(adata.obsm["latent"][~is_query], before.obsm["latent"])
     written = ad.read_h5ad(tmp_path / "out" / "adata.h5ad")
     np.testing.assert_array_equal(written.obsm["latent"], adata.obsm["latent"])
+    # What was written is enough for the same labels again, of latent and expression.
+    again = sx.label_transfer(written[~is_query], written[is_query], method="consensus")
+    assert list(again) == list(written.obs["celltype_transfer"][is_query])
     assert (tmp_path / "out" / "umap.png").stat().st_size > 10_000
 
 
