@@ -415,7 +415,7 @@ def _together(ref: AnnData, query: AnnData) -> AnnData:
         merge="first",
         index_unique="-" if shared else None,
     )
-    records = [pp.Preprocessing.from_adata(adata) for adata in (ref, query)]
-    if all(records):
-        records[0].with_batches_of(records[1]).to_adata(joined)
+    record, of_query = (pp.Preprocessing.from_adata(adata) for adata in (ref, query))
+    if record is not None and of_query is not None:
+        record.with_batches_of(of_query).to_adata(joined)
     return joined
