@@ -71,7 +71,9 @@ class Runs:
             "place": str(place.resolve()),
         }
         worker = [sys.executable, str(Path(__file__).parent / "worker.py"), json.dumps(task)]
-        threads = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"} if one_thread else {}
+        # numba would set OpenMP's threads back to all cores, and torch's with them.
+        names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
+        threads = dict.fromkeys(names, "1") if one_thread else {}
         with (place / "log.txt").open("w") as log:
             done = subprocess.run(
                 worker, stdout=log, stderr=log, env=os.environ | threads, check=False
