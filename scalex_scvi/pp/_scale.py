@@ -112,7 +112,7 @@ def unscale(adata: AnnData) -> sparse.csr_matrix | None:
     if record.batch_key is not None and record.batch_key not in adata.obs:
         return None
     codes, names = batch_codes(adata, record.batch_key)
-    if not set(names) <= set(record.scale.columns):
+    if (codes < 0).any() or not set(names) <= set(record.scale.columns):
         return None
     csr = to_csr(adata.X, name="adata.X")
     factor = record.scale[names].to_numpy()[csr.indices, np.repeat(codes, np.diff(csr.indptr))]

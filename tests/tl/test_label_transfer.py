@@ -150,7 +150,15 @@ def test_consensus_is_the_same_for_joined_cells(prepared_pair) -> None:
     assert list(labels) == list(sx.label_transfer(ref, query))
 
 
+def _without_a_batch(query: AnnData) -> AnnData:
+    query = query.copy()
+    query.obs["batch"] = query.obs["batch"].astype(object)
+    query.obs.loc[query.obs_names[0], "batch"] = None
+    return query
+
+
 NO_CONSENSUS = {
+    "a missing batch": _without_a_batch,
     "other genes": lambda query: query[:, ::-1].copy(),
     "not prepared": lambda query: AnnData(query.X, obs=query.obs, var=query.var, obsm=query.obsm),
     "no batch": lambda query: AnnData(
