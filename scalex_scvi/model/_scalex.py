@@ -243,7 +243,7 @@ class SCALEXModel(
         minibatch of an epoch is dropped. The weights with the best mean training loss are kept.
 
         Loss, optimiser and minibatches are the published ones; the learning rate is ten times as
-        high and falls to zero along half a cosine, over a tenth of the minibatches: on real data
+        high and falls to zero along half a cosine, over a tenth of the minibatches: on RNA
         level with the published package (docs/quality.md). The published recipe is
         ``model.train(**scalex_scvi.train.PUBLISHED)``; ``model.train(**scalex_scvi.train.QUICK)``
         takes a third to a half of the default's time.
