@@ -2,8 +2,8 @@
 
 All see the same cells and genes, the 2000 most variable of the reference. The published package
 selects genes of the reference by itself, by the same rule. An embedding's labels come from its
-neighbours; ``harmony:by=discriminant`` and so on give it the classifier of ours instead, and
-``ours:by=neighbors`` the other way round.
+neighbours; ``harmony:by=discriminant`` and so on give it the discriminants of ours instead, and
+``ours:by=neighbors`` the other way round. Ours by default is the consensus of latent and expression.
 """
 
 from __future__ import annotations
@@ -239,7 +239,9 @@ def _label(case: Case, ref: np.ndarray, query: np.ndarray, by: By) -> Answer:
     cells[0].obs[case.label_key] = case.labels
     for adata, points in zip(cells, (ref, query), strict=True):
         adata.obsm["points"] = points
-    labels = sx.tl.label_transfer(*cells, "points", case.label_key, batch_key=case.batch_key)
+    labels = sx.tl.label_transfer(
+        *cells, "points", case.label_key, method="discriminant", batch_key=case.batch_key
+    )
     return Answer(labels.to_numpy(str))
 
 

@@ -7,7 +7,7 @@ the extras ``benchmark``, ``peers`` and ``integration-peers``. A method may carr
 Each run of a method on a set with a seed is a process of its own, whose time and peak memory are
 measured, and whose embeddings are kept under ``--out``: a second call computes only what is
 missing. ``--again METHOD`` forgets the runs of a method, ``--earlier scores.csv`` adds the scores
-of a report from elsewhere, such as ours beside this. ``--jobs 2`` runs two at a time, each
+of an earlier report. ``--jobs 2`` runs two at a time, each
 with one thread; seconds are then those of a busy machine.
 """
 

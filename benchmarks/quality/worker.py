@@ -18,7 +18,18 @@ from scipy import sparse
 from sets import describe, read_set
 from variants import parse, preparation
 
-PACKAGES = ("scalex-scvi", "scvi-tools", "torch", "harmonypy", "scanorama", "numpy", "scanpy")
+PACKAGES = (
+    "scalex-scvi",
+    "scalex",
+    "episcanpy",
+    "scvi-tools",
+    "torch",
+    "harmonypy",
+    "scanorama",
+    "bbknn",
+    "numpy",
+    "scanpy",
+)
 
 
 def main() -> None:

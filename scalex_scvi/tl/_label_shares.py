@@ -10,6 +10,8 @@ import numpy as np
 from anndata import AnnData
 from scipy import sparse
 
+from scalex_scvi.pp._checks import batch_codes, check_no_missing
+
 from ._components import expression_components
 from ._discriminant import can_discriminate, discriminant_shares
 from ._unknown import Votes
@@ -28,21 +30,19 @@ def label_shares(
     *,
     method: Method | None,
     rep: str,
-    batch: np.ndarray,
+    batch_key: str | None,
     votes: Callable[[], Votes],
 ) -> np.ndarray:
     """Probability of each label for each query cell: cells × labels, rows sum to 1.
 
     Parameters
     ----------
-    ref, query, method, rep
+    ref, query, method, rep, batch_key
         See :func:`scalex_scvi.tl.label_transfer`.
     points, targets
         Representation ``rep`` of the reference's and of the query's cells.
     codes
         Label code of each reference cell, from 0 on; each occurs.
-    batch
-        Batch code of each query cell.
     votes
         Lets the neighbours vote, if that is the method.
 
@@ -63,6 +63,7 @@ def label_shares(
             "`obsm`, and labels whose cells differ from each other. Use `method='neighbors'`."
         )
         raise ValueError(msg)
+    batch = _query_batches(query, batch_key)
     shares = discriminant_shares(points, codes, targets, batch)
     if method == "discriminant":
         return shares
@@ -79,3 +80,10 @@ def label_shares(
         raise ValueError(msg)
     logger.info("Labels by %r alone: `X` is not the same genes, prepared, in both.", rep)
     return shares
+
+
+def _query_batches(query: AnnData, batch_key: str | None) -> np.ndarray:
+    if batch_key is None or batch_key not in query.obs:
+        return np.zeros(query.n_obs, dtype=np.int64)
+    check_no_missing(query, batch_key, what="batch")
+    return batch_codes(query, batch_key)[0]

@@ -203,7 +203,7 @@ def label_transfer(
         codes,
         method=method,
         rep=rep,
-        batch=_query_batches(query, batch_key),
+        batch_key=batch_key,
         votes=votes,
     )
     result: pd.Series | pd.DataFrame = pd.Series(
@@ -236,13 +236,6 @@ def _vote(points: np.ndarray, codes: np.ndarray, targets: np.ndarray, n_neighbor
     knn = NearestNeighbors(n_neighbors=min(n_neighbors, points.shape[0])).fit(points)
     distances, neighbors = knn.kneighbors(targets)
     return count_votes(distances, neighbors, codes)
-
-
-def _query_batches(query: AnnData, batch_key: str | None) -> np.ndarray:
-    if batch_key is None or batch_key not in query.obs:
-        return np.zeros(query.n_obs, dtype=np.int64)
-    check_no_missing(query, batch_key, what="batch")
-    return batch_codes(query, batch_key)[0]
 
 
 def _details(

@@ -204,6 +204,13 @@ def test_the_matrix_itself_is_voted_on() -> None:
         sx.label_transfer(ref, query, rep="X", method="discriminant")
 
 
+def test_neighbours_do_not_ask_for_the_batches_of_the_query(prepared_pair) -> None:
+    ref, query = prepared_pair
+    query = _without_a_batch(query)
+    kwargs = {"method": "neighbors", "batch_key": "batch"}
+    assert len(sx.label_transfer(ref, query, **kwargs)) == query.n_obs
+
+
 def test_is_the_tool_of_the_same_name() -> None:
     assert sx.label_transfer is sx.tl.label_transfer
 
