@@ -3,7 +3,8 @@
 All see the same cells and genes, the 2000 most variable of the reference. The published package
 selects genes of the reference by itself, by the same rule. An embedding's labels come from its
 neighbours; ``harmony:by=discriminant`` and so on give it the discriminants of ours instead, and
-``ours:by=neighbors`` the other way round. Ours by default is the consensus of latent and expression.
+``ours:by=neighbors`` the other way round. Ours by default is the consensus of latent and
+expression.
 """
 
 from __future__ import annotations
