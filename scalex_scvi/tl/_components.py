@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 from anndata import AnnData
-from scipy import sparse
 from sklearn.decomposition import PCA
 
 from scalex_scvi.pp._scale import unscale
@@ -33,13 +32,9 @@ def expression_components(ref: AnnData, query: AnnData) -> tuple[np.ndarray, np.
     """
     if not ref.var_names.equals(query.var_names):
         return None
-    matrices = unscale(ref), unscale(query)
+    in_ref, in_query = unscale(ref), unscale(query)
     n_components = min(N_COMPONENTS, ref.n_obs // MIN_CELLS_PER_COMPONENT, ref.n_vars - 1)
-    if matrices[0] is None or matrices[1] is None or n_components < 1:
+    if in_ref is None or in_query is None or n_components < 1:
         return None
-    pca = PCA(n_components, svd_solver="arpack", random_state=0).fit(matrices[0])
-    return _transform(pca, matrices[0]), _transform(pca, matrices[1])
-
-
-def _transform(pca: PCA, matrix: sparse.csr_matrix) -> np.ndarray:
-    return np.asarray(matrix @ pca.components_.T - pca.mean_ @ pca.components_.T)
+    pca = PCA(n_components, svd_solver="arpack", random_state=0).fit(in_ref)
+    return pca.transform(in_ref), pca.transform(in_query)
