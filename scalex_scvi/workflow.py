@@ -85,7 +85,7 @@ def SCALEX(
     min_cells
         Features detected in fewer cells are removed (3). Not used in a projection.
     target_sum
-        Total of a cell after normalisation. Default: 1e4 in RNA, the median in ATAC; a projection
+        Total of a cell after normalisation. Default: 1e4 in RNA and ATAC; a projection
         uses that of the reference.
     n_top_features
         Number of variable features (2000 in RNA, 30 000 in ATAC), -1 for all, a list, or a text

@@ -7,7 +7,7 @@ from anndata import AnnData
 
 from ._checks import check_batch_column
 from ._filter import filter_cells, filter_features
-from ._normalize import normalize_total
+from ._normalize import log_normalize, normalize_total
 from ._profiles import ATAC
 from ._record import Preprocessing, ScaleBy
 from ._scale import scale_and_record
@@ -22,16 +22,17 @@ def atac(
     layer: str | None = None,
     min_features: int = 100,
     min_cells: int = 3,
-    target_sum: float | None = None,
+    target_sum: float | None = 1e4,
     n_top_features: Selection = 30_000,
+    log1p: bool = True,
     scale_by: ScaleBy = "batch",
     log_normalized: bool | None = None,
 ) -> AnnData:
     """Filter, select peaks, normalise and scale to [0, 1] within each batch.
 
-    Totals are taken over the selected peaks, without logarithms, as in the published
-    documentation. Gene activity (counts per gene) is prepared by :func:`rna` instead, together
-    with RNA as another batch.
+    Totals are taken over the selected peaks, as in the published documentation, then logarithms,
+    as in the published package since 1.0.4. Gene activity (counts per gene) is prepared by
+    :func:`rna` instead, together with RNA as another batch.
 
     Parameters
     ----------
@@ -47,12 +48,16 @@ def atac(
         Peaks detected in fewer cells are removed (published default).
     target_sum
         Total of a cell over the selected peaks after normalisation; ``None``: the median over the
-        cells that have any (published default). The number is recorded and used for queries.
+        cells that have any (published documentation). The number is recorded and used for queries.
     n_top_features
         Number of peaks with the highest variability score (published default), ties with the last
         one kept; -1 for all, a list of peaks, or the path of a text file with one peak a line. The
         score of a peak that a share ``p`` of cells has is ``1 - abs(p - 0.5)``, as in episcanpy
         (Danese et al., Nat Commun 12:5228, 2021).
+    log1p
+        Whether to take ``log1p`` of the normalised values. Without logarithms (the published
+        documentation) the peaks of deep cells are scaled towards zero by those of shallow ones:
+        integration is worse and depends on the seed (``docs/quality.md``).
     scale_by
         ``"batch"`` (the paper) or ``"global"``.
     log_normalized
@@ -83,7 +88,7 @@ def atac(
     _score(work)
     work = select_features(work, selection, lambda n: _most_variable(work, n), ATAC)
     if not log_normalized:
-        work.X, target_sum = normalize_total(work.X, target_sum)
+        work.X, target_sum = (log_normalize if log1p else normalize_total)(work.X, target_sum)
     record = Preprocessing(
         profile=ATAC.name,
         target_sum=target_sum,
@@ -91,6 +96,7 @@ def atac(
         dropped_prefixes=(),
         panel=tuple(work.var_names),
         log_normalized=log_normalized,
+        log1p=log1p,
     )
     scale_and_record(work, batch_key, record)
     return finish(work, ATAC)

@@ -38,7 +38,7 @@ def preprocess(
     ======================  ======  ======  ====
     ``min_features``        600     100     0
     ``min_cells``           3       3       1
-    ``target_sum``          1e4     median  not taken
+    ``target_sum``          1e4     1e4     not taken
     ``n_top_features``      2000    30 000  -1 (all)
     ======================  ======  ======  ====
 
@@ -58,13 +58,13 @@ def preprocess(
     min_cells
         Features detected in fewer cells are removed.
     target_sum
-        Total of a cell after normalisation. For the median in RNA call :func:`rna`.
+        Total of a cell after normalisation. For the median call :func:`rna` or :func:`atac`.
     n_top_features
         Number of features to select, -1 for all, a list of names, or the path of a text file with
         one name a line. More than there are means all.
     **more
-        Further arguments of the profile's function: ``scale_by``, ``log_normalized``, and for RNA
-        ``dropped_prefixes``.
+        Further arguments of the profile's function: ``scale_by``, ``log_normalized``, for RNA
+        ``dropped_prefixes`` and for ATAC ``log1p``.
 
     Returns
     -------

@@ -84,7 +84,8 @@ class QuerySteps:
         if profile is ADT:
             picked = centered_log_ratio(picked, self.n_found)
         else:
-            picked, _ = normalize_total(picked, self.reference.target_sum)
+            normalize = log_normalize if self.reference.log1p else normalize_total
+            picked, _ = normalize(picked, self.reference.target_sum)
         return picked[:, self.order]
 
     def _pick(self, csr: sparse.csr_matrix) -> sparse.csr_matrix:

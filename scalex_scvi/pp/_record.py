@@ -9,6 +9,8 @@ from typing import Any, Literal
 import pandas as pd
 from anndata import AnnData
 
+from ._profiles import ATAC
+
 ScaleBy = Literal["batch", "global"]
 
 UNS_KEY = "scalex"
@@ -46,6 +48,9 @@ class Preprocessing:
         ``genes``. Empty for RNA, which is normalised over all that the data has.
     log_normalized
         Whether the values came normalised, so that counts cannot be taken through the same.
+    log1p
+        Whether logarithms were taken after the totals: always in RNA, by option in ATAC. Proteins
+        have a way of their own.
     batch_key
         Column of ``obs`` with the batches of ``scale``; ``None``: all cells are one batch. Of these
         cells alone: a query may have another.
@@ -59,6 +64,7 @@ class Preprocessing:
     scale: pd.DataFrame = field(default_factory=pd.DataFrame, compare=False)
     panel: tuple[str, ...] = ()
     log_normalized: bool = False
+    log1p: bool = True
     batch_key: str | None = field(default=None, compare=False)
 
     def to_adata(self, adata: AnnData) -> None:
@@ -89,6 +95,8 @@ class Preprocessing:
             scale=pd.DataFrame(scale).set_axis([str(gene) for gene in genes], axis=0),
             panel=tuple(str(feature) for feature in record.get("panel", ())),
             log_normalized=bool(record.get("log_normalized", False)),
+            # Peaks were left without logarithms before there was a choice.
+            log1p=bool(record.get("log1p", record["profile"] != ATAC.name)),
             batch_key=record.get("batch_key"),
         )
 
@@ -99,6 +107,7 @@ class Preprocessing:
             "scale_by": self.scale_by,
             "dropped_prefixes": list(self.dropped_prefixes),
             "log_normalized": self.log_normalized,
+            "log1p": self.log1p,
         }
         if self.target_sum is not None:  # no file format for None is older than anndata 0.12
             record["target_sum"] = float(self.target_sum)

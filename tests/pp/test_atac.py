@@ -1,4 +1,4 @@
-"""pp.atac: peaks by variability, totals, no logarithm."""
+"""pp.atac: peaks by variability, totals, logarithms by default."""
 
 from __future__ import annotations
 
@@ -13,7 +13,14 @@ from scalex_scvi.pp import Preprocessing
 
 
 def by_hand(
-    counts: np.ndarray, batch: np.ndarray, *, min_features: int, min_cells: int, n_top: int
+    counts: np.ndarray,
+    batch: np.ndarray,
+    *,
+    min_features: int,
+    min_cells: int,
+    n_top: int,
+    log1p: bool,
+    target_sum: float | None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
     """Cells, peaks, values and total of the same steps in plain numpy."""
     cells = np.flatnonzero((counts > 0).sum(axis=1) >= min_features)
@@ -25,8 +32,10 @@ def by_hand(
         peaks = peaks[score >= np.sort(score)[::-1][n_top - 1]]
     values = counts[np.ix_(cells, peaks)].astype(np.float64)
     totals = values.sum(axis=1)
-    target = np.median(totals[totals > 0])
+    target = np.median(totals[totals > 0]) if target_sum is None else target_sum
     values = values / np.where(totals > 0, totals, 1)[:, None] * target
+    if log1p:
+        values = np.log1p(values)
     for name in np.unique(batch[cells]):
         rows = batch[cells] == name
         maxima = values[rows].max(axis=0)
@@ -34,7 +43,11 @@ def by_hand(
     return cells, peaks, values, target
 
 
-def agrees(adata: AnnData, **options: int) -> AnnData:
+DEFAULT = {"log1p": True, "target_sum": 1e4}
+DOCUMENTATION = {"log1p": False, "target_sum": None}
+
+
+def agrees(adata: AnnData, **options: float | None) -> AnnData:
     counts, batch = adata.X.toarray(), adata.obs["batch"].to_numpy().astype(str)
     cells, peaks, values, target = by_hand(counts, batch, **options)
     names = {"n_top": "n_top_features"}
@@ -48,8 +61,9 @@ def agrees(adata: AnnData, **options: int) -> AnnData:
     return prepared
 
 
-def test_equals_plain_numpy(peaks: AnnData) -> None:
-    prepared = agrees(peaks, min_features=15, min_cells=20, n_top=25)
+@pytest.mark.parametrize("way", [DEFAULT, DOCUMENTATION], ids=["default", "documentation"])
+def test_equals_plain_numpy(peaks: AnnData, way: dict[str, float | None]) -> None:
+    prepared = agrees(peaks, min_features=15, min_cells=20, n_top=25, **way)
     assert prepared.n_obs < peaks.n_obs
     assert 25 <= prepared.n_vars < 40
 
@@ -57,9 +71,9 @@ def test_equals_plain_numpy(peaks: AnnData) -> None:
 @pytest.mark.real_data
 def test_equals_plain_numpy_on_granja() -> None:
     adata = real_data("granja_bmmc_atac_peaks")
-    prepared = agrees(adata, min_features=30, min_cells=3, n_top=1000)
+    prepared = agrees(adata, min_features=30, min_cells=3, n_top=1000, **DEFAULT)
     assert prepared.n_vars >= 1000
-    agrees(adata, min_features=100, min_cells=3, n_top=30_000)
+    agrees(adata, min_features=100, min_cells=3, n_top=30_000, **DOCUMENTATION)
 
 
 def test_scores_and_ties() -> None:
@@ -84,8 +98,14 @@ def test_binary_peaks_are_selected_like_counts(peaks: AnnData) -> None:
     assert len(np.unique(one_cell)) > 2  # totals differ between cells
 
 
+def test_the_default_is_that_way(peaks: AnnData) -> None:
+    default = sx.pp.atac(peaks, min_features=0)
+    declared = sx.pp.atac(peaks, min_features=0, **DEFAULT)
+    assert (default.X != declared.X).nnz == 0
+
+
 def test_target_sum_is_used_and_recorded(peaks: AnnData) -> None:
-    prepared = sx.pp.atac(peaks, min_features=0, target_sum=500)
+    prepared = sx.pp.atac(peaks, min_features=0, target_sum=500, log1p=False)
     record = Preprocessing.from_adata(prepared)
     assert record.target_sum == 500
     values = prepared.X.toarray() * record.scale["0"].to_numpy()
@@ -94,10 +114,13 @@ def test_target_sum_is_used_and_recorded(peaks: AnnData) -> None:
         sx.pp.atac(peaks, min_features=0, target_sum=0)
 
 
-def test_listed_peaks_that_no_cell_has(peaks: AnnData) -> None:
+def test_listed_peaks_that_no_cell_has(peaks: AnnData, caplog) -> None:
     peaks.X = sparse.hstack([peaks.X[:, 1:], 0 * peaks.X[:, :1]], format="csr")
+    options = {"min_features": 0, "min_cells": 0, "n_top_features": [peaks.var_names[-1]]}
+    sx.pp.atac(peaks, **options)
+    assert "150 of 150 cells have none of the 1 selected peaks" in caplog.text
     with pytest.raises(ValueError, match="No cell has a count in any of the selected"):
-        sx.pp.atac(peaks, min_features=0, min_cells=0, n_top_features=[peaks.var_names[-1]])
+        sx.pp.atac(peaks, **options, target_sum=None)
 
 
 def test_normalised_totals_are_recognised(peaks: AnnData) -> None:

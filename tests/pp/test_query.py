@@ -115,6 +115,22 @@ def test_records_of_earlier_versions_load(prepared: AnnData) -> None:
     assert record == Preprocessing.from_adata(prepared)
 
 
+@pytest.mark.parametrize("log1p", [True, False])
+def test_peaks_follow_the_reference_with_and_without_logarithms(peaks: AnnData, log1p) -> None:
+    prepared = sx.pp.atac(peaks, batch_key="batch", min_features=0, log1p=log1p)
+    record = Preprocessing.from_adata(prepared)
+    assert record.log1p == log1p
+    query = sx.pp.prepare_query(peaks, record, batch_key="batch")
+    assert (query.X != prepared.X).nnz == 0
+
+
+def test_peaks_of_earlier_versions_had_no_logarithms(peaks: AnnData) -> None:
+    prepared = sx.pp.atac(peaks, batch_key="batch", min_features=0, log1p=False)
+    del prepared.uns["scalex"]["log1p"]
+    query = sx.pp.prepare_query(peaks, Preprocessing.from_adata(prepared), batch_key="batch")
+    assert (query.X != prepared.X).nnz == 0
+
+
 def test_records_of_later_versions_are_refused(counts: AnnData, record: Preprocessing) -> None:
     with pytest.raises(ValueError, match="'CyTOF' is unknown"):
         sx.pp.prepare_query(counts, replace(record, profile="CyTOF"), batch_key="batch")
