@@ -42,7 +42,7 @@ def SCALEX(
     backed: bool = False,
     batch_size: int = 64,
     lr: float = 2e-3,
-    max_iteration: int = 3000,
+    max_iteration: int = 6000,
     seed: int | None = None,
     gpu: int = 0,
     outdir: str | os.PathLike[str] | None = None,

@@ -58,7 +58,7 @@ def write_report(runs: Runs, earlier: Path | None = None) -> None:
 
 def collect(runs: Runs) -> pd.DataFrame:
     """Collect all scores of all complete runs, one row an embedding."""
-    return pd.concat([_scores_of_set(runs, name) for name in runs.sets])
+    return pd.concat([_scores_of_set(runs, name) for name in runs.sets], ignore_index=True)
 
 
 def _scores_of_set(runs: Runs, name: str) -> pd.DataFrame:
