@@ -57,7 +57,7 @@ def atac(
     log1p
         Whether to take ``log1p`` of the normalised values. Without logarithms (the published
         documentation) the peaks of deep cells are scaled towards zero by those of shallow ones:
-        integration is worse and depends on the seed (``docs/quality.md``).
+        integration is worse and depends on the seed (``docs/decisions.md``).
     scale_by
         ``"batch"`` (the paper) or ``"global"``.
     log_normalized

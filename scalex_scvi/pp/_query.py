@@ -35,7 +35,8 @@ def prepare_query(
     picked, with zeros for missing ones:
 
     - RNA: log-normalised over all genes of the query, then picked.
-    - ATAC: picked, then each cell's total brought to the total that the reference used.
+    - ATAC: picked, then each cell's total brought to the total that the reference used, and
+      logarithms taken where the reference took them.
     - ADT: picked, then the centred log-ratio taken over the proteins that the query has: other
       proteins do not matter, and missing ones are left out of the mean instead of taken for zero.
 
