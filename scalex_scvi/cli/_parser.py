@@ -287,7 +287,7 @@ def _add_preprocessing(parser: argparse.ArgumentParser, min_features: int | None
         type=int,
         help="remove features in fewer cells (RNA and ATAC 3)",
     )
-    group.add_argument("--target-sum", type=float, help="normalised total of a cell (RNA, ATAC 10000)")
+    group.add_argument("--target-sum", type=float, help="total of a cell (RNA, ATAC 10000)")
     group.add_argument(
         "--n-top-features",
         "--n-top-genes",
