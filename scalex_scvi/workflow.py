@@ -58,6 +58,7 @@ def SCALEX(
     num_workers: int = 4,
     *,
     lr_schedule: Schedule = "cosine",
+    alignment_weight: float = 1.0,
     label: str | None = None,
     unknown: bool = False,
     batch_stats: str = "running",
@@ -66,7 +67,7 @@ def SCALEX(
 ) -> AnnData:
     """Integrate single-cell data sets, or project new cells onto an integrated reference.
 
-    The arguments of the published package, all of them, and six more by keyword.
+    The arguments of the published package, all of them, and seven more by keyword.
 
     Parameters
     ----------
@@ -110,7 +111,8 @@ def SCALEX(
         Learning rate.
     max_iteration
         Number of minibatches, rounded up to whole epochs. The published training is
-        ``lr=2e-4, max_iteration=30_000, lr_schedule="constant"``: see :meth:`SCALEXModel.train`.
+        ``lr=2e-4, max_iteration=30_000, lr_schedule="constant", alignment_weight=0``: see
+        :meth:`SCALEXModel.train`.
     seed
         Seed of everything random; ``None``: ``scvi.settings.seed``, else 124 as published.
     gpu
@@ -147,6 +149,8 @@ def SCALEX(
     lr_schedule
         ``"cosine"``, or ``"constant"`` (published): training then stops when the loss no longer
         falls.
+    alignment_weight
+        Weight of the distance between the batches' mean latents in the loss; 0: published.
     label
         Column of ``obs`` with cell types to draw and assess (``"celltype"`` if there is one). In a
         projection, also transferred from the reference into ``obs[f"{label}_transfer"]``.
@@ -229,6 +233,7 @@ def SCALEX(
             "max_steps": max_iteration,
             "batch_size": batch_size,
             "lr_schedule": lr_schedule,
+            "alignment_weight": alignment_weight,
             "enable_progress_bar": progress_bar,
             **_device(gpu),
         }

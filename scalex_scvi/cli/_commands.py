@@ -40,6 +40,7 @@ _SCALEX_ARGUMENTS = (
     "batch_size",
     "lr",
     "lr_schedule",
+    "alignment_weight",
     "max_iteration",
     "seed",
     "gpu",
@@ -188,6 +189,7 @@ def _demo(args: argparse.Namespace) -> None:
             "batch_size": args.batch_size,
             "lr": args.lr,
             "lr_schedule": args.lr_schedule,
+            "alignment_weight": args.alignment_weight,
             "enable_progress_bar": not args.quiet,
         },
     )

@@ -319,6 +319,12 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
         help="how it changes (%(default)s; published: constant)",
     )
     group.add_argument(
+        "--alignment-weight",
+        type=float,
+        default=1.0,
+        help="weight of the distance between the batches' mean latents (%(default)g; published: 0)",
+    )
+    group.add_argument(
         "-g", "--gpu", type=int, default=0, help="GPU, if there is one (%(default)s)"
     )
     group.add_argument("--num-workers", type=int, default=4, help="no effect, see SCALEX()")

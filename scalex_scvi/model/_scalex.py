@@ -231,6 +231,7 @@ class SCALEXModel(
         lr: float = 2e-3,
         weight_decay: float = 5e-4,
         kl_weight: float = 0.5,
+        alignment_weight: float = 1.0,
         lr_schedule: Schedule = "cosine",
         seed: int | None = None,
         datasplitter_kwargs: dict[str, Any] | None = None,
@@ -284,6 +285,10 @@ class SCALEXModel(
             Of Adam. A query model is trained without weight decay.
         kl_weight
             Constant weight of the KL divergence.
+        alignment_weight
+            Weight of the squared distance between the batches' mean latents (see
+            :class:`scalex_scvi.nn.BatchOffset`); 0: published. It keeps differences between
+            batches out of the latent of an encoder that does not know them (docs/quality.md).
         lr_schedule
             ``"cosine"``, which rises over the first twentieth of all steps and falls to zero, or
             ``"constant"`` (published).
@@ -325,6 +330,7 @@ class SCALEXModel(
                 "lr": lr,
                 "weight_decay": weight_decay,
                 "kl_weight": kl_weight,
+                "alignment_weight": alignment_weight,
                 "lr_schedule": lr_schedule,
             }
             | (plan_kwargs or {}),

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.distributions import Normal
 from torch.nn import functional as F
 
-from scalex_scvi.nn import Decoder, Encoder, sparse_linear
+from scalex_scvi.nn import BatchOffset, Decoder, Encoder, sparse_linear
 from scalex_scvi.nn._blocks import ActivationName
 from scalex_scvi.nn._sparse_linear import store_by_input
 
@@ -79,6 +79,7 @@ class SCALEXVAE(BaseMinifiedModeModuleClass):
             n_layers=n_layers_decoder,
             activation=activation,
         )
+        self.batch_offset = BatchOffset(n_latent, n_batch)
 
     def train(self, mode: bool = True) -> SCALEXVAE:
         """Set train or eval mode; frozen parts stay in eval mode, whatever is asked.
@@ -182,9 +183,12 @@ class SCALEXVAE(BaseMinifiedModeModuleClass):
         inference_outputs: dict[str, Any],
         generative_outputs: dict[str, Any],
         kl_weight: float | Tensor = 0.5,
+        alignment_weight: float = 0.0,
     ) -> LossOutput:
         """Binary cross-entropy summed over genes + ``kl_weight`` · KL, averaged over cells.
 
+        With an ``alignment_weight``, which the published loss has not, that times the squared
+        distance between the batches' mean latents is added (:class:`~scalex_scvi.nn.BatchOffset`).
         ``reconstruction_loss`` and ``kl_local`` (unweighted) are per cell, in nats.
         """
         x = tensors[REGISTRY_KEYS.X_KEY]
@@ -194,8 +198,12 @@ class SCALEXVAE(BaseMinifiedModeModuleClass):
         qz = inference_outputs[MODULE_KEYS.QZ_KEY]
         variance = qz.scale.square()
         kl = 0.5 * (variance + qz.loc.square() - 1 - variance.log()).sum(dim=-1)
+        loss = (reconstruction + kl_weight * kl).mean()
+        if alignment_weight and not self.encoder_frozen:
+            batch_index = tensors[REGISTRY_KEYS.BATCH_KEY]
+            loss = loss + alignment_weight * self.batch_offset(qz.loc, batch_index)
         return LossOutput(
-            loss=(reconstruction + kl_weight * kl).mean(),
+            loss=loss,
             reconstruction_loss=reconstruction,
             kl_local=kl,
         )

@@ -24,6 +24,7 @@ PUBLISHED: dict[str, Any] = {
     "batch_size": 64,
     "lr": 2e-4,
     "lr_schedule": "constant",
+    "alignment_weight": 0.0,
 }
 """Arguments of :meth:`scalex_scvi.SCALEXModel.train` that make the recipe the published one."""
 
@@ -60,6 +61,9 @@ class SCALEXTrainingPlan(TrainingPlan):
         Adam's eps. scvi-tools' 0.01 would change the method.
     kl_weight
         Constant weight of the KL divergence in the loss.
+    alignment_weight
+        Weight of the squared distance between the batches' mean latents in the loss (0: the
+        published loss; see :class:`scalex_scvi.nn.BatchOffset`).
     lr_schedule
         ``"constant"`` (published), or ``"cosine"``: the learning rate rises over the first
         twentieth of the steps and falls to zero along half a cosine.
@@ -87,12 +91,17 @@ class SCALEXTrainingPlan(TrainingPlan):
         weight_decay: float = 5e-4,
         eps: float = 1e-8,
         kl_weight: float = 0.5,
+        alignment_weight: float = 0.0,
         lr_schedule: Schedule = "constant",
         skip_zeros: bool = False,
         **plan_kwargs: Any,
     ) -> None:
         _check_names(plan_kwargs)
-        defaults = {"n_epochs_kl_warmup": None, "max_kl_weight": kl_weight}
+        defaults = {
+            "n_epochs_kl_warmup": None,
+            "max_kl_weight": kl_weight,
+            "alignment_weight": alignment_weight,
+        }
         super().__init__(
             module, lr=lr, weight_decay=weight_decay, eps=eps, **(defaults | plan_kwargs)
         )
@@ -185,9 +194,12 @@ def _cosine(step: int, n_steps: int) -> float:
 
 
 def _check_names(plan_kwargs: dict[str, Any]) -> None:
-    parameters = inspect.signature(TrainingPlan.__init__).parameters.values()
-    known = {p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
-    known |= {"lr", "weight_decay", "eps", "kl_weight", "lr_schedule", "skip_zeros"}
+    known = {
+        parameter.name
+        for plan in (TrainingPlan, SCALEXTrainingPlan)
+        for parameter in inspect.signature(plan.__init__).parameters.values()
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY
+    }
     for name in plan_kwargs:
         if name not in known:
             close = get_close_matches(name, known, n=1)

@@ -82,7 +82,8 @@ def learn(rank: int | None) -> Tensors:
     xs, batches = torch.rand(5, 64, 20, dtype=torch.float64), torch.randint(3, (5, 64, 1))
     for x, batch in zip(xs, batches, strict=True):
         optimiser.zero_grad()
-        network({"X": x[mine], "batch": batch[mine]})[2].loss.backward()
+        tensors = {"X": x[mine], "batch": batch[mine]}
+        network(tensors, loss_kwargs={"alignment_weight": 100.0})[2].loss.backward()
         optimiser.step()
     gradients = {f"{name}.grad": p.grad for name, p in module.named_parameters()}
     return gradients | module.state_dict()

@@ -211,3 +211,4 @@ def test_other_recipes_are_an_argument_away(
     plan = model.trainer.lightning_module
     assert (plan.lr, plan.lr_schedule) == (lr, schedule)
     assert (recipe["max_steps"], recipe["batch_size"]) == (max_steps, batch_size)
+    assert plan.loss_kwargs["alignment_weight"] == (0 if recipe is PUBLISHED else 1)

@@ -79,6 +79,33 @@ def test_max_steps_are_rounded_up_to_epochs(prepared: AnnData) -> None:
     assert model.trainer.global_step == 6
 
 
+def share_of_batch(latent: np.ndarray, batch: np.ndarray) -> float:
+    """Share of the latent's variance that lies between the batches' means."""
+    means = np.array([latent[batch == name].mean(axis=0) for name in batch])
+    return means.var(axis=0).sum() / latent.var(axis=0).sum()
+
+
+def test_aligned_batches_share_the_mean_of_their_latents(prepared: AnnData) -> None:
+    shares = {}
+    for weight in (0, 1):
+        model = trained_model(prepared.copy(), max_epochs=200, lr=2e-3, alignment_weight=weight)
+        latent = model.get_latent_representation()
+        shares[weight] = share_of_batch(latent, prepared.obs["batch"].to_numpy())
+    assert shares[1] < 0.5 * shares[0]
+
+
+def test_a_type_that_one_batch_lacks_stays_apart_from_the_others(counts: AnnData) -> None:
+    """The batches' means have to differ then, and the cells say so louder than the alignment."""
+    lacks = (counts.obs["batch"] == "batch0") & (counts.obs["celltype"] == "type0")
+    lacks |= (counts.obs["batch"] == "batch1") & (counts.obs["celltype"] == "type1")
+    prepared = sx.pp.rna(counts[~lacks].copy(), batch_key="batch", min_features=0)
+    model = trained_model(prepared, max_epochs=200, lr=2e-3)
+    purity = sx.metrics.knn_purity(
+        model.get_latent_representation(), prepared.obs["celltype"], n_neighbors=15
+    )
+    assert purity > 0.95
+
+
 def test_stops_by_the_training_loss_and_restores_the_best_weights(prepared: AnnData) -> None:
     model = small_model(prepared)
     seen: dict[float, torch.Tensor] = {}
