@@ -18,6 +18,8 @@ from scalex_scvi.nn._sparse_linear import store_by_input
 
 # What the decoder returns, beside scvi-tools' own keys.
 LOGITS_KEY = "logits"
+# The squared distance between the batches' mean latents among the loss's metrics.
+OFFSET_KEY = "batch_offset"
 
 
 class SCALEXVAE(BaseMinifiedModeModuleClass):
@@ -189,7 +191,8 @@ class SCALEXVAE(BaseMinifiedModeModuleClass):
 
         With an ``alignment_weight``, which the published loss has not, that times the squared
         distance between the batches' mean latents is added (:class:`~scalex_scvi.nn.BatchOffset`).
-        ``reconstruction_loss`` and ``kl_local`` (unweighted) are per cell, in nats.
+        ``reconstruction_loss`` and ``kl_local`` (unweighted) are per cell, in nats;
+        ``extra_metrics`` has that distance, unweighted.
         """
         x = tensors[REGISTRY_KEYS.X_KEY]
         reconstruction = F.binary_cross_entropy_with_logits(
@@ -199,13 +202,16 @@ class SCALEXVAE(BaseMinifiedModeModuleClass):
         variance = qz.scale.square()
         kl = 0.5 * (variance + qz.loc.square() - 1 - variance.log()).sum(dim=-1)
         loss = (reconstruction + kl_weight * kl).mean()
+        metrics = {}
         if alignment_weight and not self.encoder_frozen:
-            batch_index = tensors[REGISTRY_KEYS.BATCH_KEY]
-            loss = loss + alignment_weight * self.batch_offset(qz.loc, batch_index)
+            offset = self.batch_offset(qz.loc, tensors[REGISTRY_KEYS.BATCH_KEY])
+            loss = loss + alignment_weight * offset
+            metrics[OFFSET_KEY] = offset.detach()
         return LossOutput(
             loss=loss,
             reconstruction_loss=reconstruction,
             kl_local=kl,
+            extra_metrics=metrics,
         )
 
     @torch.inference_mode()

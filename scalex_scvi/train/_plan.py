@@ -13,6 +13,7 @@ import torch
 from scvi.module.base import BaseModuleClass
 from scvi.train import TrainingPlan
 
+from scalex_scvi.module._scalexvae import OFFSET_KEY
 from scalex_scvi.nn import synchronise_statistics
 
 from ._adam import Adam, AdamW
@@ -47,7 +48,7 @@ class SCALEXTrainingPlan(TrainingPlan):
     instead of scvi-tools' warm-up over 400 epochs; :meth:`scalex_scvi.SCALEXModel.train` gives it
     a learning rate and a schedule of its own. The means over an epoch are logged once at its
     end (``train_loss``, ``elbo_train``, ``reconstruction_loss_train``, ``kl_local_train``, all per
-    cell): logging at each step costs as much as a third of the step.
+    cell, and ``batch_offset_train``): logging at each step costs as much as a third of the step.
 
     Parameters
     ----------
@@ -138,12 +139,14 @@ class SCALEXTrainingPlan(TrainingPlan):
         _, _, losses = self.forward(batch, loss_kwargs=self.loss_kwargs)
         with torch.no_grad():
             n_cells = losses.n_obs_minibatch
+            loss = losses.loss.detach()
             sums = torch.stack(
                 [
-                    losses.loss.detach() * n_cells,
+                    loss * n_cells,
                     losses.reconstruction_loss_sum.detach(),
                     losses.kl_local_sum.detach(),
-                    torch.tensor(float(n_cells), device=losses.loss.device),
+                    losses.extra_metrics.get(OFFSET_KEY, torch.zeros_like(loss)) * n_cells,
+                    torch.full_like(loss, n_cells),
                 ]
             )
             self._epoch_sums = sums if self._epoch_sums is None else self._epoch_sums + sums
@@ -154,13 +157,14 @@ class SCALEXTrainingPlan(TrainingPlan):
         if self._epoch_sums is None:
             return
         *sums, n_cells = self.trainer.strategy.reduce(self._epoch_sums, reduce_op="sum")
-        loss, reconstruction, kl = (total / n_cells for total in sums)
+        loss, reconstruction, kl, offset = (total / n_cells for total in sums)
         self.log("train_loss", loss, prog_bar=True, sync_dist=self.use_sync_dist)
         self.log_dict(
             {
                 "elbo_train": reconstruction + kl,
                 "reconstruction_loss_train": reconstruction,
                 "kl_local_train": kl,
+                f"{OFFSET_KEY}_train": offset,
             },
             sync_dist=self.use_sync_dist,
         )

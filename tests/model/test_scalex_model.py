@@ -34,15 +34,14 @@ def test_untrained_model_refuses(prepared: AnnData) -> None:
 
 def test_training_lowers_the_loss_and_records_it(model: sx.SCALEXModel) -> None:
     history = model.history
-    for key in ("train_loss", "elbo_train", "reconstruction_loss_train", "kl_local_train"):
+    parts = ("reconstruction_loss_train", "kl_local_train", "batch_offset_train")
+    for key in ("train_loss", "elbo_train", *parts):
         assert len(history[key]) == 15, key
     loss = history["train_loss"]["train_loss"].to_numpy(dtype=float)
     assert loss[-1] < loss[0]
-    reconstruction, kl = (
-        history[key].to_numpy(dtype=float)[:, 0]
-        for key in ("reconstruction_loss_train", "kl_local_train")
-    )
-    np.testing.assert_allclose(loss, reconstruction + 0.5 * kl, rtol=1e-5)
+    reconstruction, kl, offset = (history[key].to_numpy(dtype=float)[:, 0] for key in parts)
+    assert (offset > 0).all()
+    np.testing.assert_allclose(loss, reconstruction + 0.5 * kl + offset, rtol=1e-6)
 
 
 def test_latent_of_a_cell_depends_on_that_cell_alone(model: sx.SCALEXModel) -> None:
