@@ -39,7 +39,8 @@ def train_reference(counts: ad.AnnData, **training: float) -> sx.SCALEXModel:
     adata = sx.pp.rna(counts, batch_key=BATCH, min_features=0)
     sx.SCALEXModel.setup_anndata(adata, batch_key=BATCH)
     model = sx.SCALEXModel(adata)
-    model.train(enable_progress_bar=False, lr_schedule="constant", **training)
+    published = {"lr_schedule": "constant", "alignment_weight": 0.0}
+    model.train(enable_progress_bar=False, **published, **training)
     return model
 
 

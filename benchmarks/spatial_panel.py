@@ -49,7 +49,8 @@ def prepare(counts: ad.AnnData, n_top_features: object) -> ad.AnnData:
 def train(adata: ad.AnnData, max_steps: int) -> sx.SCALEXModel:
     sx.SCALEXModel.setup_anndata(adata, batch_key=BATCH)
     model = sx.SCALEXModel(adata)
-    model.train(max_steps=max_steps, lr_schedule="constant", enable_progress_bar=False)
+    published = {"lr_schedule": "constant", "alignment_weight": 0.0}
+    model.train(max_steps=max_steps, enable_progress_bar=False, **published)
     return model
 
 
