@@ -42,7 +42,7 @@ def SCALEX(
     backed: bool = False,
     batch_size: int = 64,
     lr: float = 2e-3,
-    max_iteration: int = 6000,
+    max_iteration: int | None = None,
     seed: int | None = None,
     gpu: int = 0,
     outdir: str | os.PathLike[str] | None = None,
@@ -110,7 +110,8 @@ def SCALEX(
     lr
         Learning rate.
     max_iteration
-        Number of minibatches, rounded up to whole epochs. The published training is
+        Number of minibatches, rounded up to whole epochs; ``None``: 3 000 to 12 000, the more the
+        sparser the expression. The published training is
         ``lr=2e-4, max_iteration=30_000, lr_schedule="constant", alignment_weight=0``: see
         :meth:`SCALEXModel.train`.
     seed

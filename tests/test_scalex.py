@@ -346,7 +346,7 @@ def test_documented_defaults_run(counts: AnnData, monkeypatch: pytest.MonkeyPatc
     sx.SCALEX(counts, min_features=0, gpu=7, ignore_umap=True, progress_bar=False)
     assert {k: used[k] for k in ("lr", "max_steps", "batch_size", "accelerator")} == {
         "lr": 2e-3,
-        "max_steps": 6000,
+        "max_steps": None,
         "batch_size": 64,
         "accelerator": "cpu",
     }

@@ -305,8 +305,7 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
         "--max-steps",
         dest="max_iteration",
         type=int,
-        default=6000,
-        help="minibatches (%(default)s; published: 30000)",
+        help="minibatches (3000 to 12000, the more the sparser the data; published: 30000)",
     )
     group.add_argument("--batch-size", type=int, default=64, help="cells a minibatch (%(default)s)")
     group.add_argument(

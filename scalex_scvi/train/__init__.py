@@ -3,6 +3,7 @@
 from ._callbacks import BestTrainingLoss, ProcessNoise
 from ._data import SCALEXDataManager, share_of_nonzero
 from ._distributed import SCALEXDataSplitter, count_processes, ddp_logging
+from ._length import default_steps
 from ._plan import PUBLISHED, QUICK, SCALEXTrainingPlan, Schedule
 from ._store import StoreDataModule, store_data_module
 
@@ -18,6 +19,7 @@ __all__ = [
     "StoreDataModule",
     "count_processes",
     "ddp_logging",
+    "default_steps",
     "share_of_nonzero",
     "store_data_module",
 ]

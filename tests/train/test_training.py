@@ -79,6 +79,30 @@ def test_max_steps_are_rounded_up_to_epochs(prepared: AnnData) -> None:
     assert model.trainer.global_step == 6
 
 
+@pytest.mark.parametrize(
+    ("share", "steps"),
+    [(0.0, 12_000), (0.03, 12_000), (0.05, 12_000), (0.1, 6_000), (0.2, 3_000), (0.9, 3_000)],
+)
+def test_default_length_falls_with_the_share_of_nonzero_values(share: float, steps: int) -> None:
+    assert sx.train.default_steps(share) == steps
+
+
+def test_length_goes_by_the_data_if_none_is_given(
+    prepared: AnnData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[float] = []
+
+    def five(share: float) -> int:
+        seen.append(share)
+        return 5
+
+    monkeypatch.setattr("scalex_scvi.model._scalex.default_steps", five)
+    model = small_model(prepared)
+    model.train(**QUIET)
+    assert model.trainer.global_step == 6  # 2 minibatches an epoch
+    assert seen == pytest.approx([prepared.X.nnz / prepared.X.shape[0] / prepared.n_vars], abs=0.05)
+
+
 def share_of_batch(latent: np.ndarray, batch: np.ndarray) -> float:
     """Share of the latent's variance that lies between the batches' means."""
     means = np.array([latent[batch == name].mean(axis=0) for name in batch])
