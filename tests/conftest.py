@@ -72,6 +72,13 @@ def model(prepared: AnnData) -> sx.SCALEXModel:
     return trained_model(prepared)
 
 
+def share_between_batches(latent: np.ndarray, batch: pd.Series) -> float:
+    """Share of the latent's variance that lies between the batches' means."""
+    centred = latent - latent.mean(axis=0)
+    means = pd.DataFrame(centred).groupby(batch.to_numpy(), observed=True).transform("mean")
+    return float((means.to_numpy() ** 2).sum() / (centred**2).sum())
+
+
 def real_data(name: str) -> AnnData:
     """Read a real data set, or skip."""
     folder = os.environ.get("SCALEX_SCVI_DATA")

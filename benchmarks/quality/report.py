@@ -37,7 +37,8 @@ def write_report(runs: Runs, earlier: Path | None = None) -> None:
     """
     scores = collect(runs)
     if earlier is not None:
-        scores = pd.concat([scores, pd.read_csv(earlier)])
+        # As text: seeds of means over seeds are "mean".
+        scores = pd.concat([scores, pd.read_csv(earlier)]).astype({"seed": str})
         scores = scores.drop_duplicates(["set", "seed", "embedding"])
     scores.to_csv(runs.out / "scores.csv", index=False)
     by_set = scores.groupby(["set", "embedding"], sort=False)[[*AGGREGATES, "seconds", "peak_mb"]]

@@ -248,7 +248,7 @@ class SCALEXModel(
         high and falls to zero along half a cosine, over fewer minibatches (docs/quality.md). The
         published recipe is
         ``model.train(**scalex_scvi.train.PUBLISHED)``; ``model.train(**scalex_scvi.train.QUICK)``
-        takes about a quarter of the default's time, and is as good where cells have many counts.
+        takes an eighth to a half of the default's time, and is as good where cells have many counts.
 
         Where at most 10 % of the expression is not zero, the first layer leaves out the zeros,
         which on a CPU is faster and the same but for rounding;

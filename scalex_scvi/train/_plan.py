@@ -35,7 +35,7 @@ QUICK: dict[str, Any] = {
     "lr": 3e-3,
     "lr_schedule": "cosine",
 }
-"""Arguments that train in about a quarter of the time; not for peaks (docs/quality.md)."""
+"""Arguments that train in an eighth to a half of the time; not for peaks (docs/quality.md)."""
 
 RISE = 0.05
 """Share of the steps over which the cosine schedule warms up."""

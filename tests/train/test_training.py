@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from anndata import AnnData
-from conftest import QUIET, small_model, trained_model
+from conftest import QUIET, share_between_batches, small_model, trained_model
 
 import scalex_scvi as sx
 from scalex_scvi.train import BestTrainingLoss, SCALEXTrainingPlan
@@ -103,18 +103,12 @@ def test_length_goes_by_the_data_if_none_is_given(
     assert seen == pytest.approx([prepared.X.nnz / prepared.X.shape[0] / prepared.n_vars], abs=0.05)
 
 
-def share_of_batch(latent: np.ndarray, batch: np.ndarray) -> float:
-    """Share of the latent's variance that lies between the batches' means."""
-    means = np.array([latent[batch == name].mean(axis=0) for name in batch])
-    return means.var(axis=0).sum() / latent.var(axis=0).sum()
-
-
 def test_aligned_batches_share_the_mean_of_their_latents(prepared: AnnData) -> None:
     shares = {}
     for weight in (0, 1):
         model = trained_model(prepared.copy(), max_epochs=200, lr=2e-3, alignment_weight=weight)
         latent = model.get_latent_representation()
-        shares[weight] = share_of_batch(latent, prepared.obs["batch"].to_numpy())
+        shares[weight] = share_between_batches(latent, prepared.obs["batch"])
     assert shares[1] < 0.5 * shares[0]
 
 
