@@ -246,9 +246,9 @@ class SCALEXModel(
 
         Loss, optimiser and minibatches are the published ones; the learning rate is ten times as
         high and falls to zero along half a cosine, over fewer minibatches (docs/quality.md). The
-        published recipe is
-        ``model.train(**scalex_scvi.train.PUBLISHED)``; ``model.train(**scalex_scvi.train.QUICK)``
-        takes an eighth to a half of the default's time, and is as good where cells have many counts.
+        published recipe is ``model.train(**scalex_scvi.train.PUBLISHED)``;
+        ``model.train(**scalex_scvi.train.QUICK)`` takes an eighth to a half of the default's time,
+        and is as good where cells have many counts.
 
         Where at most 10 % of the expression is not zero, the first layer leaves out the zeros,
         which on a CPU is faster and the same but for rounding;
@@ -342,9 +342,7 @@ class SCALEXModel(
             | (plan_kwargs or {}),
             skip_zeros=n_processes == 1 and share <= DENSITY_LIMIT,
         )
-        # `drop_dataset_tail`: no cell twice in an epoch to fill up the last process.
-        splitter: dict[str, Any] = {"drop_last": True, "drop_dataset_tail": True}
-        splitter |= {"order_seed": resolve_seed(seed)} | (datasplitter_kwargs or {})
+        splitter = {"order_seed": resolve_seed(seed)} | (datasplitter_kwargs or {})
         if train_size < 1 and "external_indexing" not in splitter:
             splitter["external_indexing"] = self._split(n_train, validation_size, seed)
         stops = early_stopping and plan["lr_schedule"] == "constant"
@@ -371,7 +369,8 @@ class SCALEXModel(
                 validation_size=validation_size,
                 shuffle_set_split=False,
                 batch_size=batch_size,
-                datasplitter_kwargs=splitter,
+                # `drop_dataset_tail`: no cell twice in an epoch to fill up the last process.
+                datasplitter_kwargs={"drop_last": True, "drop_dataset_tail": True} | splitter,
                 plan_kwargs=plan,
                 callbacks=callbacks,
                 **trainer_kwargs,
