@@ -21,6 +21,12 @@ NAMES = [
 ]
 LARGEST = 1_500_000  # bytes
 CELL_TIMEOUT = 900  # seconds
+# The notebooks train by the default, which would take half of the time of all tests. The default
+# itself is tested on real data (test_real_data.py).
+SHORT_TRAINING = """
+import scalex_scvi.model._scalex
+scalex_scvi.model._scalex.default_steps = lambda share_of_nonzero: 600
+"""
 
 
 def _import(name: str) -> ModuleType:
@@ -47,7 +53,7 @@ def kinds_of_outputs(notebook: dict) -> list[list[tuple[str, ...]]]:
 def execute(
     name: str, folder: Path, monkeypatch: pytest.MonkeyPatch, *, source: str
 ) -> tuple[dict, list[Path]]:
-    """Run a copy of a notebook by the running interpreter, in an empty folder.
+    """Run a copy of a notebook by the running interpreter, in an empty folder, training shortly.
 
     Returns the notebook with its new outputs, and what it left in the folder.
     """
@@ -62,6 +68,7 @@ def execute(
     monkeypatch.setenv("JUPYTER_PATH", str(folder))  # is searched first
     monkeypatch.setenv("SCALEX_SCVI_TUTORIAL", source)
     notebook = nbformat.read(TUTORIALS / f"{name}.ipynb", as_version=4)
+    notebook.cells.insert(0, nbformat.v4.new_code_cell(SHORT_TRAINING))
     client = nbclient.NotebookClient(
         notebook,
         timeout=CELL_TIMEOUT,
@@ -69,6 +76,7 @@ def execute(
         resources={"metadata": {"path": str(work)}},
     )
     client.execute()  # raises the error of a cell, with its traceback
+    del notebook.cells[0]
     return notebook, list(work.iterdir())
 
 
