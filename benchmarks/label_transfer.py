@@ -122,7 +122,8 @@ def embed(case: Case, data: Path, cache: Path) -> Pair:
 
 
 def _representations(ref_counts: ad.AnnData, query_counts: ad.AnnData) -> dict[str, np.ndarray]:
-    model = train_reference(ref_counts, lr=LR, max_steps=MAX_STEPS)
+    recipe = sx.train.PUBLISHED | {"lr": LR, "max_steps": MAX_STEPS}
+    model = train_reference(ref_counts, **recipe)
     query = sx.SCALEXModel.load_query_data(query_counts, model)
     found = {}
     for stats in ("running", "batch"):

@@ -17,6 +17,7 @@ import argparse
 import logging
 import time
 from pathlib import Path
+from typing import Any
 
 import anndata as ad
 import pandas as pd
@@ -34,17 +35,16 @@ SETS = [
 BATCH, LABEL = "batch", "celltype"
 
 
-def train_reference(counts: ad.AnnData, **training: float) -> sx.SCALEXModel:
+def train_reference(counts: ad.AnnData, **training: Any) -> sx.SCALEXModel:
     # The sets are filtered by their sources: no cell is removed.
     adata = sx.pp.rna(counts, batch_key=BATCH, min_features=0)
     sx.SCALEXModel.setup_anndata(adata, batch_key=BATCH)
     model = sx.SCALEXModel(adata)
-    published = {"lr_schedule": "constant", "alignment_weight": 0.0}
-    model.train(enable_progress_bar=False, **published, **training)
+    model.train(enable_progress_bar=False, **training)
     return model
 
 
-def integration_row(counts: ad.AnnData, **training: float) -> dict[str, float]:
+def integration_row(counts: ad.AnnData, **training: Any) -> dict[str, float]:
     start = time.perf_counter()
     model = train_reference(counts, **training)
     seconds = time.perf_counter() - start
@@ -69,7 +69,7 @@ def integration_row(counts: ad.AnnData, **training: float) -> dict[str, float]:
     return row
 
 
-def projection_rows(counts: ad.AnnData, **training: float) -> list[dict[str, object]]:
+def projection_rows(counts: ad.AnnData, **training: Any) -> list[dict[str, object]]:
     rows = []
     for batch in counts.obs[BATCH].unique():
         left_out = (counts.obs[BATCH] == batch).to_numpy()
@@ -96,13 +96,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="folder with the data sets")
     parser.add_argument("--sets", nargs="+", default=SETS)
-    parser.add_argument("--lr", type=float, default=2e-4)
-    parser.add_argument("--max-steps", type=int, default=30_000)
-    parser.add_argument("--kl-weight", type=float, default=0.5)
+    parser.add_argument(
+        "--recipe", choices=["published", "default"], default="published", help="of the training"
+    )
+    parser.add_argument("--lr", type=float, help="instead of the recipe's")
+    parser.add_argument("--max-steps", type=int, help="instead of the recipe's")
+    parser.add_argument("--kl-weight", type=float, help="instead of the recipe's")
     parser.add_argument("--tasks", nargs="+", default=["integration", "projection"])
     parser.add_argument("--out", type=Path, default=Path("runs"), help="folder for the tables")
     args = parser.parse_args()
-    training = {"lr": args.lr, "max_steps": args.max_steps, "kl_weight": args.kl_weight}
+    given = {"lr": args.lr, "max_steps": args.max_steps, "kl_weight": args.kl_weight}
+    given = {name: value for name, value in given.items() if value is not None}
+    training = (sx.train.PUBLISHED if args.recipe == "published" else {}) | given
+    tag = "_".join([args.recipe, *(f"{name}{value:g}" for name, value in given.items())])
     logging.disable(logging.WARNING)
     pd.set_option("display.width", 200, "display.max_columns", 30, "display.precision", 3)
     args.out.mkdir(parents=True, exist_ok=True)
@@ -116,9 +122,7 @@ def main() -> None:
                 found = projection_rows(counts, **training)
                 rows.extend({"set": name} | row for row in found)
             table = pd.DataFrame(rows)
-            table.to_csv(
-                args.out / f"real_sets_{task}_lr{args.lr:g}_kl{args.kl_weight:g}.csv", index=False
-            )
+            table.to_csv(args.out / f"real_sets_{task}_{tag}.csv", index=False)
             print(task, table.to_string(index=False), sep="\n", flush=True)
 
 

@@ -80,7 +80,10 @@ def share_between_batches(latent: np.ndarray, batch: pd.Series) -> float:
 
 
 def real_data(name: str) -> AnnData:
-    """Read a real data set, or skip."""
+    """Read a real data set, or skip: they may not enter the repository.
+
+    pytest's ``-ra``, always on here, and ``.ci/run`` list each skip with its reason.
+    """
     folder = os.environ.get("SCALEX_SCVI_DATA")
     if not folder:
         pytest.skip("SCALEX_SCVI_DATA does not name a folder with the real data sets")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 STEPS_BY_SHARE = 600
 """Steps times the share of non-zero values: in minibatches of 64 cells, each feature is seen
-non-zero 38 400 times on average."""
+non-zero 38 400 times on average, unless a bound applies."""
 
 FEWEST, MOST = 3_000, 12_000
 """Bounds of the default, whatever the data."""
