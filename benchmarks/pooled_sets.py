@@ -5,8 +5,8 @@ Usage: ``python benchmarks/pooled_sets.py --data FOLDER --out FOLDER``, then
 ``benchmarks/projection``.
 
 The cells are known from the other sets; that they have to be integrated with those of another
-study is new. Genes are those that all parts measured, counts stay as they are. Cells whose type
-has no name in common (``NAMES``) are left out, as are mixtures of cell lines.
+study is new. Genes are those that all parts measured, counts stay as they are. Cells of types that
+are not named here are left out: ungated ones, and mixtures of cell lines.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from pathlib import Path
 
 import anndata as ad
 import numpy as np
+import pandas as pd
 from scipy import sparse
 
 BATCH, LABEL = "batch", "celltype"
@@ -51,6 +52,13 @@ class Part:
     batches: Sequence[str] | None = None
 
     def read(self, data: Path) -> ad.AnnData:
+        """Read its cells, with batches and the common names of their types.
+
+        Raises
+        ------
+        ValueError
+            If the file has no cells of one of the types.
+        """
         adata = ad.read_h5ad(data / f"{self.file}.h5ad")
         if missing := sorted(set(self.types) - set(adata.obs[LABEL])):
             msg = f"{self.file}.h5ad has no cells of {missing!r}, only {set(adata.obs[LABEL])!r}."
@@ -92,7 +100,7 @@ def main() -> None:
         adata = pool(parts, args.data)
         adata.write_h5ad(args.out / f"{name}.h5ad")
         print(name, *adata.shape, sep="\t")
-        print(adata.obs.groupby([BATCH, LABEL], observed=True).size().unstack(fill_value=0).to_string())
+        print(pd.crosstab(adata.obs[BATCH], adata.obs[LABEL]).to_string())
 
 
 if __name__ == "__main__":
