@@ -36,10 +36,12 @@ SORTED = {
     "CD8+/CD45RA+ Naive Cytotoxic": "CD8 T",
     "Dendritic": "DC",
 }
+# The source of the wells has H2228 and HCC827 the wrong way round: wells that it calls H2228 have
+# the EGFR and SFTA2 of HCC827, those that it calls HCC827 the LCN2, SAA1 and AKR1C3 of H2228.
 LINES = {
-    "H2228_1.0|H1975_0.0|HCC827_0.0": "H2228",
+    "H2228_1.0|H1975_0.0|HCC827_0.0": "HCC827",
     "H2228_0.0|H1975_1.0|HCC827_0.0": "H1975",
-    "H2228_0.0|H1975_0.0|HCC827_1.0": "HCC827",
+    "H2228_0.0|H1975_0.0|HCC827_1.0": "H2228",
 }
 
 
