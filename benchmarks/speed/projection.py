@@ -79,7 +79,7 @@ def prepare(args: argparse.Namespace) -> Callable[[], object]:
     if args.measure == "floor":
         weight = model.module.encoder.layers[0].linear.weight.detach().T.contiguous()
         block = torch.rand(512, weight.shape[0])
-        return lambda: [torch.mm(block, weight) for _ in range(0, args.cells, 512)]
+        return lambda: [torch.mm(block, weight).size() for _ in range(0, args.cells, 512)]
     if args.measure in STORE:
         paths = args.folder / "counts.h5ad", args.folder / "latent.h5ad"
         return lambda: sx.tl.project_store(model, *paths, **STORE[args.measure])

@@ -66,11 +66,30 @@ class LocalCells:
 
     def map(self, method: Callable[..., np.ndarray], *shared: Any) -> np.ndarray:
         """See :class:`Cells`."""
-        return np.concatenate(list(self._results(method, *shared)))
+        return _in_place(self._results(method, *shared))
 
     def fold(self, method: Callable[..., Moments], *shared: Any) -> Moments:
         """See :class:`Cells`."""
         return reduce(Moments.merge, self._results(method, *shared))
+
+
+def _in_place(results: Iterator[np.ndarray]) -> np.ndarray:
+    """Put the rows of all results under one another, each as it comes.
+
+    Kept one by one until the last, small results between the freed memory of their blocks keep
+    that memory from being used again: 2.7 GB for a million cells.
+    """
+    rows = next(results, None)
+    if rows is None:
+        msg = "There are no cells to encode: `indices` is empty. Give at least one cell."
+        raise ValueError(msg)
+    filled = len(rows)
+    for result in results:
+        if filled + len(result) > len(rows):
+            rows = np.concatenate([rows, np.empty_like(rows), np.empty_like(result)])
+        rows[filled : filled + len(result)] = result
+        filled += len(result)
+    return rows[:filled]
 
 
 @dataclass

@@ -12,6 +12,8 @@ from anndata.abc import CSCDataset
 from scipy import sparse
 from torch import Tensor
 
+from scalex_scvi._sparse import with_one_index_type
+
 Block: TypeAlias = "np.ndarray | sparse.csr_matrix"
 
 SPARSE_BELOW = 0.12
@@ -37,7 +39,7 @@ def by_rows(matrix: Any) -> Any:
         matrix = matrix.to_memory()
     if sparse.issparse(matrix) and matrix.format != "csr":
         matrix = matrix.tocsr()
-    return matrix
+    return with_one_index_type(matrix) if sparse.issparse(matrix) else matrix
 
 
 def row_blocks(matrix: Any, rows: np.ndarray, size: int) -> Iterator[Block]:

@@ -13,6 +13,8 @@ from scvi.data import AnnDataManager
 from scvi.data._anntorchdataset import AnnTorchDataset
 from torch.utils.data import Dataset, Subset
 
+from scalex_scvi._sparse import with_one_index_type
+
 
 class SCALEXDataManager(AnnDataManager):
     """scvi-tools' data manager, whose data sets keep the order of cells in backed mode."""
@@ -48,16 +50,9 @@ class OrderedAnnTorchDataset(AnnTorchDataset):
 
     @property
     def data(self) -> dict[str, Any]:
-        """Data by registry key; CSC in memory is converted once, into a copy of our own."""
+        """Data by registry key, made for taking rows once, in copies of our own."""
         if not hasattr(self, "_data"):
-            self._data = {
-                key: value.tocsr()
-                if sparse.issparse(value) and value.format != "csr"
-                else value[:].tocsr()
-                if isinstance(value, CSCDataset)
-                else value
-                for key, value in super().data.items()
-            }
+            self._data = {key: _by_rows(value) for key, value in super().data.items()}
         return self._data
 
     def __getitem__(self, indexes: Any) -> dict[str, Any]:
@@ -67,6 +62,15 @@ class OrderedAnnTorchDataset(AnnTorchDataset):
         order, inverse = np.unique(np.atleast_1d(indexes), return_inverse=True)
         rows = super().__getitem__(order)
         return {key: value[inverse] for key, value in rows.items()}
+
+
+def _by_rows(value: Any) -> Any:
+    """Return data that rows are fast to take of: CSC becomes CSR, all of it, in memory."""
+    if isinstance(value, CSCDataset):
+        value = value[:]
+    if not sparse.issparse(value):
+        return value
+    return with_one_index_type(value.tocsr())
 
 
 def share_of_nonzero(manager: AnnDataManager, n_cells: int = 64) -> float:
