@@ -1,12 +1,29 @@
-"""What SciPy's sparse matrices need before they are read row by row."""
+"""What sparse matrices need before they are read row by row."""
 
 from __future__ import annotations
 
 from typing import Any, TypeVar
 
 import numpy as np
+from anndata.abc import CSCDataset
+from scipy import sparse
 
 Matrix = TypeVar("Matrix", bound=Any)
+
+
+def by_rows(matrix: Any) -> Any:
+    """Return a matrix that rows are fast to take of; CSC becomes CSR, all of it, in memory.
+
+    Parameters
+    ----------
+    matrix
+        Any matrix, in memory or of a backed AnnData; it stays as it is.
+    """
+    if isinstance(matrix, CSCDataset):
+        matrix = matrix.to_memory()
+    if not sparse.issparse(matrix):
+        return matrix
+    return with_one_index_type(matrix.tocsr())
 
 
 def with_one_index_type(matrix: Matrix) -> Matrix:

@@ -10,12 +10,13 @@ import torch
 from scvi import REGISTRY_KEYS
 from torch import Tensor
 
+from scalex_scvi._sparse import by_rows
 from scalex_scvi.nn import Encoder
 from scalex_scvi.pp._lazy import is_lazy
 
 from ._dask_cells import DaskCells
 from ._inference import BatchStats, BlockEncoder, Cells, LocalCells, encode_cells
-from ._row_blocks import ROWS, Block, by_rows, row_blocks
+from ._row_blocks import ROWS, Block, row_blocks
 
 
 def check_batch_stats(batch_stats: str) -> None:
@@ -59,6 +60,9 @@ def encode(
     wanted = np.arange(matrix.shape[0])
     if indices is not None:
         wanted = wanted[np.asarray(indices)]
+    if not len(wanted):
+        msg = f"There are no cells to encode: `indices` is {indices!r}. Give at least one cell."
+        raise ValueError(msg)
     order = np.argsort(wanted, kind="stable")
     cells = _cells(encoder, matrix, codes, wanted[order], block_size)
     in_order = encode_cells(cells, encoder, batch_stats, batch_names)

@@ -79,10 +79,7 @@ def _in_place(results: Iterator[np.ndarray]) -> np.ndarray:
     Kept one by one until the last, small results between the freed memory of their blocks keep
     that memory from being used again: 2.7 GB for a million cells.
     """
-    rows = next(results, None)
-    if rows is None:
-        msg = "There are no cells to encode: `indices` is empty. Give at least one cell."
-        raise ValueError(msg)
+    rows = next(results)
     filled = len(rows)
     for result in results:
         if filled + len(result) > len(rows):

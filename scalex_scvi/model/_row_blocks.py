@@ -8,11 +8,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import torch
-from anndata.abc import CSCDataset
 from scipy import sparse
 from torch import Tensor
-
-from scalex_scvi._sparse import with_one_index_type
 
 Block: TypeAlias = "np.ndarray | sparse.csr_matrix"
 
@@ -31,15 +28,6 @@ compressed in chunks of many rows, and each one should be read once."""
 
 _SPAN = 4
 """Scattered rows of a file are read as one piece if it is not this many times larger."""
-
-
-def by_rows(matrix: Any) -> Any:
-    """Return a matrix that rows can be read of; CSC is converted to CSR, all of it, in memory."""
-    if isinstance(matrix, CSCDataset):
-        matrix = matrix.to_memory()
-    if sparse.issparse(matrix) and matrix.format != "csr":
-        matrix = matrix.tocsr()
-    return with_one_index_type(matrix) if sparse.issparse(matrix) else matrix
 
 
 def row_blocks(matrix: Any, rows: np.ndarray, size: int) -> Iterator[Block]:

@@ -6,14 +6,12 @@ from typing import Any
 
 import numpy as np
 import rich.pretty  # noqa: F401  scvi-tools 1.4.2 uses it in view_anndata_setup, unimported
-from anndata.abc import CSCDataset
-from scipy import sparse
 from scvi import REGISTRY_KEYS
 from scvi.data import AnnDataManager
 from scvi.data._anntorchdataset import AnnTorchDataset
 from torch.utils.data import Dataset, Subset
 
-from scalex_scvi._sparse import with_one_index_type
+from scalex_scvi._sparse import by_rows
 
 
 class SCALEXDataManager(AnnDataManager):
@@ -52,7 +50,7 @@ class OrderedAnnTorchDataset(AnnTorchDataset):
     def data(self) -> dict[str, Any]:
         """Data by registry key, made for taking rows once, in copies of our own."""
         if not hasattr(self, "_data"):
-            self._data = {key: _by_rows(value) for key, value in super().data.items()}
+            self._data = {key: by_rows(value) for key, value in super().data.items()}
         return self._data
 
     def __getitem__(self, indexes: Any) -> dict[str, Any]:
@@ -62,15 +60,6 @@ class OrderedAnnTorchDataset(AnnTorchDataset):
         order, inverse = np.unique(np.atleast_1d(indexes), return_inverse=True)
         rows = super().__getitem__(order)
         return {key: value[inverse] for key, value in rows.items()}
-
-
-def _by_rows(value: Any) -> Any:
-    """Return data that rows are fast to take of: CSC becomes CSR, all of it, in memory."""
-    if isinstance(value, CSCDataset):
-        value = value[:]
-    if not sparse.issparse(value):
-        return value
-    return with_one_index_type(value.tocsr())
 
 
 def share_of_nonzero(manager: AnnDataManager, n_cells: int = 64) -> float:
