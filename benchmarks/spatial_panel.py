@@ -49,7 +49,7 @@ def prepare(counts: ad.AnnData, n_top_features: object) -> ad.AnnData:
 def train(adata: ad.AnnData, max_steps: int) -> sx.SCALEXModel:
     sx.SCALEXModel.setup_anndata(adata, batch_key=BATCH)
     model = sx.SCALEXModel(adata)
-    published = {"lr_schedule": "constant", "alignment_weight": 0.0}
+    published = {"lr_schedule": "constant", "alignment_weight": 0.0, "start_at_mean": False}
     model.train(max_steps=max_steps, enable_progress_bar=False, **published)
     return model
 

@@ -59,6 +59,7 @@ def SCALEX(
     *,
     lr_schedule: Schedule = "cosine",
     alignment_weight: float = 1.0,
+    start_at_mean: bool = True,
     label: str | None = None,
     unknown: bool = False,
     batch_stats: str = "running",
@@ -67,7 +68,7 @@ def SCALEX(
 ) -> AnnData:
     """Integrate single-cell data sets, or project new cells onto an integrated reference.
 
-    The arguments of the published package, all of them, and seven more by keyword.
+    The arguments of the published package, all of them, and eight more by keyword.
 
     Parameters
     ----------
@@ -110,10 +111,10 @@ def SCALEX(
     lr
         Learning rate.
     max_iteration
-        Number of minibatches, rounded up to whole epochs; ``None``: 3 000 to 12 000, the more the
+        Number of minibatches, rounded up to whole epochs; ``None``: 2 000 to 6 000, the more the
         sparser the expression. The published training is
-        ``lr=2e-4, max_iteration=30_000, lr_schedule="constant", alignment_weight=0``: see
-        :meth:`SCALEXModel.train`.
+        ``lr=2e-4, max_iteration=30_000, lr_schedule="constant", alignment_weight=0,
+        start_at_mean=False``: see :meth:`SCALEXModel.train`.
     seed
         Seed of everything random; ``None``: ``scvi.settings.seed``, else 124 as published.
     gpu
@@ -152,6 +153,8 @@ def SCALEX(
         falls.
     alignment_weight
         Weight of the distance between the batches' mean latents in the loss; 0: published.
+    start_at_mean
+        Whether the decoder starts at the cells' mean expression; ``False``: published.
     label
         Column of ``obs`` with cell types to draw and assess (``"celltype"`` if there is one). In a
         projection, also transferred from the reference into ``obs[f"{label}_transfer"]``.
@@ -235,6 +238,7 @@ def SCALEX(
             "batch_size": batch_size,
             "lr_schedule": lr_schedule,
             "alignment_weight": alignment_weight,
+            "start_at_mean": start_at_mean,
             "enable_progress_bar": progress_bar,
             **_device(gpu),
         }

@@ -41,6 +41,7 @@ _SCALEX_ARGUMENTS = (
     "lr",
     "lr_schedule",
     "alignment_weight",
+    "start_at_mean",
     "max_iteration",
     "seed",
     "gpu",
@@ -190,6 +191,7 @@ def _demo(args: argparse.Namespace) -> None:
             "lr": args.lr,
             "lr_schedule": args.lr_schedule,
             "alignment_weight": args.alignment_weight,
+            "start_at_mean": args.start_at_mean,
             "enable_progress_bar": not args.quiet,
         },
     )

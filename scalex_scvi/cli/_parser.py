@@ -305,7 +305,7 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
         "--max-steps",
         dest="max_iteration",
         type=int,
-        help="minibatches (3000 to 12000, the more the sparser the data; published: 30000)",
+        help="minibatches (2000 to 6000, the more the sparser the data; published: 30000)",
     )
     group.add_argument("--batch-size", type=int, default=64, help="cells a minibatch (%(default)s)")
     group.add_argument(
@@ -322,6 +322,12 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=1.0,
         help="weight of the distance between the batches' mean latents (%(default)g; published: 0)",
+    )
+    group.add_argument(
+        "--start-at-mean",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="start the decoder at the mean expression (published: --no-start-at-mean)",
     )
     group.add_argument(
         "-g", "--gpu", type=int, default=0, help="GPU, if there is one (%(default)s)"

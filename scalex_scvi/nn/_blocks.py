@@ -22,6 +22,8 @@ _ACTIVATIONS: dict[str, type[nn.Module]] = {
     "none": nn.Identity,
 }
 
+_LEAST_MEAN = 1e-4
+
 
 def _activation(name: str) -> nn.Module:
     if name not in _ACTIVATIONS:
@@ -176,6 +178,21 @@ class Decoder(nn.Module):
         )
         self.linear = nn.Linear(widths[-1], n_output)
         self.norm = DomainSpecificBatchNorm1d(n_output, n_batch)
+
+    @torch.no_grad()
+    def start_at(self, mean_expression: Tensor) -> None:
+        """Set the output's bias so that it starts at a mean expression, the same for all batches.
+
+        Most genes are seldom seen. From a bias of 0, expression of one half, Adam needs thousands
+        of steps to bring the output down to a mean of 0.01, whose logit is -4.6.
+
+        Parameters
+        ----------
+        mean_expression
+            In [0, 1], of shape ``(n_output,)``; less than 0.0001 counts as that. Frozen batches
+            keep their bias.
+        """
+        self.norm.bias[self.norm.n_frozen :] = torch.logit(mean_expression, eps=_LEAST_MEAN)
 
     def forward(self, z: Tensor, batch_index: Tensor) -> Tensor:
         """Return logits ``(n_cells, n_output)``; their sigmoid is the expression in [0, 1]."""

@@ -5,6 +5,7 @@ from ._data import SCALEXDataManager, share_of_nonzero
 from ._distributed import SCALEXDataSplitter, count_processes, ddp_logging
 from ._length import default_steps
 from ._plan import PUBLISHED, QUICK, SCALEXTrainingPlan, Schedule
+from ._start import mean_expression
 from ._store import StoreDataModule, store_data_module
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "count_processes",
     "ddp_logging",
     "default_steps",
+    "mean_expression",
     "share_of_nonzero",
     "store_data_module",
 ]

@@ -26,6 +26,7 @@ PUBLISHED: dict[str, Any] = {
     "lr": 2e-4,
     "lr_schedule": "constant",
     "alignment_weight": 0.0,
+    "start_at_mean": False,
 }
 """Arguments of :meth:`scalex_scvi.SCALEXModel.train` that make the recipe the published one."""
 
@@ -35,7 +36,7 @@ QUICK: dict[str, Any] = {
     "lr": 3e-3,
     "lr_schedule": "cosine",
 }
-"""Arguments that train in an eighth to a half of the time; not for peaks (docs/quality.md)."""
+"""Arguments that train about as well in a quarter to two thirds of the time (docs/quality.md)."""
 
 RISE = 0.05
 """Share of the steps over which the cosine schedule warms up."""

@@ -81,7 +81,7 @@ def test_max_steps_are_rounded_up_to_epochs(prepared: AnnData) -> None:
 
 @pytest.mark.parametrize(
     ("share", "steps"),
-    [(0.0, 12_000), (0.03, 12_000), (0.05, 12_000), (0.1, 6_000), (0.2, 3_000), (0.9, 3_000)],
+    [(0.0, 6_000), (0.03, 6_000), (0.05, 6_000), (0.1, 3_000), (0.15, 2_000), (0.9, 2_000)],
 )
 def test_default_length_falls_with_the_share_of_nonzero_values(share: float, steps: int) -> None:
     assert sx.train.default_steps(share) == steps
