@@ -334,8 +334,7 @@ class SCALEXModel(
         batch_size = min(batch_size, n_train // n_processes)
         steps_per_epoch = n_train // n_processes // batch_size
         if max_epochs is None:
-            if max_steps is None:
-                max_steps = default_steps(share)
+            max_steps = default_steps(share) if max_steps is None else max_steps
             max_epochs = math.ceil(max_steps / steps_per_epoch)
         trainer_kwargs.setdefault("log_every_n_steps", min(10, steps_per_epoch))
         plan = self._complete_plan(
@@ -353,10 +352,9 @@ class SCALEXModel(
         if train_size < 1 and "external_indexing" not in splitter:
             splitter["external_indexing"] = self._split(n_train, validation_size, seed)
         stops = early_stopping and plan["lr_schedule"] == "constant"
-        patience = early_stopping_patience if stops else None
         callbacks = [
             *trainer_kwargs.pop("callbacks", []),
-            BestTrainingLoss(patience),
+            BestTrainingLoss(early_stopping_patience if stops else None),
             ProcessNoise(resolve_seed(seed)),
         ]
         if "datamodule" not in trainer_kwargs:

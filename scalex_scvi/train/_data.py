@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -72,8 +73,17 @@ def share_of_nonzero(manager: AnnDataManager, n_cells: int = 64) -> float:
     n_cells
         Cells to look at: a minibatch, so that it costs nothing on disk either.
     """
+    blocks = list(cells_all_over(manager, n_cells))
+    n_values = sum(block.size for block in blocks)
+    return sum(np.count_nonzero(block) for block in blocks) / max(n_values, 1)
+
+
+def cells_all_over(
+    manager: AnnDataManager, n_cells: int, at_a_time: int = 512
+) -> Iterator[np.ndarray]:
+    """Expression of cells spread evenly over the data, dense, in blocks of ``at_a_time``."""
     dataset = manager.create_torch_dataset(data_and_attributes=[REGISTRY_KEYS.X_KEY])
     n_all = manager.adata.n_obs
     cells = np.linspace(0, n_all - 1, min(n_cells, n_all)).round().astype(int)
-    values = np.asarray(dataset[cells][REGISTRY_KEYS.X_KEY])
-    return np.count_nonzero(values) / max(values.size, 1)
+    for start in range(0, len(cells), at_a_time):
+        yield np.asarray(dataset[cells[start : start + at_a_time]][REGISTRY_KEYS.X_KEY])
