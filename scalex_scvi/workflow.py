@@ -152,7 +152,8 @@ def SCALEX(
         ``"cosine"``, or ``"constant"`` (published): training then stops when the loss no longer
         falls.
     alignment_weight
-        Weight of the distance between the batches' mean latents in the loss; 0: published.
+        Weight in the loss of the distance of each batch's cells from those of all, everywhere and
+        near each cell; 0: published, and for batches of which each has types of its own.
     start_at_mean
         Whether the decoder starts at the cells' mean expression; ``False``: published.
     label

@@ -321,7 +321,8 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
         "--alignment-weight",
         type=float,
         default=1.0,
-        help="weight of the distance between the batches' mean latents (%(default)g; published: 0)",
+        help="weight of the distance of each batch's cells from those of all "
+        "(%(default)g; published, and for batches with types of their own: 0)",
     )
     group.add_argument(
         "--start-at-mean",

@@ -291,9 +291,11 @@ class SCALEXModel(
         kl_weight
             Constant weight of the KL divergence.
         alignment_weight
-            Weight of the squared distance between the batches' mean latents (see
-            :class:`scalex_scvi.nn.BatchOffset`); 0: published. It keeps differences between
-            batches out of the latent of an encoder that does not know them (docs/quality.md).
+            Weight of the squared distance of the cells of each batch from those of all, everywhere
+            and near each cell (see :class:`scalex_scvi.nn.BatchOffset`); 0: published. It keeps
+            differences between batches out of the latent of an encoder that does not know them.
+            Where each batch has types that the others lack, 0 keeps these further apart
+            (docs/quality.md).
         lr_schedule
             ``"cosine"``, which rises over the first twentieth of all steps and falls to zero, or
             ``"constant"`` (published).

@@ -18,7 +18,7 @@ from scalex_scvi.nn._sparse_linear import store_by_input
 
 # What the decoder returns, beside scvi-tools' own keys.
 LOGITS_KEY = "logits"
-# The squared distance between the batches' mean latents among the loss's metrics.
+# The squared distance of the batches' cells from those of all, among the loss's metrics.
 OFFSET_KEY = "batch_offset"
 
 
@@ -190,7 +190,8 @@ class SCALEXVAE(BaseMinifiedModeModuleClass):
         """Binary cross-entropy summed over genes + ``kl_weight`` · KL, averaged over cells.
 
         With an ``alignment_weight``, which the published loss has not, that times the squared
-        distance between the batches' mean latents is added (:class:`~scalex_scvi.nn.BatchOffset`).
+        distance of each batch's cells from those of all is added
+        (:class:`~scalex_scvi.nn.BatchOffset`).
         ``reconstruction_loss`` and ``kl_local`` (unweighted) are per cell, in nats;
         ``extra_metrics`` has that distance, unweighted.
         """

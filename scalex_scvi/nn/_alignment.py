@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, distributed, nn
-from torch.nn import functional as F
+
+WIDTH = 0.2
+"""Squared width of the kernel, per latent dimension, of which all cells are some 1.8 apart (mean of
+squares) and the nearest twentieth 0.5."""
 
 
 class BatchOffset(nn.Module):
-    """Mean squared distance from the batches' mean latents to the mean of all cells.
+    """Mean squared distance from the cells of a cell's batch to those of all, everywhere and near.
 
     An encoder that does not know the batch may still put a batch's cells a little to one side;
-    this term of the loss pulls them back. A minibatch holds only a few cells of each batch, whose
-    mean says little: the distance is that of moving averages, and its gradient flows through the
-    minibatch's own cells, scaled as if they were all. Batches count by their cells.
+    this term of the loss pulls them back. A minibatch holds only a few cells of each batch, so
+    that the last cells of the training are remembered. A cell has two offsets from the mean of
+    all of them to the mean of those of its batch: one of all alike, and one of those near it, by a
+    Gaussian kernel. The gradient moves each cell by its offsets and nothing else.
 
-    A distance of zero is right only where batches hold the same types in the same shares. The term
-    therefore has to be weak: see ``alignment_weight`` of :meth:`scalex_scvi.SCALEXModel.train`.
+    The first offset is zero only where batches hold the same types in the same shares. The second
+    does not ask for that, but cannot tell two types, each of one batch, from one that is shifted.
+    Both have to be weak: see ``alignment_weight`` of :meth:`scalex_scvi.SCALEXModel.train`.
 
     Parameters
     ----------
@@ -24,32 +29,33 @@ class BatchOffset(nn.Module):
         Latent dimensions.
     n_batch
         Number of batches.
-    momentum
-        Weight of a minibatch in the moving averages (0.1, as in batch normalisation).
+    n_recent
+        Number of cells to remember (512: eight minibatches, in which the network hardly moves).
 
     Attributes
     ----------
-    mean, share
-        Moving averages of each batch's latent, ``(n_batch, n_latent)``, and share of cells,
-        ``(n_batch, 1)``. They start from 0, the prior's mean, and are not saved: ten minibatches
-        bring them back.
+    recent, recent_batch
+        Latents of the last cells, newest first, and a column of ones, by which they count,
+        ``(n_recent, n_latent + 1)``, and their batches, ``(n_recent,)``. Places not taken yet are
+        all zero. Not saved: eight minibatches bring them back.
     synchronise
-        Whether minibatches are those of all processes (see
+        Whether to remember the cells of all processes (see
         :func:`~scalex_scvi.nn.synchronise_statistics`).
     """
 
-    mean: Tensor
-    share: Tensor
+    recent: Tensor
+    recent_batch: Tensor
     synchronise: bool = False
 
-    def __init__(self, n_latent: int, n_batch: int, *, momentum: float = 0.1) -> None:
+    def __init__(self, n_latent: int, n_batch: int, *, n_recent: int = 512) -> None:
         super().__init__()
-        self.momentum = momentum
-        self.register_buffer("mean", torch.zeros(n_batch, n_latent), persistent=False)
-        self.register_buffer("share", torch.zeros(n_batch, 1), persistent=False)
+        self.n_batch = n_batch
+        self.register_buffer("recent", torch.zeros(n_recent, n_latent + 1), persistent=False)
+        batches = torch.zeros(n_recent, dtype=torch.int32)
+        self.register_buffer("recent_batch", batches, persistent=False)
 
     def forward(self, latent: Tensor, batch_index: Tensor) -> Tensor:
-        """Squared distance, a scalar, after this minibatch.
+        """Squared lengths of both offsets, added, mean over the cells: a scalar.
 
         Parameters
         ----------
@@ -60,28 +66,67 @@ class BatchOffset(nn.Module):
         """
         with torch.autocast(latent.device.type, enabled=False):
             half = latent.dtype in (torch.bfloat16, torch.float16)
-            return self._offset(latent.float() if half else latent, batch_index.reshape(-1).long())
+            latent, batch = latent.float() if half else latent, batch_index.reshape(-1).int()
+            offsets = self.offsets(latent.detach(), batch)
+            if self.training:
+                self._remember(latent.detach(), batch)
+            # The value is the offsets' length, the gradient moves the cells themselves alone.
+            pull = 2 * (sum(offsets) * latent).sum(dim=1).mean()
+            value = torch.cat(offsets, dim=1).square().sum(dim=1).mean()
+            return value + pull - pull.detach()
 
-    def _offset(self, latent: Tensor, batch: Tensor) -> Tensor:
-        rows = F.one_hot(batch, len(self.mean)).to(latent.dtype)
-        count, total = self._totals(rows.sum(dim=0)[:, None], rows.T @ latent)
-        moved = torch.lerp(self.mean, total / count.clamp(min=1), self.momentum)
-        mean = torch.where(count > 0, moved, self.mean)
-        share = torch.lerp(self.share, count / count.sum(), self.momentum)
-        if self.training:
-            self.mean.copy_(mean.detach())
-            self.share.copy_(share)
-        share = share / share.sum()
-        distance = (share * (mean - (share * mean).sum(dim=0)).square()).sum()
-        # The value is the averages' distance, the gradient that of the minibatch's own means.
-        return distance.detach() + (distance - distance.detach()) / self.momentum
+    @torch.no_grad()
+    def offsets(self, latent: Tensor, batch: Tensor) -> tuple[Tensor, Tensor]:
+        """From the mean of the recent cells to the mean of those of each cell's batch.
 
-    def _totals(self, count: Tensor, total: Tensor) -> tuple[Tensor, Tensor]:
-        """Count and sum of each batch over all processes, with the gradient of this one's cells."""
-        if not self.synchronise:
-            return count, total
-        both = torch.cat([count, total.detach()], dim=1)
-        distributed.all_reduce(both)
-        # DDP averages the gradients of the processes; the cells of each have to count in full.
-        own = (total - total.detach()) * distributed.get_world_size()
-        return both[:, :1], both[:, 1:] + own
+        Parameters
+        ----------
+        latent
+            ``(n_cells, n_latent)``.
+        batch
+            Batch of each cell, ``(n_cells,)``.
+
+        Returns
+        -------
+        Of all recent cells and of those near the cell, ``(n_cells, n_latent)`` each.
+        """
+        recent = self.recent.to(latent.dtype)
+        of_batch = recent.new_zeros(self.n_batch, recent.shape[1])
+        of_batch.index_add_(0, self.recent_batch, recent)
+        everywhere = _offset(of_batch[batch], of_batch.sum(dim=0, keepdim=True))
+        weight = _nearness(latent, recent[:, :-1])
+        of_all = weight @ recent
+        of_own = weight.masked_fill_(self.recent_batch != batch[:, None], 0) @ recent
+        return everywhere, _offset(of_own, of_all)
+
+    @torch.no_grad()
+    def _remember(self, latent: Tensor, batch: Tensor) -> None:
+        """Put these cells, of all processes, in the place of the oldest ones."""
+        if self.synchronise:
+            latent, batch = _of_all_processes(latent), _of_all_processes(batch)
+        n_recent = len(self.recent)
+        counted = torch.cat([latent, latent.new_ones(len(latent), 1)], dim=1)
+        self.recent.copy_(torch.cat([counted.to(self.recent.dtype), self.recent])[:n_recent])
+        self.recent_batch.copy_(torch.cat([batch, self.recent_batch])[:n_recent])
+
+
+def _nearness(latent: Tensor, recent: Tensor) -> Tensor:
+    """Gaussian kernel of each latent and the recent ones, 1 where they are the same."""
+    squared = torch.addmm(recent.square().sum(dim=1), latent, recent.T, alpha=-2)
+    squared += latent.square().sum(dim=1, keepdim=True)
+    return squared.div_(-WIDTH * latent.shape[1]).exp_()
+
+
+def _offset(own: Tensor, everyone: Tensor) -> Tensor:
+    """From the mean of all to the mean of a batch, both given as sums and, last, counts.
+
+    One cell at the mean of all counts among the batch's: hardly any cell, hardly an offset.
+    """
+    mean = everyone[:, :-1] / everyone[:, -1:].clamp(min=1e-12)
+    return (own[:, :-1] - own[:, -1:] * mean) / (own[:, -1:] + 1)
+
+
+def _of_all_processes(values: Tensor) -> Tensor:
+    parts = [torch.empty_like(values) for _ in range(distributed.get_world_size())]
+    distributed.all_gather(parts, values.contiguous())
+    return torch.cat(parts)

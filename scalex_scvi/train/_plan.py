@@ -64,7 +64,7 @@ class SCALEXTrainingPlan(TrainingPlan):
     kl_weight
         Constant weight of the KL divergence in the loss.
     alignment_weight
-        Weight of the squared distance between the batches' mean latents in the loss (0: the
+        Weight in the loss of the squared distance of each batch's cells from those of all (0: the
         published loss; see :class:`scalex_scvi.nn.BatchOffset`).
     lr_schedule
         ``"constant"`` (published), or ``"cosine"``: the learning rate rises over the first

@@ -112,16 +112,19 @@ def test_aligned_batches_share_the_mean_of_their_latents(prepared: AnnData) -> N
     assert shares[1] < 0.5 * shares[0]
 
 
-def test_a_type_that_one_batch_lacks_stays_apart_from_the_others(counts: AnnData) -> None:
-    """The batches' means have to differ then, and the cells say so louder than the alignment."""
+@pytest.mark.parametrize(("weight", "least"), [(0, 0.95), (1, 0.85)])
+def test_types_that_one_batch_lacks_stay_apart_from_the_others(
+    counts: AnnData, weight: float, least: float
+) -> None:
+    """The alignment blurs them a little: what it costs on real cells is in docs/quality.md."""
     lacks = (counts.obs["batch"] == "batch0") & (counts.obs["celltype"] == "type0")
     lacks |= (counts.obs["batch"] == "batch1") & (counts.obs["celltype"] == "type1")
     prepared = sx.pp.rna(counts[~lacks].copy(), batch_key="batch", min_features=0)
-    model = trained_model(prepared, max_epochs=200, lr=2e-3)
+    model = trained_model(prepared, max_epochs=200, lr=2e-3, alignment_weight=weight)
     purity = sx.metrics.knn_purity(
         model.get_latent_representation(), prepared.obs["celltype"], n_neighbors=15
     )
-    assert purity > 0.95
+    assert purity > least
 
 
 def test_stops_by_the_training_loss_and_restores_the_best_weights(prepared: AnnData) -> None:
