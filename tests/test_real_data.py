@@ -30,9 +30,9 @@ def reference_model(counts: AnnData, **training: float) -> sx.SCALEXModel:
 
 
 # By the defaults. The eight donors hardly differ: to mix them by neighbours takes a heavier prior,
-# as docs/real_sets.md measured (42 %; 38 % with the published weight), and no alignment of the
-# batches: by the default they get 50 %, but that is one seed. What the alignment does
-# for them has a test of its own, below.
+# as docs/real_sets.md measured (42 %; 38 % with the published weight), and no alignment: by the
+# default they get 50 %, but that is one seed. What the alignment does for them has a test of its
+# own, below.
 TRAININGS = {
     "kang_pbmc_published_labels": {},
     "pancreas_3study_cepo": {},

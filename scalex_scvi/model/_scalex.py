@@ -295,7 +295,7 @@ class SCALEXModel(
             and near each cell (see :class:`scalex_scvi.nn.BatchOffset`); 0: published. It keeps
             differences between batches out of the latent of an encoder that does not know them.
             Where each batch has types that the others lack, 0 keeps these further apart
-            (docs/quality.md).
+            (docs/decisions.md).
         lr_schedule
             ``"cosine"``, which rises over the first twentieth of all steps and falls to zero, or
             ``"constant"`` (published).

@@ -116,7 +116,7 @@ def test_aligned_batches_share_the_mean_of_their_latents(prepared: AnnData) -> N
 def test_types_that_one_batch_lacks_stay_apart_from_the_others(
     counts: AnnData, weight: float, least: float
 ) -> None:
-    """The alignment blurs them a little: what it costs on real cells is in docs/quality.md."""
+    """The alignment blurs them a little: what it costs on real cells: docs/decisions.md."""
     lacks = (counts.obs["batch"] == "batch0") & (counts.obs["celltype"] == "type0")
     lacks |= (counts.obs["batch"] == "batch1") & (counts.obs["celltype"] == "type1")
     prepared = sx.pp.rna(counts[~lacks].copy(), batch_key="batch", min_features=0)
