@@ -35,9 +35,12 @@ class BatchOffset(nn.Module):
     Attributes
     ----------
     recent, recent_batch
-        Latents of the last cells, newest first, and a column of ones, by which they count,
-        ``(n_recent, n_latent + 1)``, and their batches, ``(n_recent,)``. Places not taken yet are
-        all zero. Not saved: eight minibatches bring them back.
+        The last cells, newest first: their latents, a column of ones, by which they count, and the
+        latents' squared lengths, ``(n_recent, n_latent + 2)``, and their batches, ``(n_recent,)``,
+        as floating point numbers. Places not taken yet are all zero. Not saved: eight minibatches
+        bring them back.
+    kernel
+        The logarithm of the kernel as a form of two rows of ``recent``.
     synchronise
         Whether to remember the cells of all processes (see
         :func:`~scalex_scvi.nn.synchronise_statistics`).
@@ -45,14 +48,15 @@ class BatchOffset(nn.Module):
 
     recent: Tensor
     recent_batch: Tensor
+    kernel: Tensor
     synchronise: bool = False
 
     def __init__(self, n_latent: int, n_batch: int, *, n_recent: int = 512) -> None:
         super().__init__()
         self.n_batch = n_batch
-        self.register_buffer("recent", torch.zeros(n_recent, n_latent + 1), persistent=False)
-        batches = torch.zeros(n_recent, dtype=torch.int32)
-        self.register_buffer("recent_batch", batches, persistent=False)
+        self.register_buffer("recent", torch.zeros(n_recent, n_latent + 2), persistent=False)
+        self.register_buffer("recent_batch", torch.zeros(n_recent), persistent=False)
+        self.register_buffer("kernel", _kernel(n_latent), persistent=False)
 
     def forward(self, latent: Tensor, batch_index: Tensor) -> Tensor:
         """Squared lengths of both offsets, added, mean over the cells: a scalar.
@@ -64,19 +68,19 @@ class BatchOffset(nn.Module):
         batch_index
             Batch of each cell, ``(n_cells,)`` or ``(n_cells, 1)``.
         """
+        if self.n_batch == 1:
+            return latent.new_zeros(())
         with torch.autocast(latent.device.type, enabled=False):
-            half = latent.dtype in (torch.bfloat16, torch.float16)
-            latent, batch = latent.float() if half else latent, batch_index.reshape(-1).int()
+            latent, batch = latent.to(self.recent.dtype), batch_index.reshape(-1)
             offsets = self.offsets(latent.detach(), batch)
             if self.training:
                 self._remember(latent.detach(), batch)
             # The value is the offsets' length, the gradient moves the cells themselves alone.
-            pull = 2 * (sum(offsets) * latent).sum(dim=1).mean()
-            value = torch.cat(offsets, dim=1).square().sum(dim=1).mean()
-            return value + pull - pull.detach()
+            pull = (offsets.sum(dim=0) * latent).sum() * (2 / len(latent))
+            return offsets.square().sum() / len(latent) + pull - pull.detach()
 
     @torch.no_grad()
-    def offsets(self, latent: Tensor, batch: Tensor) -> tuple[Tensor, Tensor]:
+    def offsets(self, latent: Tensor, batch: Tensor) -> Tensor:
         """From the mean of the recent cells to the mean of those of each cell's batch.
 
         Parameters
@@ -88,16 +92,15 @@ class BatchOffset(nn.Module):
 
         Returns
         -------
-        Of all recent cells and of those near the cell, ``(n_cells, n_latent)`` each.
+        Of all recent cells and of those near the cell, ``(2, n_cells, n_latent)``.
         """
-        recent = self.recent.to(latent.dtype)
-        of_batch = recent.new_zeros(self.n_batch, recent.shape[1])
-        of_batch.index_add_(0, self.recent_batch, recent)
-        everywhere = _offset(of_batch[batch], of_batch.sum(dim=0, keepdim=True))
-        weight = _nearness(latent, recent[:, :-1])
-        of_all = weight @ recent
-        of_own = weight.masked_fill_(self.recent_batch != batch[:, None], 0) @ recent
-        return everywhere, _offset(of_own, of_all)
+        cells = _rows(latent)
+        near = (cells @ self.kernel @ self.recent.T).exp_()
+        # Zeros and ones as numbers: a mask of truth values takes four times as long on a CPU.
+        own = torch.empty_like(near)
+        torch.eq(self.recent_batch, batch.to(own.dtype)[:, None], out=own)
+        everyone = torch.stack([self.recent.sum(dim=0).expand_as(cells), near @ self.recent])
+        return _offset(torch.stack([own, own * near]) @ self.recent, everyone)
 
     @torch.no_grad()
     def _remember(self, latent: Tensor, batch: Tensor) -> None:
@@ -105,25 +108,36 @@ class BatchOffset(nn.Module):
         if self.synchronise:
             latent, batch = _of_all_processes(latent), _of_all_processes(batch)
         n_recent = len(self.recent)
-        counted = torch.cat([latent, latent.new_ones(len(latent), 1)], dim=1)
-        self.recent.copy_(torch.cat([counted.to(self.recent.dtype), self.recent])[:n_recent])
+        self.recent.copy_(torch.cat([_rows(latent), self.recent])[:n_recent])
         self.recent_batch.copy_(torch.cat([batch, self.recent_batch])[:n_recent])
 
 
-def _nearness(latent: Tensor, recent: Tensor) -> Tensor:
-    """Gaussian kernel of each latent and the recent ones, 1 where they are the same."""
-    squared = torch.addmm(recent.square().sum(dim=1), latent, recent.T, alpha=-2)
-    squared += latent.square().sum(dim=1, keepdim=True)
-    return squared.div_(-WIDTH * latent.shape[1]).exp_()
+def _rows(latent: Tensor) -> Tensor:
+    """Make rows of :attr:`BatchOffset.recent` of latents."""
+    squared = latent.square().sum(dim=1, keepdim=True)
+    return torch.cat([latent, torch.ones_like(squared), squared], dim=1)
+
+
+def _kernel(n_latent: int) -> Tensor:
+    """Matrix between two rows of :attr:`BatchOffset.recent` that makes the kernel's exponent.
+
+    That is minus their squared distance, ``2 x y - x² - y²``, by the kernel's width: three terms
+    that one product has in it.
+    """
+    kernel = torch.zeros(n_latent + 2, n_latent + 2)
+    kernel[:n_latent, :n_latent] = 2 * torch.eye(n_latent)
+    kernel[-1, -2] = kernel[-2, -1] = -1
+    return kernel / (WIDTH * n_latent)
 
 
 def _offset(own: Tensor, everyone: Tensor) -> Tensor:
-    """From the mean of all to the mean of a batch, both given as sums and, last, counts.
+    """From the mean of all to the mean of a batch, both given as sums of :attr:`recent`.
 
     One cell at the mean of all counts among the batch's: hardly any cell, hardly an offset.
     """
-    mean = everyone[:, :-1] / everyone[:, -1:].clamp(min=1e-12)
-    return (own[:, :-1] - own[:, -1:] * mean) / (own[:, -1:] + 1)
+    mean = everyone[..., :-2] / everyone[..., -2:-1].clamp(min=1e-12)
+    n_own = own[..., -2:-1]
+    return (own[..., :-2] - n_own * mean) / (n_own + 1)
 
 
 def _of_all_processes(values: Tensor) -> Tensor:

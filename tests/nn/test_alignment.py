@@ -81,7 +81,7 @@ def test_hardly_any_cell_of_a_batch_is_hardly_an_offset(latent: torch.Tensor) ->
     offset = remembering(latent, BATCH)
     assert not offset.offsets(latent.detach(), torch.full((6,), 1))[0].eq(0).all()
     nobody = BatchOffset(4, 3)
-    assert not torch.stack(nobody.offsets(latent.detach(), BATCH)).any()
+    assert not nobody.offsets(latent.detach(), BATCH).any()
     everywhere, _ = offset.offsets(latent.detach(), BATCH)
     to_its_only_cell = (latent[5] - latent.mean(dim=0)).detach()
     torch.testing.assert_close(everywhere[5], to_its_only_cell / 2)
@@ -96,10 +96,7 @@ def test_the_oldest_cells_are_forgotten(latent: torch.Tensor) -> None:
 
 
 def test_one_batch_has_no_offset(latent: torch.Tensor) -> None:
-    value = remembering(latent, torch.zeros(6, dtype=torch.long))(latent, torch.zeros(6))
-    (gradient,) = torch.autograd.grad(value, latent)
-    assert value < 1e-10
-    assert gradient.abs().max() < 1e-6
+    assert remembering(latent, torch.zeros(6, dtype=torch.long))(latent, torch.zeros(6)) == 0
 
 
 def test_validation_remembers_nothing(latent: torch.Tensor) -> None:
