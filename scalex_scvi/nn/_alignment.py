@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, distributed, nn
+from torch.autograd.function import once_differentiable
 
 WIDTH = 0.2
 """Squared width of the kernel, per latent dimension, of which all cells are some 1.8 apart (mean of
@@ -34,28 +37,26 @@ class BatchOffset(nn.Module):
 
     Attributes
     ----------
-    recent, recent_batch
-        The last cells, newest first: their latents, a column of ones, by which they count, and the
-        latents' squared lengths, ``(n_recent, n_latent + 2)``, and their batches, ``(n_recent,)``,
-        as floating point numbers. Places not taken yet are all zero. Not saved: eight minibatches
-        bring them back.
+    recent
+        A row for each of the last cells, newest first: its latent, a one, by which it counts, the
+        latent's squared length and the batch's number, ``(n_recent, n_latent + 3)``. Places not
+        taken yet are all zero. Not saved: eight minibatches bring them back.
     kernel
-        The logarithm of the kernel as a form of two rows of ``recent``.
+        The logarithm of the kernel as a form of two such rows.
     synchronise
         Whether to remember the cells of all processes (see
         :func:`~scalex_scvi.nn.synchronise_statistics`).
     """
 
     recent: Tensor
-    recent_batch: Tensor
     kernel: Tensor
     synchronise: bool = False
 
     def __init__(self, n_latent: int, n_batch: int, *, n_recent: int = 512) -> None:
         super().__init__()
+        self.n_latent = n_latent
         self.n_batch = n_batch
-        self.register_buffer("recent", torch.zeros(n_recent, n_latent + 2), persistent=False)
-        self.register_buffer("recent_batch", torch.zeros(n_recent), persistent=False)
+        self.register_buffer("recent", torch.zeros(n_recent, n_latent + 3), persistent=False)
         self.register_buffer("kernel", _kernel(n_latent), persistent=False)
 
     def forward(self, latent: Tensor, batch_index: Tensor) -> Tensor:
@@ -70,52 +71,71 @@ class BatchOffset(nn.Module):
         """
         if self.n_batch == 1:
             return latent.new_zeros(())
-        with torch.autocast(latent.device.type, enabled=False):
-            latent, batch = latent.to(self.recent.dtype), batch_index.reshape(-1)
-            offsets = self.offsets(latent.detach(), batch)
+        with torch.autocast(latent.device.type, enabled=False), torch.no_grad():
+            cells = _rows(latent.to(self.recent.dtype), batch_index)
+            offsets = self._offsets(cells)
             if self.training:
-                self._remember(latent.detach(), batch)
-            # The value is the offsets' length, the gradient moves the cells themselves alone.
-            pull = (offsets.sum(dim=0) * latent).sum() * (2 / len(latent))
-            return offsets.square().sum() / len(latent) + pull - pull.detach()
+                self._remember(cells)
+        return _Pull.apply(latent, offsets)
 
     @torch.no_grad()
-    def offsets(self, latent: Tensor, batch: Tensor) -> Tensor:
+    def offsets(self, latent: Tensor, batch_index: Tensor) -> Tensor:
         """From the mean of the recent cells to the mean of those of each cell's batch.
 
         Parameters
         ----------
         latent
             ``(n_cells, n_latent)``.
-        batch
-            Batch of each cell, ``(n_cells,)``.
+        batch_index
+            Batch of each cell, ``(n_cells,)`` or ``(n_cells, 1)``.
 
         Returns
         -------
         Of all recent cells and of those near the cell, ``(2, n_cells, n_latent)``.
         """
-        cells = _rows(latent)
+        return self._offsets(_rows(latent, batch_index))
+
+    def _offsets(self, cells: Tensor) -> Tensor:
         near = (cells @ self.kernel @ self.recent.T).exp_()
         # Zeros and ones as numbers: a mask of truth values takes four times as long on a CPU.
-        own = torch.empty_like(near)
-        torch.eq(self.recent_batch, batch.to(own.dtype)[:, None], out=own)
-        everyone = torch.stack([self.recent.sum(dim=0).expand_as(cells), near @ self.recent])
-        return _offset(torch.stack([own, own * near]) @ self.recent, everyone)
+        own = torch.eq(cells[:, -1:], self.recent[:, -1], out=torch.empty_like(near))
+        weights = torch.stack([torch.ones_like(near), near])
+        of_all, of_own = weights @ self.recent, (weights * own) @ self.recent
+        n_latent = self.n_latent
+        n_all, n_own = (x[..., n_latent, None] for x in (of_all, of_own))
+        mean = of_all[..., :n_latent] / n_all.clamp(min=1e-12)
+        # One cell at the mean of all counts among the batch's: hardly any cell, hardly an offset.
+        return (of_own[..., :n_latent] - n_own * mean) / (n_own + 1)
 
-    @torch.no_grad()
-    def _remember(self, latent: Tensor, batch: Tensor) -> None:
+    def _remember(self, cells: Tensor) -> None:
         """Put these cells, of all processes, in the place of the oldest ones."""
         if self.synchronise:
-            latent, batch = _of_all_processes(latent), _of_all_processes(batch)
-        n_recent = len(self.recent)
-        self.recent.copy_(torch.cat([_rows(latent), self.recent])[:n_recent])
-        self.recent_batch.copy_(torch.cat([batch, self.recent_batch])[:n_recent])
+            cells = _of_all_processes(cells)
+        self.recent.copy_(torch.cat([cells, self.recent])[: len(self.recent)])
 
 
-def _rows(latent: Tensor) -> Tensor:
-    """Make rows of :attr:`BatchOffset.recent` of latents."""
+class _Pull(torch.autograd.Function):
+    """Mean squared length of the offsets, whose gradient moves each cell by its own ones."""
+
+    @staticmethod
+    def forward(ctx: Any, latent: Tensor, offsets: Tensor) -> Tensor:
+        ctx.save_for_backward(offsets)
+        ctx.dtype = latent.dtype
+        return offsets.square().sum() / len(latent)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (offsets,) = ctx.saved_tensors
+        pull = offsets.sum(dim=0) * (2 / offsets.shape[1] * gradient)
+        return pull.to(ctx.dtype), None
+
+
+def _rows(latent: Tensor, batch_index: Tensor) -> Tensor:
+    """Make rows of :attr:`BatchOffset.recent`."""
     squared = latent.square().sum(dim=1, keepdim=True)
-    return torch.cat([latent, torch.ones_like(squared), squared], dim=1)
+    batch = batch_index.reshape(-1, 1).to(latent.dtype)
+    return torch.cat([latent, torch.ones_like(squared), squared, batch], dim=1)
 
 
 def _kernel(n_latent: int) -> Tensor:
@@ -124,20 +144,11 @@ def _kernel(n_latent: int) -> Tensor:
     That is minus their squared distance, ``2 x y - x² - y²``, by the kernel's width: three terms
     that one product has in it.
     """
-    kernel = torch.zeros(n_latent + 2, n_latent + 2)
+    one, squared = n_latent, n_latent + 1
+    kernel = torch.zeros(n_latent + 3, n_latent + 3)
     kernel[:n_latent, :n_latent] = 2 * torch.eye(n_latent)
-    kernel[-1, -2] = kernel[-2, -1] = -1
+    kernel[one, squared] = kernel[squared, one] = -1
     return kernel / (WIDTH * n_latent)
-
-
-def _offset(own: Tensor, everyone: Tensor) -> Tensor:
-    """From the mean of all to the mean of a batch, both given as sums of :attr:`recent`.
-
-    One cell at the mean of all counts among the batch's: hardly any cell, hardly an offset.
-    """
-    mean = everyone[..., :-2] / everyone[..., -2:-1].clamp(min=1e-12)
-    n_own = own[..., -2:-1]
-    return (own[..., :-2] - n_own * mean) / (n_own + 1)
 
 
 def _of_all_processes(values: Tensor) -> Tensor:
