@@ -36,7 +36,7 @@ QUICK: dict[str, Any] = {
     "lr": 3e-3,
     "lr_schedule": "cosine",
 }
-"""Arguments for a quarter to two thirds of the time; peaks lose 0.03 by it (docs/quality.md)."""
+"""Arguments for a quarter to two thirds of the time; peaks lose 0.01 to 0.03 (docs/quality.md)."""
 
 RISE = 0.05
 """Share of the steps over which the cosine schedule warms up."""
