@@ -10,7 +10,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -44,8 +43,8 @@ class Cells:
 def ours(cells: Cells, **kwargs: object) -> int:
     """Train through Lightning and scvi-tools' loader."""
     model = sx.SCALEXModel(cells.prepared)
-    train = partial(model.train, max_epochs=cells.n_epochs, batch_size=cells.batch_size)
-    train(logger=False, **QUIET, **kwargs)
+    lengths = {"max_epochs": cells.n_epochs, "batch_size": cells.batch_size}
+    model.train(logger=False, **lengths, **QUIET, **kwargs)
     return cells.n_iterations
 
 
