@@ -357,7 +357,8 @@ class SCALEXModel(
         callbacks = [
             *trainer_kwargs.pop("callbacks", []),
             BestTrainingLoss(early_stopping_patience if stops else None),
-            ProcessNoise(resolve_seed(seed)),
+            # Each callback costs each minibatch its dozen hooks, whatever is in them.
+            *([ProcessNoise(resolve_seed(seed))] if n_processes > 1 else []),
         ]
         if "datamodule" not in trainer_kwargs:
             trainer_kwargs["datamodule"] = store_data_module(

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, distributed, nn
 from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
 
 WIDTH = 0.2
 """Squared width of the kernel, per latent dimension, of which all cells are some 1.8 apart (mean of
@@ -39,10 +40,10 @@ class BatchOffset(nn.Module):
     ----------
     recent
         A row for each of the last cells, newest first: its latent, a one, by which it counts, the
-        latent's squared length and the batch's number, ``(n_recent, n_latent + 3)``. Places not
-        taken yet are all zero. Not saved: eight minibatches bring them back.
+        latent's squared length and the batch, one-hot, ``(n_recent, n_latent + 2 + n_batch)``.
+        Places not taken yet are all zero. Not saved: eight minibatches bring them back.
     kernel
-        The logarithm of the kernel as a form of two such rows.
+        The logarithm of the kernel as a form of two such rows, without the batch.
     synchronise
         Whether to remember the cells of all processes (see
         :func:`~scalex_scvi.nn.synchronise_statistics`).
@@ -56,7 +57,8 @@ class BatchOffset(nn.Module):
         super().__init__()
         self.n_latent = n_latent
         self.n_batch = n_batch
-        self.register_buffer("recent", torch.zeros(n_recent, n_latent + 3), persistent=False)
+        recent = torch.zeros(n_recent, n_latent + 2 + n_batch)
+        self.register_buffer("recent", recent, persistent=False)
         self.register_buffer("kernel", _kernel(n_latent), persistent=False)
 
     def forward(self, latent: Tensor, batch_index: Tensor) -> Tensor:
@@ -72,7 +74,7 @@ class BatchOffset(nn.Module):
         if self.n_batch == 1:
             return latent.new_zeros(())
         with torch.autocast(latent.device.type, enabled=False), torch.no_grad():
-            cells = _rows(latent.to(self.recent.dtype), batch_index)
+            cells = self._rows(latent.to(self.recent.dtype), batch_index)
             offsets = self._offsets(cells)
             if self.training:
                 self._remember(cells)
@@ -93,19 +95,33 @@ class BatchOffset(nn.Module):
         -------
         Of all recent cells and of those near the cell, ``(2, n_cells, n_latent)``.
         """
-        return self._offsets(_rows(latent, batch_index))
+        return self._offsets(self._rows(latent, batch_index))
+
+    def _rows(self, latent: Tensor, batch_index: Tensor) -> Tensor:
+        """Make rows of :attr:`recent`."""
+        squared = latent.square().sum(dim=1, keepdim=True)
+        batch = F.one_hot(batch_index.reshape(-1).long(), self.n_batch).to(latent.dtype)
+        return torch.cat([latent, torch.ones_like(squared), squared, batch], dim=1)
 
     def _offsets(self, cells: Tensor) -> Tensor:
-        near = (cells @ self.kernel @ self.recent.T).exp_()
-        # Zeros and ones as numbers: a mask of truth values takes four times as long on a CPU.
-        own = torch.eq(cells[:, -1:], self.recent[:, -1], out=torch.empty_like(near))
-        weights = torch.stack([torch.ones_like(near), near])
-        of_all, of_own = weights @ self.recent, (weights * own) @ self.recent
         n_latent = self.n_latent
-        n_all, n_own = (x[..., n_latent, None] for x in (of_all, of_own))
+        sizes = [n_latent + 2, self.n_batch]
+        points, batch = cells.split(sizes, dim=1)
+        recent, recent_batch = self.recent.split(sizes, dim=1)
+        # What each recent cell counts for each cell: those of its batch, those of them near, near.
+        weights = recent.new_empty(3, len(cells), len(recent))
+        own, near_own, near = weights
+        # A product tells which batches are equal in a fifth of the time of a comparison on a CPU.
+        torch.mm(batch, recent_batch.T, out=own)
+        torch.exp(points @ self.kernel @ recent.T, out=near)
+        torch.mul(near, own, out=near_own)
+        sums = weights @ recent
+        of_own, of_near = sums[:2], sums[2]
+        of_all = torch.stack([recent.sum(dim=0).expand_as(of_near), of_near])
+        n_own, n_all = (x[..., n_latent, None] for x in (of_own, of_all))
         mean = of_all[..., :n_latent] / n_all.clamp(min=1e-12)
         # One cell at the mean of all counts among the batch's: hardly any cell, hardly an offset.
-        return (of_own[..., :n_latent] - n_own * mean) / (n_own + 1)
+        return torch.addcmul(of_own[..., :n_latent], n_own, mean, value=-1) / (n_own + 1)
 
     def _remember(self, cells: Tensor) -> None:
         """Put these cells, of all processes, in the place of the oldest ones."""
@@ -131,13 +147,6 @@ class _Pull(torch.autograd.Function):
         return pull.to(ctx.dtype), None
 
 
-def _rows(latent: Tensor, batch_index: Tensor) -> Tensor:
-    """Make rows of :attr:`BatchOffset.recent`."""
-    squared = latent.square().sum(dim=1, keepdim=True)
-    batch = batch_index.reshape(-1, 1).to(latent.dtype)
-    return torch.cat([latent, torch.ones_like(squared), squared, batch], dim=1)
-
-
 def _kernel(n_latent: int) -> Tensor:
     """Matrix between two rows of :attr:`BatchOffset.recent` that makes the kernel's exponent.
 
@@ -145,7 +154,7 @@ def _kernel(n_latent: int) -> Tensor:
     that one product has in it.
     """
     one, squared = n_latent, n_latent + 1
-    kernel = torch.zeros(n_latent + 3, n_latent + 3)
+    kernel = torch.zeros(n_latent + 2, n_latent + 2)
     kernel[:n_latent, :n_latent] = 2 * torch.eye(n_latent)
     kernel[one, squared] = kernel[squared, one] = -1
     return kernel / (WIDTH * n_latent)

@@ -2,8 +2,9 @@
 
 from ._callbacks import BestTrainingLoss, ProcessNoise
 from ._data import SCALEXDataManager, share_of_nonzero
-from ._distributed import SCALEXDataSplitter, count_processes, ddp_logging
+from ._distributed import count_processes, ddp_logging
 from ._length import default_steps
+from ._loader import SCALEXDataSplitter
 from ._plan import PUBLISHED, QUICK, SCALEXTrainingPlan, Schedule
 from ._start import mean_expression
 from ._store import StoreDataModule, store_data_module

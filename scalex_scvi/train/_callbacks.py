@@ -80,7 +80,7 @@ class BestTrainingLoss(EarlyStopping):
 
 
 class ProcessNoise(Callback):
-    """Give each of several processes its own noise; one process keeps its generator as it is.
+    """Give each of several processes its own noise.
 
     Processes start from one seed, and would all draw the same noise for different cells. Lightning
     may have seeded them anew, too, if ``scvi.settings.seed`` is set.
@@ -96,6 +96,5 @@ class ProcessNoise(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Seed this process."""
-        if trainer.world_size > 1:
-            sequence = np.random.SeedSequence([self.seed, trainer.global_rank])
-            torch.manual_seed(int(sequence.generate_state(1)[0]))
+        sequence = np.random.SeedSequence([self.seed, trainer.global_rank])
+        torch.manual_seed(int(sequence.generate_state(1)[0]))

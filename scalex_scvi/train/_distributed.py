@@ -8,33 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from scvi.dataloaders import DataSplitter
 from scvi.model._utils import parse_device_args, use_distributed_sampler
-from torch.utils.data import DataLoader, DistributedSampler
-
-
-class SCALEXDataSplitter(DataSplitter):
-    """scvi-tools' data splitter; the order of cells over several processes follows the seed.
-
-    Parameters
-    ----------
-    *args, **kwargs
-        See :class:`scvi.dataloaders.DataSplitter`.
-    order_seed
-        Seed of the order in several processes, which all have to shuffle alike to share the cells
-        out. One process draws its order from torch's generator.
-    """
-
-    def __init__(self, *args: Any, order_seed: int = 0, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.order_seed = order_seed
-
-    def train_dataloader(self) -> DataLoader:
-        """Minibatches to train on."""
-        loader = super().train_dataloader()
-        if isinstance(loader.sampler, DistributedSampler):
-            loader.sampler.seed = self.order_seed
-        return loader
 
 
 def count_processes(

@@ -12,9 +12,10 @@ from anndata import AnnData
 from conftest import QUIET, small_model
 from scipy import sparse
 from scvi import REGISTRY_KEYS
+from scvi.dataloaders import AnnDataLoader
 
 import scalex_scvi as sx
-from scalex_scvi.train import SCALEXDataSplitter, share_of_nonzero
+from scalex_scvi.train import SCALEXDataSplitter, _loader, share_of_nonzero
 
 
 def stored_as(adata: AnnData, form: str, folder: Path) -> AnnData:
@@ -82,6 +83,41 @@ def test_the_order_follows_the_seed_whatever_the_form(
 def test_incomplete_minibatch_is_dropped_on_request(numbered: AnnData) -> None:
     loaded = minibatches(small_model(numbered), seed=0, drop_last=True)
     assert [len(batch[REGISTRY_KEYS.X_KEY]) for batch in loaded] == [16] * 9
+
+
+@pytest.mark.parametrize("form", ["csr", "backed"])
+@pytest.mark.parametrize("drop_last", [True, False])
+@pytest.mark.parametrize("at_once", [1, 3, 100])
+def test_minibatches_taken_at_once_are_those_of_scvi_tools(
+    numbered: AnnData,
+    form: str,
+    drop_last: bool,
+    at_once: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(_loader, "BLOCK_BYTES", at_once * 4 * 16 * 60)
+    model = small_model(stored_as(numbered, form, tmp_path))
+    ours = minibatches(model, seed=0, drop_last=drop_last)
+    drawn = torch.rand(1)
+    monkeypatch.setattr(SCALEXDataSplitter, "data_loader_cls", AnnDataLoader)
+    theirs = minibatches(model, seed=0, drop_last=drop_last)
+    assert torch.equal(drawn, torch.rand(1))
+    assert len(ours) == (9 if drop_last else 10)
+    for one, two in zip(ours, theirs, strict=True):
+        assert one.keys() == two.keys()
+        assert all(torch.equal(one[key], two[key]) for key in one)
+
+
+@pytest.mark.parametrize(("drop_last", "n_minibatches"), [(True, 9), (False, 10)])
+def test_the_loader_knows_how_many_minibatches_it_has(
+    numbered: AnnData, drop_last: bool, n_minibatches: int
+) -> None:
+    splitter = SCALEXDataSplitter(
+        small_model(numbered).adata_manager, train_size=1.0, batch_size=16, drop_last=drop_last
+    )
+    splitter.setup()
+    assert len(splitter.train_dataloader()) == n_minibatches
 
 
 def test_one_cell_in_its_minibatch(numbered: AnnData, tmp_path: Path) -> None:

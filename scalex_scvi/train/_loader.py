@@ -1,0 +1,106 @@
+"""Minibatches of cells in memory or in a backed file, through scvi-tools' data splitter."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from scvi.data import AnnDataManager
+from scvi.dataloaders import AnnDataLoader, DataSplitter
+from torch import Tensor
+from torch.utils.data import DataLoader, DistributedSampler
+
+BLOCK_BYTES = 2**22
+"""Expression, dense, that is taken from the data at once: 8 minibatches of 64 × 2 000 genes."""
+
+
+class BlockLoader(AnnDataLoader):
+    """scvi-tools' loader, but the cells of several minibatches are taken from the data at once.
+
+    Most of the time that it takes to load a minibatch does not depend on the number of its cells
+    (``docs/profile.md``). Cells, their order and what is drawn from torch's generator are those of
+    scvi-tools' loader.
+
+    Parameters
+    ----------
+    adata_manager
+        A model's ``adata_manager``.
+    batch_size
+        Cells per minibatch.
+    drop_last
+        Whether to leave out the last minibatch, if it is incomplete.
+    **kwargs
+        See :class:`scvi.dataloaders.AnnDataLoader`. With a sampler of one's own, that of several
+        processes or sparse tensors, each minibatch is taken by itself.
+    """
+
+    def __init__(
+        self,
+        adata_manager: AnnDataManager,
+        *,
+        batch_size: int = 128,
+        drop_last: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        plain = ("sampler", "distributed_sampler", "load_sparse_tensor")
+        at_once = 1
+        if not any(kwargs.get(name) for name in plain):
+            at_once = _minibatches_at_once(batch_size, adata_manager.summary_stats["n_vars"])
+        self._minibatch = batch_size if at_once > 1 else None
+        self._complete_only = drop_last
+        super().__init__(
+            adata_manager,
+            batch_size=at_once * batch_size,
+            drop_last=drop_last and at_once == 1,
+            **kwargs,
+        )
+
+    def __len__(self) -> int:
+        """Count the minibatches."""
+        if self._minibatch is None:
+            return super().__len__()
+        n_cells = len(self.dataset)
+        return n_cells // self._minibatch if self._complete_only else -(-n_cells // self._minibatch)
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        """Go through all minibatches once."""
+        blocks = super().__iter__()
+        if self._minibatch is None:
+            return blocks
+        return (minibatch for block in blocks for minibatch in self._share_out(block))
+
+    def _share_out(self, block: dict[str, Tensor]) -> Iterator[dict[str, Tensor]]:
+        parts = (tensor.split(self._minibatch) for tensor in block.values())
+        for tensors in zip(*parts, strict=True):
+            if len(tensors[0]) == self._minibatch or not self._complete_only:
+                yield dict(zip(block, tensors, strict=True))
+
+
+class SCALEXDataSplitter(DataSplitter):
+    """scvi-tools' data splitter; the order of cells over several processes follows the seed.
+
+    Parameters
+    ----------
+    *args, **kwargs
+        See :class:`scvi.dataloaders.DataSplitter`.
+    order_seed
+        Seed of the order in several processes, which all have to shuffle alike to share the cells
+        out. One process draws its order from torch's generator.
+    """
+
+    data_loader_cls = BlockLoader
+
+    def __init__(self, *args: Any, order_seed: int = 0, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.order_seed = order_seed
+
+    def train_dataloader(self) -> DataLoader:
+        """Minibatches to train on."""
+        loader = super().train_dataloader()
+        if isinstance(loader.sampler, DistributedSampler):
+            loader.sampler.seed = self.order_seed
+        return loader
+
+
+def _minibatches_at_once(batch_size: int, n_genes: int) -> int:
+    return max(1, BLOCK_BYTES // (4 * batch_size * max(n_genes, 1)))
