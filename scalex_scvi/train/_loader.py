@@ -31,7 +31,7 @@ class BlockLoader(AnnDataLoader):
         Whether to leave out the last minibatch, if it is incomplete.
     **kwargs
         See :class:`scvi.dataloaders.AnnDataLoader`. With a sampler of one's own, that of several
-        processes or sparse tensors, each minibatch is taken by itself.
+        processes, sparse tensors or numpy's arrays, each minibatch is taken by itself.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class BlockLoader(AnnDataLoader):
         drop_last: bool = False,
         **kwargs: Any,
     ) -> None:
-        plain = ("sampler", "distributed_sampler", "load_sparse_tensor")
+        plain = ("sampler", "distributed_sampler", "load_sparse_tensor", "iter_ndarray")
         at_once = 1
         if not any(kwargs.get(name) for name in plain):
             at_once = _minibatches_at_once(batch_size, adata_manager.summary_stats["n_vars"])
