@@ -33,8 +33,6 @@ from scalex_scvi.nn import DENSITY_LIMIT
 from scalex_scvi.nn._blocks import ActivationName
 from scalex_scvi.pp import Preprocessing
 from scalex_scvi.train import (
-    BestTrainingLoss,
-    ProcessNoise,
     SCALEXDataManager,
     SCALEXDataSplitter,
     SCALEXTrainingPlan,
@@ -45,6 +43,7 @@ from scalex_scvi.train import (
     mean_expression,
     share_of_nonzero,
     store_data_module,
+    training_callbacks,
 )
 
 from ._encode import check_batch_stats, draw, encode, encode_loader
@@ -354,11 +353,10 @@ class SCALEXModel(
         if train_size < 1 and "external_indexing" not in splitter:
             splitter["external_indexing"] = self._split(n_train, validation_size, seed)
         stops = early_stopping and plan["lr_schedule"] == "constant"
+        patience = early_stopping_patience if stops else None
         callbacks = [
             *trainer_kwargs.pop("callbacks", []),
-            BestTrainingLoss(early_stopping_patience if stops else None),
-            # Each callback costs each minibatch its dozen hooks, whatever is in them.
-            *([ProcessNoise(resolve_seed(seed))] if n_processes > 1 else []),
+            *training_callbacks(patience, resolve_seed(seed), n_processes),
         ]
         if "datamodule" not in trainer_kwargs:
             trainer_kwargs["datamodule"] = store_data_module(

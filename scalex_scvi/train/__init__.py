@@ -1,6 +1,6 @@
 """Training: the plan, the stopping rule and the data loading."""
 
-from ._callbacks import BestTrainingLoss, ProcessNoise
+from ._callbacks import BestTrainingLoss, ProcessNoise, training_callbacks
 from ._data import SCALEXDataManager, share_of_nonzero
 from ._distributed import count_processes, ddp_logging
 from ._length import default_steps
@@ -25,4 +25,5 @@ __all__ = [
     "mean_expression",
     "share_of_nonzero",
     "store_data_module",
+    "training_callbacks",
 ]
