@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,10 @@ class Case:
     about: DataSet
     batch_key: str
     label_key: str
+    scvi_reference: Path
+    """Folder of scVI's trained reference, which scANVI starts from; the first of them makes it."""
+    borrowed: Counter[str] = field(default_factory=Counter)
+    """Seconds that another run has spent for what was taken from there."""
 
     @cached_property
     def prepared(self) -> ad.AnnData:
@@ -90,7 +95,7 @@ class Case:
 
 
 def read_case(
-    data: Path, name: str, left_out: str, batch_key: str = "batch", label_key: str = "celltype"
+    data: Path, name: str, left_out: str, batch_key: str, label_key: str, scvi_reference: Path
 ) -> Case:
     """Leave a batch out. Cells without a label are in neither: no method may learn from them."""
     about = SETS.get(name, DataSet())
@@ -99,7 +104,8 @@ def read_case(
         adata.obs[key] = adata.obs[key].astype(str)
     adata = adata[~adata.obs[label_key].isin(about.unlabelled)]
     is_query = (adata.obs[batch_key] == left_out).to_numpy()
-    return Case(adata[~is_query].copy(), adata[is_query].copy(), about, batch_key, label_key)
+    parts = (adata[~is_query].copy(), adata[is_query].copy())
+    return Case(*parts, about, batch_key, label_key, scvi_reference)
 
 
 def batches(data: Path, name: str, batch_key: str) -> list[str]:

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import ast
 import inspect
+import json
+import os
 import sys
 import tempfile
 from collections.abc import Callable
@@ -28,6 +30,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
+from timing import timed
 
 import scalex_scvi as sx
 
@@ -169,15 +172,33 @@ def scanvi(case: Case, seed: int) -> Answers:
 
 
 def _scvi(case: Case, seed: int) -> Any:
+    """Train a reference, or take that of another run; what follows has the same seed either way."""
+    import scvi as scvi_tools
+
+    adata = case.raw(case.ref)
+    scvi_tools.model.SCVI.setup_anndata(adata, batch_key=case.batch_key, labels_key=case.label_key)
+    folder = case.scvi_reference
+    if folder.exists():
+        case.borrowed.update(json.loads((folder / "time.json").read_text()))
+        model = scvi_tools.model.SCVI.load(folder, adata, accelerator="cpu")
+    else:
+        model, spent = timed(lambda: _train_scvi(case, adata, seed))
+        part = folder.with_name(f"{folder.name}-{os.getpid()}")
+        model.save(part)
+        (part / "time.json").write_text(json.dumps(spent))
+        part.rename(folder)
+    scvi_tools.settings.seed = seed
+    return model
+
+
+def _train_scvi(case: Case, adata: AnnData, seed: int) -> Any:
     """Train on counts; log-normalised values get a normal likelihood and no second logarithm."""
     import scvi as scvi_tools
 
     scvi_tools.settings.seed = seed
-    adata = case.raw(case.ref)
     likelihood: dict[str, Any] = {}
     if case.about.log_normalized:
         likelihood = {"gene_likelihood": "normal", "log_variational": False}
-    scvi_tools.model.SCVI.setup_anndata(adata, batch_key=case.batch_key, labels_key=case.label_key)
     model = scvi_tools.model.SCVI(adata, **SCVI_MAPPABLE, **likelihood)
     model.train(**QUIET)
     return model

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import matplotlib
@@ -61,6 +61,11 @@ class Run:
     def place(self) -> Path:
         """Folder of the run."""
         return self.out / self.set / self.left_out / self.method.replace(":", "__") / str(self.seed)
+
+    @property
+    def scvi_reference(self) -> Path:
+        """Folder of the reference that scVI and scANVI share."""
+        return replace(self, method="scvi").place / "reference"
 
     @property
     def facts(self) -> Path:

@@ -7,9 +7,7 @@ import logging
 import platform
 import resource
 import sys
-import time
 import warnings
-from collections.abc import Callable
 from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ import pandas as pd
 import torch
 from cases import read_case
 from methods import METHODS, parse
+from timing import timed
 
 PACKAGES = ("scalex-scvi", "scvi-tools", "torch", "scalex", "harmonypy", "scikit-learn", "numpy")
 
@@ -27,7 +26,12 @@ def work(task: dict[str, Any]) -> None:
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
     case = read_case(
-        Path(task["data"]), task["set"], task["left_out"], task["batch_key"], task["label_key"]
+        Path(task["data"]),
+        task["set"],
+        task["left_out"],
+        task["batch_key"],
+        task["label_key"],
+        scvi_reference=Path(task["scvi_reference"]),
     )
     truth = case.query.obs[case.label_key].to_numpy(str)
     known = pd.Index(truth).isin(case.labels)
@@ -42,7 +46,7 @@ def work(task: dict[str, Any]) -> None:
     place = Path(task["place"])
     pd.concat(parts).to_csv(place / "labels.csv", index=False)
     facts = {
-        "reference": reference_time,
+        "reference": {key: reference_time[key] + case.borrowed[key] for key in reference_time},
         "query": query_time,
         "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         "reference_cells": case.ref.n_obs,
@@ -54,16 +58,6 @@ def work(task: dict[str, Any]) -> None:
         "versions": {d.name: d.version for d in distributions() if d.name in PACKAGES},
     }
     (place / "run.json").write_text(json.dumps(facts, indent=1))  # last: marks the run complete
-
-
-def timed(call: Callable[[], Any]) -> tuple[Any, dict[str, float]]:
-    """Return the result, wall time, and CPU time, which tells more on a busy machine."""
-    wall, cpu = time.perf_counter(), time.process_time()
-    result = call()
-    return result, {
-        "seconds": time.perf_counter() - wall,
-        "cpu_seconds": time.process_time() - cpu,
-    }
 
 
 if __name__ == "__main__":
