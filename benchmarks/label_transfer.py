@@ -28,13 +28,13 @@ import tempfile
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import anndata as ad
 import numpy as np
 import pandas as pd
 import scanpy as sc
-from real_sets import BATCH, LABEL, train_reference
+from real_sets import BATCH, LABEL, add_recipe, recipe, train_reference
 from sklearn.base import ClassifierMixin
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
@@ -44,7 +44,6 @@ from sklearn.neighbors import KNeighborsClassifier
 
 import scalex_scvi as sx
 
-LR, MAX_STEPS = 2e-3, 3000
 MAX_REFUSED = 0.05
 SCANVI_SETS = ("kang_pbmc_published_labels", "mesc_2batch_scmerge", "pancreas_3study_cepo")
 # Set: batches to leave out, and batches for which each cell type in turn is taken out too.
@@ -106,12 +105,12 @@ def split(case: Case, data: Path) -> tuple[ad.AnnData, ad.AnnData]:
     return counts[~is_query & ~is_removed].copy(), counts[is_query].copy()
 
 
-def embed(case: Case, data: Path, cache: Path) -> Pair:
+def embed(case: Case, args: argparse.Namespace) -> Pair:
     """Prepare both, with latents and components from the cache or computed."""
-    ref_counts, query_counts = split(case, data)
-    path = cache / f"{case.stem}.npz"
+    ref_counts, query_counts = split(case, args.data)
+    path = args.cache / f"{case.stem}.npz"
     if not path.exists():
-        np.savez(path, **_representations(ref_counts, query_counts))
+        np.savez(path, **_representations(ref_counts, query_counts, recipe(args)))
     ref = sx.pp.rna(ref_counts, batch_key=BATCH, min_features=0)
     record = sx.pp.Preprocessing.from_adata(ref)
     query = sx.pp.prepare_query(query_counts, record, batch_key=BATCH)[:, ref.var_names].copy()
@@ -121,9 +120,10 @@ def embed(case: Case, data: Path, cache: Path) -> Pair:
     return Pair(ref, query)
 
 
-def _representations(ref_counts: ad.AnnData, query_counts: ad.AnnData) -> dict[str, np.ndarray]:
-    recipe = sx.train.PUBLISHED | {"lr": LR, "max_steps": MAX_STEPS}
-    model = train_reference(ref_counts, **recipe)
+def _representations(
+    ref_counts: ad.AnnData, query_counts: ad.AnnData, training: dict[str, Any]
+) -> dict[str, np.ndarray]:
+    model = train_reference(ref_counts, **training)
     query = sx.SCALEXModel.load_query_data(query_counts, model)
     found = {}
     for stats in ("running", "batch"):
@@ -146,16 +146,15 @@ def _log_normalized(counts: ad.AnnData, genes: pd.Index) -> np.ndarray:
     return np.asarray(x.todense() if hasattr(x, "todense") else x)
 
 
-def ours(pair: Pair, rep: str, novelty: str) -> Answer:
+def ours(pair: Pair, rep: str, **how: str) -> Answer:
     details = sx.label_transfer(
         *pair,
         rep,
         LABEL,
-        method="neighbors",
         max_refused=MAX_REFUSED,
         batch_key=BATCH,
-        novelty=novelty,
         return_details=True,
+        **how,
     )
     return Answer(details["label"].to_numpy(str), 1 - details["uncertainty"].to_numpy())
 
@@ -249,9 +248,10 @@ def row(pair: Pair, answer: Answer) -> dict[str, float]:
 
 
 def answers(case: Case, pair: Pair, args: argparse.Namespace) -> Iterator[tuple[str, Answer]]:
-    yield "ours", ours(pair, "running", "expression")
-    yield "ours, batch statistics", ours(pair, "batch", "expression")
-    yield "ours, novelty='latent'", ours(pair, "running", "latent")
+    yield "ours", ours(pair, "running")
+    yield "ours, batch statistics", ours(pair, "batch")
+    yield "ours, method='neighbors'", ours(pair, "running", method="neighbors")
+    yield "ours, novelty='latent'", ours(pair, "running", novelty="latent")
     yield "logistic regression on PCs", peer_on_pcs(pair, LogisticRegression(max_iter=2000))
     yield "5-NN on PCs", peer_on_pcs(pair, KNeighborsClassifier(5))
     if args.scanvi and case.name in SCANVI_SETS and case.removed is None:
@@ -270,7 +270,8 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder with the data sets")
     parser.add_argument("--sets", nargs="+", default=list(SETS), choices=list(SETS))
     parser.add_argument("--scanvi", action="store_true", help="also run scANVI (slow)")
-    parser.add_argument("--cache", type=Path, help="folder to keep latents in between runs")
+    add_recipe(parser, "default")
+    parser.add_argument("--cache", type=Path, help="to keep latents of one recipe between runs")
     parser.add_argument("--out", type=Path, default=Path("runs"), help="folder for the tables")
     args = parser.parse_args()
     logging.disable(logging.WARNING)
@@ -282,7 +283,7 @@ def main() -> None:
         args.cache.mkdir(parents=True, exist_ok=True)
         rows: list[dict[str, object]] = []
         for case in cases(args.sets, args.data):
-            pair = embed(case, args.data, args.cache)
+            pair = embed(case, args)
             about = {"set": case.name, "left_out": case.batch, "removed": case.removed or ""}
             for method, answer in answers(case, pair, args):
                 rows.append(about | {"method": method} | row(pair, answer))

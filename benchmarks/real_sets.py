@@ -35,6 +35,27 @@ SETS = [
 BATCH, LABEL = "batch", "celltype"
 
 
+def add_recipe(parser: argparse.ArgumentParser, default: str) -> None:
+    """Options that say how to train; ``recipe`` reads them."""
+    parser.add_argument(
+        "--recipe", choices=["published", "default"], default=default, help="of the training"
+    )
+    parser.add_argument("--lr", type=float, help="instead of the recipe's")
+    parser.add_argument("--max-steps", type=int, help="instead of the recipe's")
+    parser.add_argument("--kl-weight", type=float, help="instead of the recipe's")
+
+
+def recipe(args: argparse.Namespace) -> dict[str, Any]:
+    """Arguments of ``train``."""
+    return (sx.train.PUBLISHED if args.recipe == "published" else {}) | given(args)
+
+
+def given(args: argparse.Namespace) -> dict[str, float]:
+    """Give the numbers that replace the recipe's."""
+    options = {"lr": args.lr, "max_steps": args.max_steps, "kl_weight": args.kl_weight}
+    return {name: value for name, value in options.items() if value is not None}
+
+
 def train_reference(counts: ad.AnnData, **training: Any) -> sx.SCALEXModel:
     # The sets are filtered by their sources: no cell is removed.
     adata = sx.pp.rna(counts, batch_key=BATCH, min_features=0)
@@ -96,19 +117,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="folder with the data sets")
     parser.add_argument("--sets", nargs="+", default=SETS)
-    parser.add_argument(
-        "--recipe", choices=["published", "default"], default="published", help="of the training"
-    )
-    parser.add_argument("--lr", type=float, help="instead of the recipe's")
-    parser.add_argument("--max-steps", type=int, help="instead of the recipe's")
-    parser.add_argument("--kl-weight", type=float, help="instead of the recipe's")
+    add_recipe(parser, "published")
     parser.add_argument("--tasks", nargs="+", default=["integration", "projection"])
     parser.add_argument("--out", type=Path, default=Path("runs"), help="folder for the tables")
     args = parser.parse_args()
-    given = {"lr": args.lr, "max_steps": args.max_steps, "kl_weight": args.kl_weight}
-    given = {name: value for name, value in given.items() if value is not None}
-    training = (sx.train.PUBLISHED if args.recipe == "published" else {}) | given
-    tag = "_".join([args.recipe, *(f"{name}{value:g}" for name, value in given.items())])
+    training = recipe(args)
+    tag = "_".join([args.recipe, *(f"{name}{value:g}" for name, value in given(args).items())])
     logging.disable(logging.WARNING)
     pd.set_option("display.width", 200, "display.max_columns", 30, "display.precision", 3)
     args.out.mkdir(parents=True, exist_ok=True)
