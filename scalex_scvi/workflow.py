@@ -13,7 +13,7 @@ import torch
 from anndata import AnnData
 
 from . import pp
-from ._logging import messages_on_console
+from ._core.messages import messages_on_console
 from ._outputs import BATCH, Outputs, forget_registration
 from .io import RunFolder, load_counts, load_data
 from .io._read import DataSource

@@ -7,7 +7,7 @@ import logging
 import sys
 from collections.abc import Sequence
 
-from scalex_scvi._logging import messages_on_console
+from scalex_scvi._core.messages import messages_on_console
 
 from ._commands import COMMANDS, run_scalex
 from ._config import apply_config, write_options

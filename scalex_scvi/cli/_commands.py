@@ -13,9 +13,9 @@ import pandas as pd
 from anndata import AnnData
 
 from scalex_scvi import SCALEX, SCALEXModel, metrics, pl
+from scalex_scvi._core.files import whole_file
 from scalex_scvi._demo import demo
 from scalex_scvi.io import RunFolder, read
-from scalex_scvi.io._atomic import whole_file
 from scalex_scvi.tl import label_transfer
 
 logger = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from scalex_scvi.io._atomic import whole_file
+from scalex_scvi._core.files import whole_file
 
 OPTIONS_FILE = "options.yaml"
 """File in the run folder that ``--config`` reads."""

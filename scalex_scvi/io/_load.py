@@ -11,8 +11,8 @@ import pandas as pd
 from anndata import AnnData
 
 from scalex_scvi import pp
-from scalex_scvi._rng import resolve_seed
-from scalex_scvi.pp._checks import check_no_missing
+from scalex_scvi._core.columns import check_no_missing
+from scalex_scvi._core.seeds import resolve_seed
 
 from ._read import DataSource, read
 

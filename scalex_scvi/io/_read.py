@@ -12,7 +12,8 @@ from typing import Any, TypeAlias
 import pandas as pd
 from anndata import AnnData
 
-from ._atomic import whole_file
+from scalex_scvi._core.files import whole_file
+
 from ._concat import Join, concatenate
 from ._formats import (
     InputError,

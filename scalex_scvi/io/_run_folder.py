@@ -13,7 +13,7 @@ from pathlib import Path
 import anndata as ad
 from anndata import AnnData
 
-from scalex_scvi._logging import PACKAGE_LOGGER, messages_to
+from scalex_scvi._core.messages import PACKAGE_LOGGER, messages_to
 
 _DRAWN = {"umap.png", "umap.pdf"}
 

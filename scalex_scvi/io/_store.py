@@ -12,7 +12,8 @@ import h5py
 from anndata import AnnData
 from anndata.io import read_elem, sparse_dataset, write_elem
 
-from ._atomic import whole_file
+from scalex_scvi._core.files import whole_file
+
 from ._formats import InputError, naming_file
 
 logger = logging.getLogger(__name__)

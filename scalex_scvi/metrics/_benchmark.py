@@ -18,7 +18,8 @@ from sklearn.neighbors import NearestNeighbors
 from sklearn.preprocessing import MinMaxScaler
 from sklearn.utils import check_array
 
-from ..io._atomic import whole_file
+from scalex_scvi._core.files import whole_file
+
 from ._benchmark_picture import draw_scores
 from ._demo import uncorrected_pca
 from ._inputs import column, import_extra, representation

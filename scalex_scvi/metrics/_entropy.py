@@ -10,7 +10,8 @@ from anndata import AnnData
 from sklearn.neighbors import NearestNeighbors
 from sklearn.utils import check_array
 
-from .._rng import resolve_seed
+from scalex_scvi._core.seeds import resolve_seed
+
 from ._inputs import import_extra, points_and_groups
 
 SCALES = ("unit", "published")

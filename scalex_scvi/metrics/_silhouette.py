@@ -9,7 +9,8 @@ import numpy.typing as npt
 import sklearn.metrics
 from anndata import AnnData
 
-from .._rng import resolve_seed
+from scalex_scvi._core.seeds import resolve_seed
+
 from ._inputs import points_and_groups
 
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from scalex_scvi._core.blocks import DaskArray, reduce_blocks, stack_rows
 from scalex_scvi.nn import Encoder
-from scalex_scvi.pp._lazy import DaskArray, reduce_blocks, stack_rows
 
 from ._inference import BlockEncoder, Moments
 

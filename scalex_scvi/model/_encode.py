@@ -10,9 +10,8 @@ import torch
 from scvi import REGISTRY_KEYS
 from torch import Tensor
 
-from scalex_scvi._sparse import by_rows
+from scalex_scvi._core.matrices import by_rows, is_lazy
 from scalex_scvi.nn import Encoder
-from scalex_scvi.pp._lazy import is_lazy
 
 from ._dask_cells import DaskCells
 from ._inference import BatchStats, BlockEncoder, Cells, LocalCells, encode_cells

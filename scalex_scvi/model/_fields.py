@@ -8,13 +8,9 @@ import numpy as np
 from anndata import AnnData
 from scvi.data.fields import CategoricalObsField, LayerField
 
-from scalex_scvi.pp._checks import (
-    check_batch_column,
-    check_no_missing,
-    check_unique_genes,
-    check_unit_interval,
-    get_matrix,
-)
+from scalex_scvi._core.columns import check_batch_column, check_no_missing
+from scalex_scvi._core.matrices import get_matrix
+from scalex_scvi.pp._checks import check_unique_genes, check_unit_interval
 
 
 class ScaledExpressionField(LayerField):

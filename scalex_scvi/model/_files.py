@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from scvi.model.base._constants import SAVE_KEYS
 
-from scalex_scvi.io._atomic import whole_file
+from scalex_scvi._core.files import whole_file
 
 from ._plain import from_plain, to_plain
 

@@ -16,7 +16,7 @@ from anndata import AnnData
 from anndata.io import sparse_dataset, write_elem
 from scipy import sparse
 
-from scalex_scvi.io._atomic import whole_file
+from scalex_scvi._core.files import whole_file
 
 SUFFIXES = (".h5ad", ".zarr")
 

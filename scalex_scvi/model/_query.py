@@ -9,8 +9,8 @@ from typing import Any
 import pandas as pd
 from anndata import AnnData
 
+from scalex_scvi._core.columns import check_batch_column
 from scalex_scvi.pp import Preprocessing, prepare_query, reindex
-from scalex_scvi.pp._checks import check_batch_column
 
 logger = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from anndata import AnnData, read_h5ad
 from scvi.data._constants import _MODEL_NAME_KEY, _SETUP_ARGS_KEY
 from scvi.model._utils import parse_device_args
 
-from scalex_scvi.io._atomic import whole_file
+from scalex_scvi._core.files import whole_file
 
 from ._files import SavedModel, adata_path, model_path, read_model, write_model
 

@@ -27,7 +27,7 @@ from scvi.model.base import (
 from scvi.utils import setup_anndata_dsp
 from torch import Tensor
 
-from scalex_scvi._rng import resolve_seed, seeded
+from scalex_scvi._core.seeds import resolve_seed, seeded
 from scalex_scvi.module import SCALEXVAE
 from scalex_scvi.nn import DENSITY_LIMIT
 from scalex_scvi.nn._blocks import ActivationName

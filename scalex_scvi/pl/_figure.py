@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-from scalex_scvi.io._atomic import whole_file
+from scalex_scvi._core.files import whole_file
 
 SavePath = str | os.PathLike[str]
 Save = SavePath | Sequence[SavePath] | None

@@ -6,7 +6,8 @@ import numpy as np
 from anndata import AnnData
 from sklearn.utils.sparsefuncs import mean_variance_axis
 
-from ._checks import batch_codes, check_batch_column
+from scalex_scvi._core.columns import batch_codes, check_batch_column
+
 from ._filter import filter_cells, filter_features
 from ._normalize import centered_log_ratio
 from ._profiles import ADT

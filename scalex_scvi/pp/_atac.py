@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 from anndata import AnnData
 
-from ._checks import check_batch_column
+from scalex_scvi._core.columns import check_batch_column
+
 from ._filter import filter_cells, filter_features
 from ._normalize import log_normalize, normalize_total
 from ._profiles import ATAC

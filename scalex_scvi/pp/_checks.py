@@ -13,7 +13,9 @@ import pandas as pd
 from anndata import AnnData
 from scipy import sparse
 
-from ._lazy import block_extremes, is_lazy
+from scalex_scvi._core.blocks import block_extremes
+from scalex_scvi._core.matrices import is_lazy
+
 from ._profiles import RNA, Profile
 
 logger = logging.getLogger(__name__)
@@ -21,54 +23,6 @@ logger = logging.getLogger(__name__)
 # Counts of a cell whose largest value is so small are unusual; log1p values are never larger
 # (log1p of 1e4 is 9.2, of 1e6 is 13.8).
 _LARGEST_LOG_VALUE = 20.0
-
-
-def to_csr(matrix: Any, *, name: str) -> sparse.csr_matrix:
-    """Return a float32 CSR copy of a dense, sparse or backed matrix.
-
-    Raises
-    ------
-    TypeError
-        For any other kind of matrix.
-    """
-    if hasattr(matrix, "to_memory"):  # backed sparse
-        matrix = matrix.to_memory()
-    elif type(matrix).__module__.startswith("h5py"):  # backed dense
-        matrix = matrix[:]
-    if isinstance(matrix, pd.DataFrame):
-        matrix = matrix.to_numpy()
-    if is_lazy(matrix):
-        msg = (
-            f"{name} is a dask array, which this function does not take: it would have to read all "
-            "of it. Read it into memory first: `adata.to_memory()`."
-        )
-        raise TypeError(msg)
-    if not (sparse.issparse(matrix) or isinstance(matrix, np.ndarray)):
-        msg = (
-            f"{name} is a {type(matrix).__name__!r}; allowed are numpy arrays, scipy sparse "
-            "matrices and AnnData's backed matrices. Convert it first."
-        )
-        raise TypeError(msg)
-    csr = sparse.csr_matrix(matrix, dtype=np.float32, copy=True)
-    csr.sum_duplicates()
-    csr.eliminate_zeros()
-    return csr
-
-
-def get_matrix(adata: AnnData, layer: str | None, *, profile: Profile = RNA) -> tuple[Any, str]:
-    """Return ``adata.X`` or a layer, and what to call it in a message."""
-    if adata.n_obs == 0 or adata.n_vars == 0:
-        msg = f"`adata` is empty: {adata.n_obs} cells × {adata.n_vars} {profile.features}."
-        raise ValueError(msg)
-    if layer is None:
-        if adata.X is None:
-            msg = f"`adata.X` is None. Pass `layer`, one of {list(adata.layers)!r}."
-            raise ValueError(msg)
-        return adata.X, "adata.X"
-    if layer not in adata.layers:
-        msg = f"`layer` {layer!r} is not in adata.layers: {list(adata.layers)!r}."
-        raise KeyError(msg)
-    return adata.layers[layer], f"adata.layers[{layer!r}]"
 
 
 def with_matrix(adata: AnnData, matrix: sparse.csr_matrix, var: pd.DataFrame) -> AnnData:
@@ -179,53 +133,6 @@ def decide_log_normalised(
     return False
 
 
-def check_batch_column(adata: AnnData, batch_key: str | None) -> None:
-    """Raise unless ``adata.obs[batch_key]`` names the batch of every cell, two cells or more.
-
-    Raises
-    ------
-    KeyError
-        If there is no such column.
-    TypeError
-        For several columns.
-    ValueError
-        For missing values or a batch of one cell.
-    """
-    if batch_key is None:
-        return
-    if not isinstance(batch_key, str):
-        msg = (
-            f"`batch_key` must be the name of one column of adata.obs, got {batch_key!r}. Join "
-            "several columns into one first."
-        )
-        raise TypeError(msg)
-    if batch_key not in adata.obs:
-        msg = (
-            f"`batch_key` {batch_key!r} is not a column of adata.obs: {list(adata.obs.columns)!r}."
-        )
-        raise KeyError(msg)
-    check_no_missing(adata, batch_key, what="batch")
-    counts = adata.obs[batch_key].astype(str).value_counts()
-    lone = list(counts.index[counts == 1])
-    if lone:
-        msg = (
-            f"Batches with one cell: {lone!r} (adata.obs[{batch_key!r}]). A batch needs at least "
-            "two cells to be scaled and normalised. Merge it with another batch, or remove it."
-        )
-        raise ValueError(msg)
-
-
-def check_no_missing(adata: AnnData, key: str, *, what: str) -> None:
-    """Raise if ``adata.obs[key]`` is NaN or None for any cell."""
-    n_missing = int(adata.obs[key].isna().sum())
-    if n_missing:
-        msg = (
-            f"adata.obs[{key!r}] is missing (NaN or None) for {n_missing} of {adata.n_obs} cells. "
-            f"Name the {what} of each cell, for example 'unknown', or remove those cells."
-        )
-        raise ValueError(msg)
-
-
 def check_unit_interval(matrix: Any, *, name: str) -> None:
     """Raise unless all values are finite and in [0, 1]; reads backed matrices in chunks."""
     for values in _value_chunks(matrix):
@@ -262,11 +169,3 @@ def check_unique_genes(names: pd.Index, *, what: str, profile: Profile = RNA) ->
             f"{repeated[:5]!r}. Run `adata.var_names_make_unique()`, or sum them."
         )
         raise ValueError(msg)
-
-
-def batch_codes(adata: AnnData, batch_key: str | None) -> tuple[np.ndarray, list[str]]:
-    """Return the batch of each cell as an integer, and the batch names as strings."""
-    if batch_key is None:
-        return np.zeros(adata.n_obs, dtype=np.intp), ["0"]
-    column = adata.obs[batch_key].astype("category").cat.remove_unused_categories()
-    return column.cat.codes.to_numpy().astype(np.intp), [str(c) for c in column.cat.categories]

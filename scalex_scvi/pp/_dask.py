@@ -12,18 +12,7 @@ import scanpy as sc
 from anndata import AnnData
 from scipy import sparse
 
-from ._checks import (
-    ValueSummary,
-    batch_codes,
-    check_batch_column,
-    check_expression,
-    check_unique_genes,
-    decide_log_normalised,
-    get_matrix,
-    to_csr,
-)
-from ._filter import cells_to_keep, drop_genes, features_to_keep
-from ._lazy import (
+from scalex_scvi._core.blocks import (
     DaskArray,
     keep_rows,
     map_rows,
@@ -33,6 +22,11 @@ from ._lazy import (
     stack_rows,
     without_matrix,
 )
+from scalex_scvi._core.columns import batch_codes, check_batch_column
+from scalex_scvi._core.matrices import get_matrix, to_csr
+
+from ._checks import ValueSummary, check_expression, check_unique_genes, decide_log_normalised
+from ._filter import cells_to_keep, drop_genes, features_to_keep
 from ._moments import BatchMoments, block_moments, merge_moments, rank_genes
 from ._normalize import normalize_total
 from ._profiles import RNA, Profile
@@ -122,13 +116,15 @@ def lazy_start(
     The annotations in memory, the matrix as CSR float32 blocks, the number of detected features
     of each cell, and whether the values are normalised.
     """
-    matrix, name = get_matrix(adata, layer, profile=profile)
+    matrix, name = get_matrix(adata, layer, features=profile.features)
     work = without_matrix(adata)
     check_batch_column(work, batch_key)
     x = csr_blocks(matrix, name=name)
     scan = reduce_blocks(over_blocks(x, _scan_block), _merge_scans)
     check_expression(scan.values, name=name)
-    normalised = decide_log_normalised(scan.values, log_normalized, name=name, profile=profile)
+    normalised = decide_log_normalised(
+        scan.values, log_normalized, name=name, profile=profile
+    )
     return work, x, scan.detected, normalised
 
 

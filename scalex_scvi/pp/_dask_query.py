@@ -11,9 +11,10 @@ import pandas as pd
 from anndata import AnnData
 from scipy import sparse
 
-from ._checks import batch_codes
+from scalex_scvi._core.blocks import DaskArray, map_rows, over_blocks, reduce_blocks
+from scalex_scvi._core.columns import batch_codes
+
 from ._dask import lazy_start, scale_lazily
-from ._lazy import DaskArray, map_rows, over_blocks, reduce_blocks
 from ._profiles import get_profile
 from ._query_steps import QuerySteps
 from ._record import Preprocessing, ScaleBy

@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from ._checks import get_matrix, to_csr
+from scalex_scvi._core.matrices import get_matrix, to_csr
+
 from ._profiles import Profile, get_profile
 
 logger = logging.getLogger(__name__)
@@ -35,7 +36,7 @@ def filter_cells(adata: AnnData, min_features: int, *, profile: str = "RNA") -> 
     ValueError
         If no cell is left.
     """
-    matrix, name = get_matrix(adata, layer=None, profile=get_profile(profile))
+    matrix, name = get_matrix(adata, layer=None, features=get_profile(profile).features)
     detected = to_csr(matrix, name=name).getnnz(axis=1)
     keep = cells_to_keep(detected, min_features, get_profile(profile))
     kept = adata[keep]

@@ -5,16 +5,11 @@ from __future__ import annotations
 import pandas as pd
 from anndata import AnnData
 
-from ._checks import (
-    check_batch_column,
-    check_expression,
-    decide_log_normalised,
-    get_matrix,
-    to_csr,
-    with_matrix,
-)
+from scalex_scvi._core.columns import check_batch_column
+from scalex_scvi._core.matrices import get_matrix, is_lazy, to_csr
+
+from ._checks import check_expression, decide_log_normalised, with_matrix
 from ._dask_query import lazy_query
-from ._lazy import is_lazy
 from ._profiles import get_profile
 from ._query_steps import QuerySteps
 from ._record import Preprocessing
@@ -74,7 +69,7 @@ def prepare_query(
     """
     profile = get_profile(preprocessing.profile)
     check_batch_column(adata, batch_key)
-    matrix, name = get_matrix(adata, layer, profile=profile)
+    matrix, name = get_matrix(adata, layer, features=profile.features)
     if is_lazy(matrix):
         return lazy_query(
             adata,
@@ -86,7 +81,9 @@ def prepare_query(
     csr = to_csr(matrix, name=name)
     check_expression(csr, name=name)
     detected = csr.getnnz(axis=1)
-    log_normalized = decide_log_normalised(csr, log_normalized, name=name, profile=profile)
+    log_normalized = decide_log_normalised(
+        csr, log_normalized, name=name, profile=profile
+    )
     steps = QuerySteps.plan(adata.var_names, preprocessing, log_normalized=log_normalized)
     query = with_matrix(adata, steps(csr), pd.DataFrame(index=pd.Index(preprocessing.genes)))
     query.obs["n_genes"] = detected

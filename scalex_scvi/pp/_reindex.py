@@ -10,8 +10,10 @@ import pandas as pd
 from anndata import AnnData
 from scipy import sparse
 
-from ._checks import check_unique_genes, get_matrix, to_csr, with_matrix
-from ._lazy import is_lazy, multiply, without_matrix
+from scalex_scvi._core.blocks import multiply, without_matrix
+from scalex_scvi._core.matrices import get_matrix, is_lazy, to_csr
+
+from ._checks import check_unique_genes, with_matrix
 from ._profiles import RNA, Profile
 
 logger = logging.getLogger(__name__)

@@ -10,10 +10,11 @@ import pandas as pd
 import scanpy as sc
 from anndata import AnnData
 
-from ._checks import batch_codes, check_batch_column, get_matrix
+from scalex_scvi._core.columns import batch_codes, check_batch_column
+from scalex_scvi._core.matrices import get_matrix, is_lazy
+
 from ._dask import lazy_rna
 from ._filter import drop_genes, filter_cells, filter_features
-from ._lazy import is_lazy
 from ._normalize import log_normalize
 from ._profiles import RNA
 from ._record import DROPPED_PREFIXES, Preprocessing, ScaleBy

@@ -10,15 +10,10 @@ from anndata import AnnData
 from scipy import sparse
 from sklearn.preprocessing import MaxAbsScaler
 
-from ._checks import (
-    batch_codes,
-    check_batch_column,
-    check_expression,
-    get_matrix,
-    to_csr,
-    with_matrix,
-)
-from ._lazy import is_lazy
+from scalex_scvi._core.columns import batch_codes, check_batch_column
+from scalex_scvi._core.matrices import get_matrix, is_lazy, to_csr
+
+from ._checks import check_expression, with_matrix
 from ._profiles import get_profile
 from ._record import Preprocessing, ScaleBy
 

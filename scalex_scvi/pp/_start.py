@@ -6,15 +6,10 @@ import logging
 
 from anndata import AnnData
 
-from ._checks import (
-    check_batch_column,
-    check_expression,
-    check_unique_genes,
-    decide_log_normalised,
-    get_matrix,
-    to_csr,
-    with_matrix,
-)
+from scalex_scvi._core.columns import check_batch_column
+from scalex_scvi._core.matrices import get_matrix, to_csr
+
+from ._checks import check_expression, check_unique_genes, decide_log_normalised, with_matrix
 from ._profiles import Profile
 
 logger = logging.getLogger(__name__)
@@ -37,10 +32,12 @@ def start(
     """
     check_batch_column(adata, batch_key)
     check_unique_genes(adata.var_names, what="`adata`", profile=profile)
-    matrix, name = get_matrix(adata, layer, profile=profile)
+    matrix, name = get_matrix(adata, layer, features=profile.features)
     csr = to_csr(matrix, name=name)
     check_expression(csr, name=name)
-    log_normalized = decide_log_normalised(csr, log_normalized, name=name, profile=profile)
+    log_normalized = decide_log_normalised(
+        csr, log_normalized, name=name, profile=profile
+    )
     work = with_matrix(adata, csr, adata.var)
     logger.info("Raw data: %d cells × %d %s.", work.n_obs, work.n_vars, profile.features)
     return work, log_normalized

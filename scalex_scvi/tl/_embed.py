@@ -5,7 +5,7 @@ from __future__ import annotations
 import scanpy as sc
 from anndata import AnnData
 
-from scalex_scvi._rng import resolve_seed
+from scalex_scvi._core.seeds import resolve_seed
 
 
 def embed(

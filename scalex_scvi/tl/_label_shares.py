@@ -10,7 +10,7 @@ import numpy as np
 from anndata import AnnData
 from scipy import sparse
 
-from scalex_scvi.pp._checks import batch_codes, check_no_missing
+from scalex_scvi._core.columns import batch_codes, check_no_missing
 
 from ._components import expression_components
 from ._discriminant import can_discriminate, discriminant_shares

@@ -11,7 +11,8 @@ from anndata import AnnData
 from scipy import sparse
 from sklearn.neighbors import NearestNeighbors
 
-from scalex_scvi.pp._checks import batch_codes, check_no_missing, to_csr
+from scalex_scvi._core.columns import batch_codes, check_no_missing
+from scalex_scvi._core.matrices import to_csr
 
 from ._label_shares import Method, label_shares
 from ._unknown import Novelty, Votes, check_max_refused, check_novelty, count_votes, fit_p_values

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from anndata import AnnData
 
+from scalex_scvi._core.columns import batch_codes, check_batch_column
+from scalex_scvi._core.files import whole_file
 from scalex_scvi.io import read_lazy
-from scalex_scvi.io._atomic import whole_file
 from scalex_scvi.pp import Preprocessing
-from scalex_scvi.pp._checks import batch_codes, check_batch_column, check_unit_interval
+from scalex_scvi.pp._checks import check_unit_interval
 
 if TYPE_CHECKING:
     from scalex_scvi.model import SCALEXModel

@@ -11,7 +11,7 @@ import numpy as np
 from scipy import sparse
 from sklearn.neighbors import NearestNeighbors
 
-from scalex_scvi._rng import DEFAULT_SEED
+from scalex_scvi._core.seeds import DEFAULT_SEED
 
 logger = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from scvi.data import AnnDataManager
 from scvi.data._anntorchdataset import AnnTorchDataset
 from torch.utils.data import Dataset, Subset
 
-from scalex_scvi._sparse import by_rows
+from scalex_scvi._core.matrices import by_rows
 
 
 class SCALEXDataManager(AnnDataManager):

@@ -9,8 +9,8 @@ import pytest
 from anndata import AnnData
 from conftest import simulate_counts
 
+from scalex_scvi._core.files import whole_file
 from scalex_scvi.io import RunFolder, read
-from scalex_scvi.io._atomic import whole_file
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:

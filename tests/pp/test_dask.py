@@ -15,8 +15,8 @@ from conftest import real_data, simulate_counts, trained_model
 from scipy import sparse
 
 import scalex_scvi as sx
+from scalex_scvi._core.blocks import stack_rows
 from scalex_scvi.pp import Preprocessing
-from scalex_scvi.pp._lazy import stack_rows
 
 dask = pytest.importorskip("dask")
 da = pytest.importorskip("dask.array")

@@ -10,7 +10,7 @@ from anndata import AnnData
 from scipy import sparse
 
 import scalex_scvi as sx
-from scalex_scvi._sparse import with_one_index_type
+from scalex_scvi._core.matrices import with_one_index_type
 
 QUIET = {"accelerator": "cpu", "enable_progress_bar": False}
 

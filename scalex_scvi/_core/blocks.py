@@ -5,7 +5,6 @@ Nothing here imports dask unless a matrix is a dask array already.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from itertools import pairwise
@@ -16,17 +15,13 @@ import numpy as np
 from anndata import AnnData
 from scipy import sparse
 
+from .matrices import is_lazy
+
 DaskArray: TypeAlias = Any
 """``dask.array.Array`` of CSR blocks: rows in several blocks, columns in one."""
 
 _MERGED_AT_ONCE = 8
 """Results of blocks that are merged in one task: few are held at any time."""
-
-
-def is_lazy(matrix: Any) -> bool:
-    """Whether ``matrix`` is a dask array."""
-    dask_array = sys.modules.get("dask.array")
-    return dask_array is not None and isinstance(matrix, dask_array.Array)
 
 
 def over_blocks(x: DaskArray, function: Callable[..., Any], *more: np.ndarray) -> list[Any]:
