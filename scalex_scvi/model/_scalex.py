@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import logging
-import math
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -27,24 +25,11 @@ from scvi.model.base import (
 from scvi.utils import setup_anndata_dsp
 from torch import Tensor
 
-from scalex_scvi._core.seeds import resolve_seed, seeded
+from scalex_scvi._core.seeds import seeded
 from scalex_scvi.module import SCALEXVAE
-from scalex_scvi.nn import DENSITY_LIMIT
-from scalex_scvi.nn._blocks import ActivationName
+from scalex_scvi.nn import ActivationName
 from scalex_scvi.pp import Preprocessing
-from scalex_scvi.train import (
-    SCALEXDataManager,
-    SCALEXDataSplitter,
-    SCALEXTrainingPlan,
-    Schedule,
-    count_processes,
-    ddp_logging,
-    default_steps,
-    mean_expression,
-    share_of_nonzero,
-    store_data_module,
-    training_callbacks,
-)
+from scalex_scvi.train import SCALEXDataManager, SCALEXDataSplitter, SCALEXTrainingPlan
 
 from ._encode import check_batch_stats, draw, encode, encode_loader
 from ._fields import BatchField, LabelsField, ScaledExpressionField
@@ -53,12 +38,14 @@ from ._inference import BatchStats
 from ._published import PublishedMixin
 from ._query import prepare_for_model
 from ._saving import SavingMixin
+from ._training import TrainingMixin
 
 logger = logging.getLogger(__name__)
 
 
 class SCALEXModel(
     SavingMixin,
+    TrainingMixin,
     ImputationMixin,
     PublishedMixin,
     VAEMixin,
@@ -217,212 +204,6 @@ class SCALEXModel(
         """Names of the batches, in the order of the decoder."""
         fields = self.registry_["field_registries"]
         return list(fields[REGISTRY_KEYS.BATCH_KEY]["state_registry"]["categorical_mapping"])
-
-    def train(
-        self,
-        max_epochs: int | None = None,
-        max_steps: int | None = None,
-        accelerator: str = "auto",
-        devices: int | list[int] | str = "auto",
-        train_size: float = 1.0,
-        validation_size: float | None = None,
-        batch_size: int = 64,
-        early_stopping: bool = True,
-        early_stopping_patience: int = 10,
-        lr: float = 2e-3,
-        weight_decay: float = 5e-4,
-        kl_weight: float = 0.5,
-        alignment_weight: float = 1.0,
-        lr_schedule: Schedule = "cosine",
-        start_at_mean: bool = True,
-        seed: int | None = None,
-        datasplitter_kwargs: dict[str, Any] | None = None,
-        plan_kwargs: dict[str, Any] | None = None,
-        **trainer_kwargs: Any,
-    ) -> None:
-        """Train the model; every number of the recipe is an argument.
-
-        All cells are trained on, in minibatches over all batches together; the incomplete last
-        minibatch of an epoch is dropped. The weights with the best mean training loss are kept.
-
-        Loss, optimiser and minibatches are the published ones; the learning rate is ten times as
-        high and falls to zero along half a cosine, over fewer minibatches (docs/quality.md). The
-        published recipe is ``model.train(**scalex_scvi.train.PUBLISHED)``;
-        ``model.train(**scalex_scvi.train.QUICK)`` takes a quarter to two thirds of the default's
-        time, and is about as good but for peaks, where it is 0.03 behind.
-
-        Where at most 10 % of the expression is not zero, the first layer leaves out the zeros,
-        which on a CPU is faster and the same but for rounding;
-        ``plan_kwargs={"skip_zeros": False}`` multiplies by all of it.
-        ``precision="bf16-mixed"`` is faster still where the CPU computes in bfloat16, and less
-        exact.
-
-        Cells of a store (:func:`scalex_scvi.io.open_store`) are read in blocks by annbatch (see
-        :class:`scalex_scvi.train.StoreDataModule`), or row by row where that is not installed.
-
-        On a model from :meth:`load_query_data` this fits the decoder's normalisation of the new
-        batches and nothing else: the latent cannot change, what changes is
-        :meth:`get_imputed_expression` for these batches.
-
-        Parameters
-        ----------
-        max_epochs
-            Number of epochs; ``None``: as many as ``max_steps`` takes.
-        max_steps
-            Number of minibatches, rounded up to whole epochs. Ignored if ``max_epochs`` is given.
-            ``None``: 2 000 to 6 000, the more the sparser the expression
-            (:func:`scalex_scvi.train.default_steps`).
-        accelerator, devices
-            See :class:`lightning.pytorch.Trainer`. More than one device needs ``strategy="ddp"``:
-            one process each, all of which train one model (see ``docs/distributed.md``).
-        train_size, validation_size
-            Shares of cells to train on and to validate on.
-        batch_size
-            Cells per minibatch, of each process if there are several; at most the number of cells.
-            Two processes of 32 do what one of 64 does.
-        early_stopping
-            Whether to stop when the mean training loss of an epoch no longer falls. Not with the
-            cosine schedule, which has to be run to its end.
-        early_stopping_patience
-            Epochs without a better loss before stopping.
-        lr, weight_decay
-            Of Adam. A query model is trained without weight decay.
-        kl_weight
-            Constant weight of the KL divergence.
-        alignment_weight
-            Weight of the squared distance of the cells of each batch from those of all, everywhere
-            and near each cell (see :class:`scalex_scvi.nn.BatchOffset`); 0: published. It keeps
-            differences between batches out of the latent of an encoder that does not know them.
-            Where each batch has types that the others lack, 0 keeps these further apart
-            (docs/decisions.md).
-        lr_schedule
-            ``"cosine"``, which rises over the first twentieth of all steps and falls to zero, or
-            ``"constant"`` (published).
-        start_at_mean
-            Whether a model's first training starts with the decoder's output at the cells' mean
-            expression (:meth:`scalex_scvi.nn.Decoder.start_at`) instead of one half, as published.
-            It saves the thousands of minibatches that the decoder takes to get there
-            (docs/quality.md).
-        seed
-            Seed of order and noise; ``None``: ``scvi.settings.seed``, else 124 as published.
-            The same seed on the same machine gives the same weights, bit for bit.
-        datasplitter_kwargs
-            Passed into :class:`scvi.dataloaders.DataSplitter`, e.g. ``num_workers``.
-        plan_kwargs
-            Passed into :class:`scalex_scvi.train.SCALEXTrainingPlan`.
-        **trainer_kwargs
-            Passed into :class:`scvi.train.Trainer`, e.g. ``enable_progress_bar=False`` or
-            ``strategy="ddp"``.
-
-        Raises
-        ------
-        TypeError
-            For unknown names in ``plan_kwargs``.
-        ValueError
-            For more than one device without ``strategy="ddp"``, or fewer cells than processes.
-        RuntimeError
-            If the loss diverges.
-        """
-        if self.n_reference_batches_ == self.summary_stats.n_batch:
-            logger.warning("The query has no new batches: there is nothing to train.")
-            return
-        n_processes = count_processes(accelerator, devices, trainer_kwargs)
-        share = share_of_nonzero(self.adata_manager)
-        n_train = math.ceil(self.adata.n_obs * train_size)
-        if n_train < n_processes:
-            msg = f"{n_train} cells cannot be shared out between {n_processes} processes."
-            raise ValueError(msg)
-        batch_size = min(batch_size, n_train // n_processes)
-        steps_per_epoch = n_train // n_processes // batch_size
-        if max_epochs is None:
-            max_steps = default_steps(share) if max_steps is None else max_steps
-            max_epochs = math.ceil(max_steps / steps_per_epoch)
-        trainer_kwargs.setdefault("log_every_n_steps", min(10, steps_per_epoch))
-        plan = self._complete_plan(
-            {
-                "lr": lr,
-                "weight_decay": weight_decay,
-                "kl_weight": kl_weight,
-                "alignment_weight": alignment_weight,
-                "lr_schedule": lr_schedule,
-            }
-            | (plan_kwargs or {}),
-            skip_zeros=n_processes == 1 and share <= DENSITY_LIMIT,
-        )
-        splitter = {"order_seed": resolve_seed(seed)} | (datasplitter_kwargs or {})
-        if train_size < 1 and "external_indexing" not in splitter:
-            splitter["external_indexing"] = self._split(n_train, validation_size, seed)
-        stops = early_stopping and plan["lr_schedule"] == "constant"
-        patience = early_stopping_patience if stops else None
-        callbacks = [
-            *trainer_kwargs.pop("callbacks", []),
-            *training_callbacks(patience, resolve_seed(seed), n_processes),
-        ]
-        if "datamodule" not in trainer_kwargs:
-            trainer_kwargs["datamodule"] = store_data_module(
-                self.adata_manager,
-                batch_size=batch_size,
-                seed=resolve_seed(seed),
-                train_size=train_size,
-                n_processes=n_processes,
-            )
-        if start_at_mean:
-            self._start_at_mean()
-        with seeded(seed), self._history_started(), ddp_logging(trainer_kwargs):
-            super().train(
-                max_epochs=max_epochs,
-                accelerator=accelerator,
-                devices=devices,
-                train_size=train_size,
-                validation_size=validation_size,
-                shuffle_set_split=False,
-                batch_size=batch_size,
-                # `drop_dataset_tail`: no cell twice in an epoch to fill up the last process.
-                datasplitter_kwargs={"drop_last": True, "drop_dataset_tail": True} | splitter,
-                plan_kwargs=plan,
-                callbacks=callbacks,
-                **trainer_kwargs,
-            )
-
-    def _complete_plan(self, plan: dict[str, Any], *, skip_zeros: bool) -> dict[str, Any]:
-        """Add to the plan what the data and the kind of model decide."""
-        plan = {"skip_zeros": skip_zeros and not plan.get("compile")} | plan
-        if self.n_reference_batches_:
-            plan["weight_decay"] = 0.0  # it would move the frozen rows
-        return plan
-
-    def _start_at_mean(self) -> None:
-        """Before the first training, of all batches or of a query's, place the decoder's output."""
-        is_first = not self.is_trained_ or (self.n_reference_batches_ > 0 and not self.history_)
-        if is_first:
-            mean = torch.from_numpy(mean_expression(self.adata_manager))
-            self.module.decoder.start_at(mean.to(self.module.device))
-
-    @contextmanager
-    def _history_started(self) -> Iterator[None]:
-        """Let scvi-tools start a new history for a query model, which counts as trained.
-
-        It starts one only for a model that is not trained yet. A query model stays usable when its
-        training fails: its latent needs none.
-        """
-        was_trained = self.is_trained_
-        if not self.history_:
-            self.is_trained_ = False
-        try:
-            yield
-        finally:
-            self.is_trained_ = self.is_trained_ or was_trained
-
-    def _split(
-        self, n_train: int, validation_size: float | None, seed: int | None
-    ) -> list[np.ndarray]:
-        """Draw training, validation and test cells, reproducibly."""
-        n_cells = self.adata.n_obs
-        n_validation = n_cells - n_train
-        if validation_size is not None:
-            n_validation = min(n_validation, math.floor(n_cells * validation_size))
-        order = np.random.default_rng(resolve_seed(seed)).permutation(n_cells)
-        return np.split(order, [n_train, n_train + n_validation])
 
     @torch.inference_mode()
     def get_latent_representation(

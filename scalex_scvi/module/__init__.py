@@ -1,5 +1,5 @@
 """The SCALEX network as an scvi-tools module."""
 
-from ._scalexvae import SCALEXVAE
+from ._scalexvae import LOGITS_KEY, OFFSET_KEY, SCALEXVAE
 
-__all__ = ["SCALEXVAE"]
+__all__ = ["LOGITS_KEY", "OFFSET_KEY", "SCALEXVAE"]

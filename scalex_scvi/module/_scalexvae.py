@@ -12,9 +12,7 @@ from torch import Tensor
 from torch.distributions import Normal
 from torch.nn import functional as F
 
-from scalex_scvi.nn import BatchOffset, Decoder, Encoder, sparse_linear
-from scalex_scvi.nn._blocks import ActivationName
-from scalex_scvi.nn._sparse_linear import store_by_input
+from scalex_scvi.nn import ActivationName, BatchOffset, Decoder, Encoder
 
 # What the decoder returns, beside scvi-tools' own keys.
 LOGITS_KEY = "logits"
@@ -64,7 +62,6 @@ class SCALEXVAE(BaseMinifiedModeModuleClass):
         super().__init__()
         self.n_latent = n_latent
         self.encoder_frozen = False
-        self._skip_zeros = False
         self.encoder = Encoder(
             n_input,
             n_latent,
@@ -93,22 +90,6 @@ class SCALEXVAE(BaseMinifiedModeModuleClass):
             self.encoder.eval()
             self.decoder.layers.eval()
         return self
-
-    def skip_zeros(self, skip: bool) -> None:
-        """Let the first layer leave out the zeros of its input while it trains on a CPU.
-
-        The result is the same but for rounding. Worth it where few values are not zero (see
-        :data:`scalex_scvi.nn.DENSITY_LIMIT`); the layer's weight is stored input by input
-        meanwhile.
-
-        Parameters
-        ----------
-        skip
-            Whether to leave out zeros.
-        """
-        self._skip_zeros = skip
-        weight = self.encoder.layers[0].linear.weight
-        weight.data = store_by_input(weight.data) if skip else weight.data.contiguous()
 
     def freeze_for_query(self, n_reference_batches: int) -> None:
         """Leave only the decoder's batch-norm rows of new batches trainable.
@@ -144,17 +125,7 @@ class SCALEXVAE(BaseMinifiedModeModuleClass):
         }
 
     def _regular_inference(self, x: Tensor, n_samples: int = 1) -> dict[str, Any]:
-        skip = self._skip_zeros and self.training and x.device.type == "cpu"
-        mean, var = self._encode_without_zeros(x) if skip else self.encoder(x)
-        return self._posterior(mean, var, n_samples)
-
-    def _encode_without_zeros(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Encode as the encoder does, but for its first product."""
-        first, *others = self.encoder.layers
-        h = first.finish(first.normalise(sparse_linear(x, first.linear.weight, first.linear.bias)))
-        for layer in others:
-            h = layer(h)
-        return self.encoder.heads(h)
+        return self._posterior(*self.encoder(x), n_samples)
 
     def _cached_inference(self, qzm: Tensor, qzv: Tensor, n_samples: int = 1) -> dict[str, Any]:
         return self._posterior(qzm, qzv, n_samples)

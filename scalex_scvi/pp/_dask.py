@@ -122,9 +122,7 @@ def lazy_start(
     x = csr_blocks(matrix, name=name)
     scan = reduce_blocks(over_blocks(x, _scan_block), _merge_scans)
     check_expression(scan.values, name=name)
-    normalised = decide_log_normalised(
-        scan.values, log_normalized, name=name, profile=profile
-    )
+    normalised = decide_log_normalised(scan.values, log_normalized, name=name, profile=profile)
     return work, x, scan.detected, normalised
 
 

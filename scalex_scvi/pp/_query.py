@@ -81,9 +81,7 @@ def prepare_query(
     csr = to_csr(matrix, name=name)
     check_expression(csr, name=name)
     detected = csr.getnnz(axis=1)
-    log_normalized = decide_log_normalised(
-        csr, log_normalized, name=name, profile=profile
-    )
+    log_normalized = decide_log_normalised(csr, log_normalized, name=name, profile=profile)
     steps = QuerySteps.plan(adata.var_names, preprocessing, log_normalized=log_normalized)
     query = with_matrix(adata, steps(csr), pd.DataFrame(index=pd.Index(preprocessing.genes)))
     query.obs["n_genes"] = detected

@@ -35,9 +35,7 @@ def start(
     matrix, name = get_matrix(adata, layer, features=profile.features)
     csr = to_csr(matrix, name=name)
     check_expression(csr, name=name)
-    log_normalized = decide_log_normalised(
-        csr, log_normalized, name=name, profile=profile
-    )
+    log_normalized = decide_log_normalised(csr, log_normalized, name=name, profile=profile)
     work = with_matrix(adata, csr, adata.var)
     logger.info("Raw data: %d cells × %d %s.", work.n_obs, work.n_vars, profile.features)
     return work, log_normalized

@@ -5,15 +5,18 @@ from ._data import SCALEXDataManager, share_of_nonzero
 from ._distributed import count_processes, ddp_logging
 from ._length import default_steps
 from ._loader import SCALEXDataSplitter
-from ._plan import PUBLISHED, QUICK, SCALEXTrainingPlan, Schedule
+from ._plan import SCALEXTrainingPlan
+from ._recipe import DEFAULT, PUBLISHED, QUICK, Recipe, Schedule
 from ._start import mean_expression
 from ._store import StoreDataModule, store_data_module
 
 __all__ = [
+    "DEFAULT",
     "PUBLISHED",
     "QUICK",
     "BestTrainingLoss",
     "ProcessNoise",
+    "Recipe",
     "SCALEXDataManager",
     "SCALEXDataSplitter",
     "SCALEXTrainingPlan",

@@ -7,36 +7,16 @@ import math
 from collections.abc import Callable, Iterable
 from difflib import get_close_matches
 from functools import partial
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import torch
 from scvi.module.base import BaseModuleClass
 from scvi.train import TrainingPlan
 
-from scalex_scvi.module._scalexvae import OFFSET_KEY
+from scalex_scvi.module import OFFSET_KEY
 from scalex_scvi.nn import synchronise_statistics
 
-from ._adam import Adam, AdamW
-
-Schedule = Literal["constant", "cosine"]
-
-PUBLISHED: dict[str, Any] = {
-    "max_steps": 30_000,
-    "batch_size": 64,
-    "lr": 2e-4,
-    "lr_schedule": "constant",
-    "alignment_weight": 0.0,
-    "start_at_mean": False,
-}
-"""Arguments of :meth:`scalex_scvi.SCALEXModel.train` that make the recipe the published one."""
-
-QUICK: dict[str, Any] = {
-    "max_steps": 1_000,
-    "batch_size": 128,
-    "lr": 3e-3,
-    "lr_schedule": "cosine",
-}
-"""Arguments for a quarter to two thirds of the time; peaks lose 0.01 to 0.03 (docs/quality.md)."""
+from ._recipe import Schedule
 
 RISE = 0.05
 """Share of the steps over which the cosine schedule warms up."""
@@ -69,10 +49,6 @@ class SCALEXTrainingPlan(TrainingPlan):
     lr_schedule
         ``"constant"`` (published), or ``"cosine"``: the learning rate rises over the first
         twentieth of the steps and falls to zero along half a cosine.
-    skip_zeros
-        Whether the first layer leaves out the zeros of its input (see
-        :meth:`~scalex_scvi.module.SCALEXVAE.skip_zeros`); on a CPU only.
-        :meth:`~scalex_scvi.SCALEXModel.train` decides by the data.
     **plan_kwargs
         Further arguments of :class:`scvi.train.TrainingPlan`.
 
@@ -95,7 +71,6 @@ class SCALEXTrainingPlan(TrainingPlan):
         kl_weight: float = 0.5,
         alignment_weight: float = 0.0,
         lr_schedule: Schedule = "constant",
-        skip_zeros: bool = False,
         **plan_kwargs: Any,
     ) -> None:
         _check_names(plan_kwargs)
@@ -111,7 +86,6 @@ class SCALEXTrainingPlan(TrainingPlan):
             msg = f"`lr_schedule` must be one of {get_args(Schedule)!r}, got {lr_schedule!r}."
             raise ValueError(msg)
         self.lr_schedule = lr_schedule
-        self.skip_zeros = skip_zeros
         self._epoch_sums: torch.Tensor | None = None
 
     def on_fit_start(self) -> None:
@@ -122,12 +96,10 @@ class SCALEXTrainingPlan(TrainingPlan):
         """
         self.module.train()
         synchronise_statistics(self.module, self.trainer.world_size > 1)
-        self.module.skip_zeros(self.skip_zeros and self.device.type == "cpu")
 
     def on_fit_end(self) -> None:
         """Let the module go on in this process alone."""
         synchronise_statistics(self.module, False)
-        self.module.skip_zeros(False)
 
     def on_train_epoch_start(self) -> None:
         """Forget the previous epoch's sums."""
@@ -183,7 +155,7 @@ class SCALEXTrainingPlan(TrainingPlan):
         self,
     ) -> Callable[[Iterable[torch.nn.Parameter]], torch.optim.Optimizer]:
         """Adam and AdamW in their fused form, a third of the plain step's time on a CPU."""
-        classes = {"Adam": Adam, "AdamW": AdamW}
+        classes = {"Adam": torch.optim.Adam, "AdamW": torch.optim.AdamW}
         if self.optimizer_name not in classes or self.device.type not in ("cpu", "cuda"):
             return super().get_optimizer_creator()
         optimizer_class = classes[self.optimizer_name]

@@ -71,37 +71,3 @@ def test_frozen_encoder_stays_in_eval_mode(module: SCALEXVAE) -> None:
     assert module.decoder.norm.training
     trainable = {name for name, p in module.named_parameters() if p.requires_grad}
     assert trainable == {"decoder.norm.weight", "decoder.norm.bias"}
-
-
-def test_leaving_out_zeros_changes_nothing_but_rounding(
-    module: SCALEXVAE, minibatch: dict[str, torch.Tensor]
-) -> None:
-    minibatch[REGISTRY_KEYS.X_KEY][:, ::3] = 0
-    outcomes = []
-    for skip in (False, True):
-        module.skip_zeros(skip)
-        module.zero_grad()
-        torch.manual_seed(0)
-        _, _, losses = module(minibatch, loss_kwargs={"kl_weight": 0.5})
-        losses.loss.backward()
-        outcomes.append([losses.loss, *(p.grad for p in module.parameters())])
-    for dense, sparse in zip(*outcomes, strict=True):
-        torch.testing.assert_close(sparse, dense)
-
-
-def test_zeros_are_left_out_in_training_only(
-    module: SCALEXVAE, minibatch: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse(*args: torch.Tensor) -> torch.Tensor:
-        msg = "zeros are left out"
-        raise AssertionError(msg)
-
-    monkeypatch.setattr("scalex_scvi.module._scalexvae.sparse_linear", refuse)
-    module.skip_zeros(True)
-    module.eval()
-    module(minibatch)
-    module.train()
-    with pytest.raises(AssertionError, match="zeros are left out"):
-        module(minibatch)
-    module.skip_zeros(False)
-    module(minibatch)

@@ -9,6 +9,7 @@ from anndata import AnnData
 from scipy import sparse
 
 import scalex_scvi as sx
+from scalex_scvi._core.matrices import to_csr
 
 
 def dense(adata: AnnData) -> np.ndarray:
@@ -91,4 +92,4 @@ def test_expected_counts_are_accepted_and_reported(
 
 def test_unsupported_matrix() -> None:
     with pytest.raises(TypeError, match="'list'; allowed are numpy arrays"):
-        sx.pp._checks.to_csr([[1]], name="adata.X")
+        to_csr([[1]], name="adata.X")

@@ -96,7 +96,7 @@ def test_length_goes_by_the_data_if_none_is_given(
         seen.append(share)
         return 5
 
-    monkeypatch.setattr("scalex_scvi.model._scalex.default_steps", five)
+    monkeypatch.setattr("scalex_scvi.model._training.default_steps", five)
     model = small_model(prepared)
     model.train(**QUIET)
     assert model.trainer.global_step == 6  # 2 minibatches an epoch

@@ -1,0 +1,246 @@
+"""Training of a model."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from scalex_scvi._core.seeds import resolve_seed, seeded
+from scalex_scvi.train import (
+    DEFAULT,
+    Recipe,
+    count_processes,
+    ddp_logging,
+    default_steps,
+    mean_expression,
+    share_of_nonzero,
+    store_data_module,
+    training_callbacks,
+)
+
+if TYPE_CHECKING:
+    from scvi.model.base import BaseModelClass as _Base
+else:
+    _Base = object
+
+logger = logging.getLogger(__name__)
+
+_OF_PLAN = ("lr", "weight_decay", "kl_weight", "alignment_weight", "lr_schedule")
+"""Numbers of a recipe that are arguments of the training plan."""
+
+
+class TrainingMixin(_Base):
+    """Adds :meth:`train` to a model: scvi-tools' training by a recipe of this package."""
+
+    def train(
+        self,
+        max_epochs: int | None = None,
+        accelerator: str = "auto",
+        devices: int | list[int] | str = "auto",
+        train_size: float = 1.0,
+        validation_size: float | None = None,
+        recipe: Mapping[str, Any] = DEFAULT,
+        seed: int | None = None,
+        plan_kwargs: dict[str, Any] | None = None,
+        **more: Any,
+    ) -> None:
+        """Train the model by a recipe, any number of which is an argument, too.
+
+        All cells are trained on, in minibatches over all batches together; the incomplete last
+        minibatch of an epoch is dropped. The weights with the best mean training loss are kept.
+
+        Loss, optimizer and minibatches are the published ones; the learning rate is ten times as
+        high and falls to zero along half a cosine, over fewer minibatches (docs/quality.md). The
+        published recipe is ``model.train(recipe=scalex_scvi.train.PUBLISHED)``;
+        ``scalex_scvi.train.QUICK`` takes a quarter to two thirds of the default's time, and is
+        about as good but for peaks, where it is 0.03 behind.
+
+        Cells of a store (:func:`scalex_scvi.io.open_store`) are read in blocks by annbatch (see
+        :class:`scalex_scvi.train.StoreDataModule`), or row by row where that is not installed.
+
+        On a model from :meth:`load_query_data` this fits the decoder's normalization of the new
+        batches and nothing else: the latent cannot change, what changes is
+        :meth:`get_imputed_expression` for these batches.
+
+        Parameters
+        ----------
+        max_epochs
+            Number of epochs; ``None``: as many as the recipe's ``max_steps`` takes.
+        accelerator, devices
+            See :class:`lightning.pytorch.Trainer`. More than one device needs ``strategy="ddp"``:
+            one process each, all of which train one model (see ``docs/distributed.md``).
+        train_size, validation_size
+            Shares of cells to train on and to validate on.
+        recipe
+            Numbers of the training: see :class:`scalex_scvi.train.Recipe`.
+        seed
+            Seed of order and noise; ``None``: ``scvi.settings.seed``, else 124 as published.
+            The same seed on the same machine gives the same weights, bit for bit.
+        plan_kwargs
+            Passed into :class:`scalex_scvi.train.SCALEXTrainingPlan`.
+        **more
+            Numbers of the recipe to change (``max_steps=1_000``, ``batch_size=128``, ``lr=1e-3``,
+            ``early_stopping=True`` …), ``datasplitter_kwargs`` for
+            :class:`scvi.dataloaders.DataSplitter`, and arguments of :class:`scvi.train.Trainer`,
+            e.g. ``enable_progress_bar=False``, ``precision="bf16-mixed"`` or ``strategy="ddp"``.
+
+        Raises
+        ------
+        TypeError
+            For unknown names in ``plan_kwargs``.
+        ValueError
+            For numbers out of range, a minified model, more than one device without
+            ``strategy="ddp"``, or fewer cells than processes.
+        RuntimeError
+            If the loss diverges.
+        """
+        changes = {name: more.pop(name) for name in Recipe.names() if name in more}
+        recipe = DEFAULT.but(**(dict(recipe) | changes))
+        self._check_trainable()
+        if self.n_reference_batches_ == self.summary_stats.n_batch:
+            logger.warning("The query has no new batches: there is nothing to train.")
+            return
+        n_processes = count_processes(accelerator, devices, more)
+        n_train = self._count_training_cells(train_size, n_processes)
+        batch_size = min(recipe.batch_size, n_train // n_processes)
+        steps_per_epoch = n_train // n_processes // batch_size
+        if max_epochs is None:
+            max_epochs = math.ceil(self._steps(recipe) / steps_per_epoch)
+        more.setdefault("log_every_n_steps", min(10, steps_per_epoch))
+        more |= self._stopping(recipe, train_size, seed, n_processes, more.pop("callbacks", []))
+        if "datamodule" not in more:
+            more["datamodule"] = store_data_module(
+                self.adata_manager,
+                batch_size=batch_size,
+                seed=resolve_seed(seed),
+                train_size=train_size,
+                n_processes=n_processes,
+            )
+        splitter = self._splitter(n_train, validation_size, seed, more)
+        if recipe.start_at_mean:
+            self._start_at_mean()
+        with seeded(seed), self._history_started(), ddp_logging(more):
+            super().train(
+                max_epochs=max_epochs,
+                accelerator=accelerator,
+                devices=devices,
+                train_size=train_size,
+                validation_size=validation_size,
+                shuffle_set_split=False,
+                batch_size=batch_size,
+                datasplitter_kwargs=splitter,
+                plan_kwargs=self._plan(recipe, plan_kwargs),
+                **more,
+            )
+
+    def _check_trainable(self) -> None:
+        if self.minified_data_type is not None:
+            msg = (
+                "The model is minified: its cells have no expression left to train on. Load the "
+                "model with the cells that it was trained on."
+            )
+            raise ValueError(msg)
+
+    def _count_training_cells(self, train_size: float, n_processes: int) -> int:
+        n_train = math.ceil(self.adata.n_obs * train_size)
+        if n_train < n_processes:
+            msg = f"{n_train} cells cannot be shared out between {n_processes} processes."
+            raise ValueError(msg)
+        return n_train
+
+    def _steps(self, recipe: Recipe) -> int:
+        if recipe.max_steps is not None:
+            return recipe.max_steps
+        return default_steps(share_of_nonzero(self.adata_manager))
+
+    def _plan(self, recipe: Recipe, plan_kwargs: dict[str, Any] | None) -> dict[str, Any]:
+        plan = {name: recipe[name] for name in _OF_PLAN} | (plan_kwargs or {})
+        if self.n_reference_batches_:
+            plan["weight_decay"] = 0.0  # it would move the frozen rows
+        return plan
+
+    @staticmethod
+    def _stopping(
+        recipe: Recipe,
+        train_size: float,
+        seed: int | None,
+        n_processes: int,
+        callbacks: list[Any],
+    ) -> dict[str, Any]:
+        """Arguments of the trainer that say when to stop."""
+        wanted, constant = recipe.early_stopping, recipe.lr_schedule == "constant"
+        by_validation = bool(wanted) and train_size < 1
+        if wanted and not by_validation and not constant:
+            logger.warning(
+                "`early_stopping=True` has no effect: the cosine schedule is run to its end. Leave "
+                "cells for validation (`train_size=0.9`), or pass `lr_schedule='constant'`."
+            )
+        by_training = wanted is not False and constant and not by_validation
+        patience = recipe.early_stopping_patience if by_training else None
+        stopping: dict[str, Any] = {
+            "callbacks": [
+                *callbacks,
+                *training_callbacks(patience, resolve_seed(seed), n_processes),
+            ]
+        }
+        if by_validation:
+            stopping["early_stopping"] = True
+            stopping["early_stopping_patience"] = recipe.early_stopping_patience
+        return stopping
+
+    def _splitter(
+        self, n_train: int, validation_size: float | None, seed: int | None, more: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Arguments of the data splitter; those of ``more`` that are its own are taken out."""
+        shuffle = more.pop("shuffle_set_split", True)
+        given = more.pop("datasplitter_kwargs", None) or {}
+        # `drop_dataset_tail`: no cell twice in an epoch to fill up the last process.
+        splitter = {
+            "order_seed": resolve_seed(seed),
+            "drop_last": True,
+            "drop_dataset_tail": True,
+        } | given
+        if n_train < self.adata.n_obs and "external_indexing" not in splitter:
+            splitter["external_indexing"] = self._split(n_train, validation_size, seed, shuffle)
+        return splitter
+
+    def _split(
+        self, n_train: int, validation_size: float | None, seed: int | None, shuffle: bool
+    ) -> list[np.ndarray]:
+        """Draw training, validation and test cells, reproducibly."""
+        n_cells = self.adata.n_obs
+        n_validation = n_cells - n_train
+        if validation_size is not None:
+            n_validation = min(n_validation, math.floor(n_cells * validation_size))
+        order = np.arange(n_cells)
+        if shuffle:
+            order = np.random.default_rng(resolve_seed(seed)).permutation(n_cells)
+        return np.split(order, [n_train, n_train + n_validation])
+
+    def _start_at_mean(self) -> None:
+        """Before the first training, of all batches or of a query's, place the decoder's output."""
+        is_first = not self.is_trained_ or (self.n_reference_batches_ > 0 and not self.history_)
+        if is_first:
+            mean = torch.from_numpy(mean_expression(self.adata_manager))
+            self.module.decoder.start_at(mean.to(self.module.device))
+
+    @contextmanager
+    def _history_started(self) -> Iterator[None]:
+        """Let scvi-tools start a new history for a query model, which counts as trained.
+
+        It starts one only for a model that is not trained yet. A query model stays usable when its
+        training fails: its latent needs none.
+        """
+        was_trained = self.is_trained_
+        if not self.history_:
+            self.is_trained_ = False
+        try:
+            yield
+        finally:
+            self.is_trained_ = self.is_trained_ or was_trained

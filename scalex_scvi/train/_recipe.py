@@ -1,0 +1,130 @@
+"""How a model is trained: numbers that belong together, under a name."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields, replace
+from difflib import get_close_matches
+from numbers import Integral, Real
+from typing import Any, Literal, get_args
+
+Schedule = Literal["constant", "cosine"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe(Mapping[str, Any]):
+    """Everything that a training of SCALEX is made of, but the data and the machine.
+
+    A recipe is also a mapping, so that ``model.train(**QUICK)`` is ``model.train(recipe=QUICK)``.
+
+    Attributes
+    ----------
+    max_steps
+        Number of minibatches, rounded up to whole epochs. ``None``: 2 000 to 6 000, the more the
+        sparser the expression (:func:`default_steps`).
+    batch_size
+        Cells per minibatch, of each process if there are several; at most the number of cells.
+        Two processes of 32 do what one of 64 does.
+    lr
+        Learning rate of Adam.
+    lr_schedule
+        ``"cosine"``, which rises over the first twentieth of all steps and falls to zero, or
+        ``"constant"`` (published).
+    weight_decay
+        L2 penalty of Adam. A query model is trained without.
+    kl_weight
+        Constant weight of the KL divergence.
+    alignment_weight
+        Weight of the squared distance of the cells of each batch from those of all, everywhere
+        and near each cell (see :class:`scalex_scvi.nn.BatchOffset`); 0: published. It keeps
+        differences between batches out of the latent of an encoder that does not know them.
+        Where each batch has types that the others lack, 0 keeps these further apart
+        (docs/decisions.md).
+    start_at_mean
+        Whether a model's first training starts with the decoder's output at the cells' mean
+        expression (:meth:`scalex_scvi.nn.Decoder.start_at`) instead of one half, as published.
+        It saves the thousands of minibatches that the decoder takes to get there.
+    early_stopping
+        Whether to stop when the loss no longer falls: that of the validation cells where
+        ``train_size`` leaves some, else the mean training loss (published). ``None``: with the
+        constant schedule alone, since the cosine has to be run to its end.
+    early_stopping_patience
+        Epochs without a better loss before stopping.
+    """
+
+    max_steps: int | None = None
+    batch_size: int = 64
+    lr: float = 2e-3
+    lr_schedule: Schedule = "cosine"
+    weight_decay: float = 5e-4
+    kl_weight: float = 0.5
+    alignment_weight: float = 1.0
+    start_at_mean: bool = True
+    early_stopping: bool | None = None
+    early_stopping_patience: int = 10
+
+    def __post_init__(self) -> None:
+        whole = {"max_steps": 1, "batch_size": 2, "early_stopping_patience": 1}
+        for name, least in whole.items():
+            value = getattr(self, name)
+            if value is not None and not (isinstance(value, Integral) and value >= least):
+                msg = f"`{name}` must be a whole number of at least {least}, got {value!r}."
+                raise ValueError(msg)
+        for name in ("lr", "weight_decay", "kl_weight", "alignment_weight"):
+            value = getattr(self, name)
+            if not (isinstance(value, Real) and 0 <= value < math.inf) or (name, value) == (
+                "lr",
+                0,
+            ):
+                sign = "positive" if name == "lr" else "0 or positive"
+                msg = f"`{name}` must be a finite number, {sign}, got {value!r}."
+                raise ValueError(msg)
+        if self.lr_schedule not in get_args(Schedule):
+            msg = f"`lr_schedule` must be one of {get_args(Schedule)!r}, got {self.lr_schedule!r}."
+            raise ValueError(msg)
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self.names():
+            raise KeyError(name)
+        return getattr(self, name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names())
+
+    def __len__(self) -> int:
+        return len(self.names())
+
+    @classmethod
+    def names(cls) -> tuple[str, ...]:
+        """Names of the numbers."""
+        return tuple(field.name for field in fields(cls))
+
+    def but(self, **changes: Any) -> Recipe:
+        """Return the recipe with other values for some names.
+
+        Raises
+        ------
+        TypeError
+            For a name that is not in a recipe.
+        """
+        for name in changes:
+            if name not in self.names():
+                close = get_close_matches(name, self.names(), n=1)
+                hint = f" Did you mean {close[0]!r}?" if close else ""
+                msg = f"A recipe has no {name!r}.{hint} Allowed are {list(self.names())!r}."
+                raise TypeError(msg)
+        return replace(self, **changes)
+
+
+DEFAULT = Recipe()
+"""Ten times the published learning rate along half a cosine, over fewer minibatches, with a term
+that aligns the batches (docs/quality.md)."""
+
+QUICK = Recipe(max_steps=1_000, batch_size=128, lr=3e-3)
+"""A quarter to two thirds of the default's time; peaks lose 0.01 to 0.03 (docs/quality.md)."""
+
+PUBLISHED = Recipe(
+    max_steps=30_000, lr=2e-4, lr_schedule="constant", alignment_weight=0.0, start_at_mean=False
+)
+"""The recipe of the publication (Xiong et al., Nat Commun 13:6118, 2022)."""
