@@ -1,24 +1,13 @@
-"""SCALEX for scvi-tools: online integration of single-cell data."""
+"""SCALEX for scvi-tools: online integration of single-cell data.
 
-from importlib.metadata import version
+The public names, here and in the subpackages, are those of the ``__init__.pyi`` beside each
+``__init__.py``. They are loaded on first use, so that importing the package takes no time.
+"""
 
-from . import datasets, io, metrics, pl, pp, tl, train
-from .model import SCALEXModel
-from .tl import label_transfer
-from .workflow import SCALEX
+from importlib.metadata import version as _version
 
-__version__ = version("scalex-scvi")
+import lazy_loader as _lazy
 
-__all__ = [
-    "SCALEX",
-    "SCALEXModel",
-    "__version__",
-    "datasets",
-    "io",
-    "label_transfer",
-    "metrics",
-    "pl",
-    "pp",
-    "tl",
-    "train",
-]
+__getattr__, __dir__, __all__ = _lazy.attach_stub(__name__, __file__)
+
+__version__ = _version("scalex-scvi")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import anndata as ad
@@ -14,56 +15,63 @@ from anndata import AnnData
 
 from . import pp
 from ._core.messages import messages_on_console
-from ._outputs import BATCH, Outputs, forget_registration
-from .io import RunFolder, load_counts, load_data
-from .io._read import DataSource
+from ._outputs import Outputs
+from ._results import (
+    check_outputs,
+    finish,
+    forget_registration,
+    results_folder,
+    warn_of_lost_cells,
+)
+from .io import DataSource, Reading, RunFolder, batch_column, load_counts, rename_batches
 from .model import SCALEXModel
+from .pp import Preparation
 from .tl import label_transfer
-from .train import Schedule
+from .train import DEFAULT, Recipe, Schedule
 
 logger = logging.getLogger(__name__)
 
 
 def SCALEX(
     data_list: DataSource | Sequence[DataSource] | None = None,
-    batch_categories: Sequence[str] | None = None,
-    profile: str = "RNA",
-    batch_name: str = "batch",
-    min_features: int | None = None,
-    min_cells: int | None = None,
-    target_sum: float | None = None,
-    n_top_features: int | str | Sequence[str] | None = None,
-    join: Literal["inner", "outer"] = "inner",
-    batch_key: str = "batch",
-    processed: bool = False,
-    fraction: float | None = None,
-    n_obs: int | None = None,
-    use_layer: str = "X",
-    backed: bool = False,
-    batch_size: int = 64,
-    lr: float = 2e-3,
-    max_iteration: int | None = None,
+    batch_categories: Sequence[str] | None = Reading.batch_categories,
+    profile: str = Preparation.profile,
+    batch_name: str = Reading.batch_name,
+    min_features: int | None = Preparation.min_features,
+    min_cells: int | None = Preparation.min_cells,
+    target_sum: float | None = Preparation.target_sum,
+    n_top_features: int | str | Sequence[str] | None = Preparation.n_top_features,
+    join: Literal["inner", "outer"] = Reading.join,
+    batch_key: str = Reading.batch_key,
+    processed: bool = Preparation.processed,
+    fraction: float | None = Reading.fraction,
+    n_obs: int | None = Reading.n_obs,
+    use_layer: str = Reading.use_layer,
+    backed: bool = Reading.backed,
+    batch_size: int = Recipe.batch_size,
+    lr: float = Recipe.lr,
+    max_iteration: int | None = Recipe.max_steps,
     seed: int | None = None,
     gpu: int = 0,
-    outdir: str | os.PathLike[str] | None = None,
+    outdir: str | os.PathLike[str] | None = Outputs.outdir,
     projection: str | os.PathLike[str] | None = None,
-    repeat: bool = False,
-    impute: bool | str | None = None,
-    chunk_size: int = 20_000,
-    ignore_umap: bool = False,
+    repeat: bool = Outputs.repeat,
+    impute: bool | str | None = Outputs.impute,
+    chunk_size: int = Outputs.chunk_size,
+    ignore_umap: bool = Outputs.ignore_umap,
     verbose: bool = False,
-    assess: bool = False,
-    show: bool = True,
+    assess: bool = Outputs.assess,
+    show: bool = Outputs.show,
     eval: bool = False,
     num_workers: int = 4,
     *,
-    lr_schedule: Schedule = "cosine",
-    alignment_weight: float = 1.0,
-    start_at_mean: bool = True,
-    label: str | None = None,
-    unknown: bool = False,
-    batch_stats: str = "running",
-    log_normalized: bool | None = None,
+    lr_schedule: Schedule = Recipe.lr_schedule,
+    alignment_weight: float = Recipe.alignment_weight,
+    start_at_mean: bool = Recipe.start_at_mean,
+    label: str | None = Outputs.label,
+    unknown: bool = Outputs.unknown,
+    batch_stats: Literal["running", "batch"] = Outputs.batch_stats,
+    log_normalized: bool | None = Preparation.log_normalized,
     progress_bar: bool = True,
 ) -> AnnData:
     """Integrate single-cell data sets, or project new cells onto an integrated reference.
@@ -80,14 +88,15 @@ def SCALEX(
     profile
         ``"RNA"``, ``"ATAC"`` or ``"ADT"``: see :func:`scalex_scvi.pp.preprocess`.
     batch_name
-        Column of ``obs`` with the batches; ``"donor,protocol"`` combines columns.
+        Column of ``obs`` with the batches; ``"donor,protocol"`` combines columns. The result has
+        them in ``obs["batch"]``, unless the data have another column of that name: see Returns.
     min_features
-        Cells with fewer detected features are removed. Default: 600 in RNA, 100 in ATAC, 0 in
-        ADT, and none in a projection.
+        Cells with fewer detected features are removed, with a warning if these are more than a
+        tenth; 0 keeps all. Default: 600 in RNA, 100 in ATAC, 0 in ADT, and none in a projection.
     min_cells
         Features detected in fewer cells are removed (3). Not used in a projection.
     target_sum
-        Total of a cell after normalisation. Default: 1e4 in RNA and ATAC; a projection
+        Total of a cell after normalization. Default: 1e4 in RNA and ATAC; a projection
         uses that of the reference.
     n_top_features
         Number of variable features (2000 in RNA, 30 000 in ATAC), -1 for all, a list, or a text
@@ -96,9 +105,10 @@ def SCALEX(
         Whether several sources are joined on the features that all have (``"inner"``), or that
         any has (``"outer"``).
     batch_key
-        Column of ``obs`` for the names of several sources.
+        Column of ``obs`` for the names of several sources. Of one source, the column with the
+        batches, like ``batch_name``.
     processed
-        Whether the values are processed already: nothing is filtered, normalised or selected,
+        Whether the values are processed already: nothing is filtered, normalized or selected,
         features are only scaled to [0, 1] within each batch.
     fraction, n_obs
         Share or number of cells to draw at random.
@@ -135,7 +145,7 @@ def SCALEX(
     ignore_umap
         Whether to leave out UMAP and clusters.
     verbose
-        Whether to print messages; they are in ``log.txt`` in any case.
+        Whether to print all messages, else warnings alone; they are in ``log.txt`` in any case.
     assess
         Whether to add scores to ``uns``, ``batch_entropy_mixing_score`` and, where there are
         labels, ``silhouette_score`` among them: see :func:`scalex_scvi.metrics.integration_scores`.
@@ -143,7 +153,7 @@ def SCALEX(
         Whether to show the UMAP.
     eval
         ``True`` uses running statistics whatever ``batch_stats`` says. The published default,
-        ``False``, normalises by random minibatches, so that results differ between calls; that
+        ``False``, normalizes by random minibatches, so that results differ between calls; that
         does not exist here.
     num_workers
         Has no effect: cells are loaded as whole minibatches by the main process, which is faster
@@ -167,7 +177,7 @@ def SCALEX(
         Statistics of the encoder: ``"running"`` or ``"batch"``, see
         :meth:`SCALEXModel.get_latent_representation`.
     log_normalized
-        Whether the values are log-normalised already, to be selected and scaled only. ``None``
+        Whether the values are log-normalized already, to be selected and scaled only. ``None``
         decides, and raises when it looks like it.
     progress_bar
         Whether to show the progress of the training.
@@ -175,7 +185,9 @@ def SCALEX(
     Returns
     -------
     Cells × selected features with ``obsm["latent"]`` and ``obsm["X_umap"]``, ``obs["batch"]`` and
-    ``obs["leiden"]``; after a projection also ``obs["projection"]``, ``"reference"`` or
+    ``obs["leiden"]``. Where the data have an ``obs["batch"]`` that differs from the batches, it
+    stays as it is, and the batches are in the column named; ``uns["scalex_batch_key"]`` says which
+    column they are in. After a projection also ``obs["projection"]``, ``"reference"`` or
     ``"query"``, and the reference's cells unless ``repeat``.
 
     Raises
@@ -190,72 +202,62 @@ def SCALEX(
     if data_list is None:
         msg = "`data_list` is None: give files, folders or AnnData objects with counts."
         raise TypeError(msg)
-    reading = {
-        "batch_categories": batch_categories,
-        "batch_name": batch_name,
-        "join": join,
-        "batch_key": batch_key,
-        "fraction": fraction,
-        "n_obs": n_obs,
-        "use_layer": use_layer,
-        "backed": backed,
-    }
-    outputs: dict[str, Any] = {
-        "outdir": outdir,
-        "label": label,
-        "unknown": unknown,
-        "batch_stats": "running" if eval else batch_stats,
-        "impute": impute,
-        "chunk_size": chunk_size,
-        "ignore_umap": ignore_umap,
-        "assess": assess,
-        "show": show,
-        "seed": seed,
-    }
-    with messages_on_console(verbose):
+    reading = Reading(
+        batch_categories=batch_categories,
+        batch_name=batch_name,
+        join=join,
+        batch_key=batch_key,
+        backed=backed,
+        fraction=fraction,
+        n_obs=n_obs,
+        use_layer=use_layer,
+    )
+    preparation = Preparation(
+        profile=profile,
+        min_features=min_features,
+        min_cells=min_cells,
+        target_sum=target_sum,
+        n_top_features=n_top_features,
+        log_normalized=log_normalized,
+        processed=processed,
+    )
+    outputs = Outputs(
+        outdir=outdir,
+        label=label,
+        unknown=unknown,
+        batch_stats="running" if eval else batch_stats,
+        impute=impute,
+        chunk_size=chunk_size,
+        ignore_umap=ignore_umap,
+        assess=assess,
+        show=show,
+        repeat=repeat,
+    )
+    common = {"reading": reading, "preparation": preparation, "outputs": outputs, "seed": seed}
+    with messages_on_console(True, logging.INFO if verbose else logging.WARNING):
         if projection is not None:
-            return project(
-                data_list,
-                projection,
-                repeat=repeat,
-                min_features=min_features or 0,
-                processed=processed,
-                log_normalized=log_normalized,
-                reading=reading,
-                **outputs,
-            )
-        preprocessing = {
-            "profile": profile,
-            "min_features": min_features,
-            "min_cells": min_cells,
-            "target_sum": target_sum,
-            "n_top_features": n_top_features,
-            "processed": processed,
-            "log_normalized": log_normalized,
-        }
-        training = {
-            "lr": lr,
-            "max_steps": max_iteration,
-            "batch_size": batch_size,
-            "lr_schedule": lr_schedule,
-            "alignment_weight": alignment_weight,
-            "start_at_mean": start_at_mean,
-            "enable_progress_bar": progress_bar,
-            **_device(gpu),
-        }
-        return integrate(
-            data_list, reading=reading, preprocessing=preprocessing, training=training, **outputs
+            return project(data_list, projection, **common)
+        recipe = DEFAULT.but(
+            max_steps=max_iteration,
+            batch_size=batch_size,
+            lr=lr,
+            lr_schedule=lr_schedule,
+            alignment_weight=alignment_weight,
+            start_at_mean=start_at_mean,
         )
+        machine = on_gpu(gpu) | {"enable_progress_bar": progress_bar}
+        return integrate(data_list, recipe=recipe, train_kwargs=machine, **common)
 
 
 def integrate(
     data: DataSource | Sequence[DataSource],
-    outdir: str | os.PathLike[str] | None = None,
     *,
-    reading: dict[str, Any] | None = None,
-    preprocessing: dict[str, Any] | None = None,
-    training: dict[str, Any] | None = None,
-    **outputs: Any,
+    reading: Reading = Reading(),  # noqa: B008 all four are frozen
+    preparation: Preparation = Preparation(),  # noqa: B008
+    recipe: Recipe = DEFAULT,
+    outputs: Outputs = Outputs(),  # noqa: B008
+    seed: int | None = None,
+    train_kwargs: Mapping[str, Any] | None = None,
 ) -> AnnData:
     """Integrate batches of counts.
 
@@ -263,45 +265,44 @@ def integrate(
     ----------
     data
         Counts: see :func:`scalex_scvi.io.read`.
-    outdir
-        Run folder to write, or ``None``.
     reading
-        Arguments of :func:`scalex_scvi.io.load_counts`.
-    preprocessing
-        ``profile``, ``processed`` and arguments of :func:`scalex_scvi.pp.preprocess`.
-    training
-        Arguments of :meth:`SCALEXModel.train`.
-    **outputs
-        ``seed``, ``label``, ``unknown``, ``batch_stats``, ``impute``, ``chunk_size``,
-        ``ignore_umap``, ``assess`` and ``show``: see :func:`SCALEX`.
+        What to read, and where the batches are.
+    preparation
+        How the counts are prepared.
+    recipe
+        How the model is trained.
+    outputs
+        What is added to the result, and written.
+    seed
+        Seed of everything random.
+    train_kwargs
+        Further arguments of :meth:`SCALEXModel.train`: the machine, for example
+        (:func:`on_gpu`).
 
     Returns
     -------
     See :func:`SCALEX`.
     """
-    out = Outputs(outdir=outdir, **outputs)
-    with out.run() as folder:
-        adata = load_data(data, seed=out.seed, **(reading or {}), **(preprocessing or {}))
-        out.check(adata)  # now, not after the training
-        SCALEXModel.setup_anndata(adata, batch_key=BATCH)
-        model = SCALEXModel(adata, seed=out.seed)
-        model.train(seed=out.seed, **(training or {}))
-        adata.obsm["latent"] = model.get_latent_representation(batch_stats=out.batch_stats)
-        out.finish(adata, model, folder)
+    with results_folder(outputs) as folder:
+        counts = load_counts(data, reading, seed=seed)
+        adata = prepare(counts, preparation, label=outputs.label)
+        check_outputs(adata, outputs)  # now, not after the training
+        SCALEXModel.setup_anndata(adata, batch_key=batch_column(adata))
+        model = SCALEXModel(adata, seed=seed)
+        model.train(recipe=recipe, seed=seed, **(train_kwargs or {}))
+        adata.obsm["latent"] = model.get_latent_representation(batch_stats=outputs.batch_stats)
+        finish(adata, model, outputs, folder, seed=seed)
     return adata
 
 
 def project(
     data: DataSource | Sequence[DataSource],
     reference: str | os.PathLike[str],
-    outdir: str | os.PathLike[str] | None = None,
     *,
-    repeat: bool = False,
-    min_features: int = 0,
-    processed: bool = False,
-    log_normalized: bool | None = None,
-    reading: dict[str, Any] | None = None,
-    **outputs: Any,
+    reading: Reading = Reading(),  # noqa: B008 all three are frozen
+    preparation: Preparation = Preparation(),  # noqa: B008
+    outputs: Outputs = Outputs(),  # noqa: B008
+    seed: int | None = None,
 ) -> AnnData:
     """Project counts of new cells onto a reference, without training.
 
@@ -311,19 +312,15 @@ def project(
         Counts: see :func:`scalex_scvi.io.read`.
     reference
         Run folder of :func:`integrate`.
-    outdir
-        Run folder to write, or ``None``.
-    repeat
-        Whether to return the projected cells alone, else with the reference.
-    min_features
-        Cells with fewer detected genes are removed, and reported; by default none.
-    processed, log_normalized
-        Whether the values are normalised already; ``log_normalized=None`` decides, and raises
-        when it looks like it.
     reading
-        Arguments of :func:`scalex_scvi.io.load_counts`.
-    **outputs
-        See :func:`integrate`. ``label`` is transferred from the reference.
+        What to read, and where the batches are: by default in the column that the reference used.
+    preparation
+        ``min_features`` (by default no cell is removed), ``processed`` and ``log_normalized``; all
+        else is as in the reference.
+    outputs
+        What is added to the result, and written. ``label`` is transferred from the reference.
+    seed
+        Seed of everything random.
 
     Returns
     -------
@@ -332,39 +329,149 @@ def project(
     Raises
     ------
     ValueError
-        If ``outdir`` is the reference.
+        If ``outputs.outdir`` is the reference.
     """
-    out = Outputs(outdir=outdir, **outputs)
     source = RunFolder(reference)
+    outdir = outputs.outdir
     if outdir is not None and RunFolder(outdir).path.resolve() == source.path.resolve():
         msg = f"`outdir` {str(outdir)!r} is the reference, which the results would replace."
         raise ValueError(msg)
-    with out.run() as folder:
-        reference_model, ref = _open_reference(source, out.batch_stats)
-        _check_label(ref, source, out.label)
-        counts = load_counts(data, is_query=True, seed=out.seed, **(reading or {}))
-        record = reference_model.preprocessing
-        profile = "RNA" if record is None else record.profile
-        counts = pp.filter_cells(counts, min_features, profile=profile)
+    with results_folder(outputs) as folder:
+        reference_model, ref = _open_reference(source, outputs.batch_stats)
+        _check_label(ref, source, outputs.label)
+        counts = _load_query(data, reading, reference_model, seed)
+        counts = _rich_cells(counts, preparation, reference_model, outputs.label)
         model = SCALEXModel.load_query_data(
-            counts, reference_model, log_normalized=processed or log_normalized
+            counts,
+            reference_model,
+            log_normalized=preparation.processed or preparation.log_normalized,
         )
         query = model.adata
-        query.obsm["latent"] = model.get_latent_representation(batch_stats=out.batch_stats)
-        if out.label is not None:
-            _transfer(ref, query, out.label, unknown=out.unknown)
-        adata = _query_alone(query) if repeat or ref is None else _together(ref, query)
-        if ref is None and not repeat:
+        query.obsm["latent"] = model.get_latent_representation(batch_stats=outputs.batch_stats)
+        if outputs.label is not None:
+            _transfer(ref, query, outputs.label, unknown=outputs.unknown)
+        alone = outputs.repeat or ref is None
+        adata = _query_alone(query) if alone else _together(ref, query)
+        if ref is None and not outputs.repeat:
             logger.warning("The reference folder holds no cells: the query is returned alone.")
-        out.finish(adata, model, folder)
+        finish(adata, model, outputs, folder, seed=seed)
     return adata
 
 
-def _device(gpu: int) -> dict[str, Any]:
-    """Arguments of :meth:`SCALEXModel.train` for one GPU, or the CPU."""
+def load_data(
+    data_list: DataSource | Sequence[DataSource],
+    batch_categories: Sequence[str] | None = Reading.batch_categories,
+    profile: str = Preparation.profile,
+    join: Literal["inner", "outer"] = Reading.join,
+    batch_key: str = Reading.batch_key,
+    batch_name: str = Reading.batch_name,
+    min_features: int | None = Preparation.min_features,
+    min_cells: int | None = Preparation.min_cells,
+    target_sum: float | None = Preparation.target_sum,
+    n_top_features: int | str | Sequence[str] | None = Preparation.n_top_features,
+    backed: bool = Reading.backed,
+    fraction: float | None = Reading.fraction,
+    n_obs: int | None = Reading.n_obs,
+    processed: bool = Preparation.processed,
+    use_layer: str = Reading.use_layer,
+    seed: int | None = None,
+    **preparation: Any,
+) -> AnnData:
+    """Read data sets, put them together and prepare them for a model.
+
+    Its name in the published documentation is ``scalex_scvi.io.load_data``.
+
+    Parameters
+    ----------
+    data_list, seed
+        See :func:`scalex_scvi.io.load_counts`.
+    batch_categories, join, batch_key, batch_name, backed, fraction, n_obs, use_layer
+        See :class:`scalex_scvi.io.Reading`.
+    profile, min_features, min_cells, target_sum, n_top_features, processed, **preparation
+        See :class:`scalex_scvi.pp.Preparation`.
+
+    Returns
+    -------
+    Cells × selected features in [0, 1], as :func:`scalex_scvi.pp.preprocess` returns them, with
+    batches as :func:`scalex_scvi.io.load_counts` stores them. Minibatches are made by scvi-tools'
+    loaders.
+    """
+    reading = Reading(
+        batch_categories=batch_categories,
+        batch_name=batch_name,
+        join=join,
+        batch_key=batch_key,
+        backed=backed,
+        fraction=fraction,
+        n_obs=n_obs,
+        use_layer=use_layer,
+    )
+    options = Preparation(
+        profile=profile,
+        min_features=min_features,
+        min_cells=min_cells,
+        target_sum=target_sum,
+        n_top_features=n_top_features,
+        processed=processed,
+        **preparation,
+    )
+    return prepare(load_counts(data_list, reading, seed=seed), options)
+
+
+def prepare(counts: AnnData, preparation: Preparation, *, label: str | None = None) -> AnnData:
+    """Prepare counts for a model, and warn where a filter takes many cells.
+
+    Parameters
+    ----------
+    counts
+        From :func:`scalex_scvi.io.load_counts`. Not changed.
+    preparation
+        How they are prepared.
+    label
+        Column of ``obs`` with cell types, to count the removed cells by; default:
+        ``"celltype"`` where there is one.
+
+    Returns
+    -------
+    See :func:`scalex_scvi.pp.preprocess`.
+    """
+    column = batch_column(counts)
+    adata = pp.preprocess(counts, batch_key=column, **preparation.arguments())
+    warn_of_lost_cells(counts.obs, adata.obs, column, label)
+    return adata
+
+
+def on_gpu(gpu: int) -> dict[str, Any]:
+    """Return the arguments of :meth:`SCALEXModel.train` for one GPU, or the CPU without one."""
     if not torch.cuda.is_available():
         return {"accelerator": "cpu"}
     return {"accelerator": "gpu", "devices": [gpu]}
+
+
+def _load_query(
+    data: DataSource | Sequence[DataSource],
+    reading: Reading,
+    reference_model: SCALEXModel,
+    seed: int | None,
+) -> AnnData:
+    """Read new cells, with their batches in the column that the reference has them in."""
+    column = reference_model.get_setup_arg("batch_key") or Reading.batch_name
+    if (reading.batch_name, reading.batch_key) == (Reading.batch_name, Reading.batch_key):
+        reading = replace(reading, batch_name=column, batch_key=column)
+    counts = load_counts(data, reading, seed=seed, is_query=True)
+    rename_batches(counts, column)
+    return counts
+
+
+def _rich_cells(
+    counts: AnnData, preparation: Preparation, reference_model: SCALEXModel, label: str | None
+) -> AnnData:
+    """Cells of a query with enough features, by default all of them."""
+    record = reference_model.preprocessing
+    profile = Preparation.profile if record is None else record.profile
+    kept = pp.filter_cells(counts, preparation.min_features or 0, profile=profile)
+    warn_of_lost_cells(counts.obs, kept.obs, batch_column(counts), label)
+    return kept
 
 
 def _open_reference(source: RunFolder, batch_stats: str) -> tuple[SCALEXModel, AnnData | None]:
@@ -394,16 +501,19 @@ def _check_label(ref: AnnData | None, source: RunFolder, label: str | None) -> N
         raise KeyError(msg)
 
 
-def _transfer(ref: AnnData | None, query: AnnData, label: str, *, unknown: bool) -> None:
+def _transfer(ref: AnnData, query: AnnData, label: str, *, unknown: bool) -> None:
     """Write the transferred labels, and with ``unknown`` their uncertainty, into ``query.obs``."""
-    if not unknown:
-        query.obs[f"{label}_transfer"] = label_transfer(ref, query, label=label, batch_key=BATCH)
-        return
     found = label_transfer(
-        ref, query, label=label, unknown=True, batch_key=BATCH, return_details=True
+        ref,
+        query,
+        label=label,
+        unknown=unknown,
+        batch_key=batch_column(query),
+        return_details=True,
     )
     query.obs[f"{label}_transfer"] = found["label"]
-    query.obs[f"{label}_uncertainty"] = found["uncertainty"]
+    if unknown:
+        query.obs[f"{label}_uncertainty"] = found["uncertainty"]
 
 
 def _query_alone(query: AnnData) -> AnnData:
@@ -426,6 +536,7 @@ def _together(ref: AnnData, query: AnnData) -> AnnData:
         merge="first",
         index_unique="-" if shared else None,
     )
+    joined.uns[BATCH_KEY] = 0
     record, of_query = (pp.Preprocessing.from_adata(adata) for adata in (ref, query))
     if record is not None and of_query is not None:
         record.with_batches_of(of_query).to_adata(joined)

@@ -1,7 +1,5 @@
 """Data to try things on."""
 
-from ._chromatin import gene_activity, pbmc_chromatin
-from ._pbmc import pbmc_technologies
-from ._tutorial import tutorial
+import lazy_loader as _lazy
 
-__all__ = ["gene_activity", "pbmc_chromatin", "pbmc_technologies", "tutorial"]
+__getattr__, __dir__, __all__ = _lazy.attach_stub(__name__, __file__)

@@ -1,163 +1,175 @@
-"""From sources of any kind to one AnnData of counts, or of prepared expression."""
+"""From sources of any kind to one AnnData of counts, with the batch of each cell."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from scalex_scvi import pp
 from scalex_scvi._core.columns import check_no_missing
 from scalex_scvi._core.seeds import resolve_seed
 
-from ._read import DataSource, read
+from ._read import DataSource, _as_list, read
+from ._reading import Reading
 
 logger = logging.getLogger(__name__)
 
 BATCH = "batch"
-"""Column of ``obs`` that holds the batches of everything that is loaded here."""
+"""Column of ``obs`` that holds the batches, unless the user has another one of this name."""
+
+BATCH_COLUMN_KEY = "scalex_batch_key"
+"""Where ``uns`` says which column of ``obs`` holds the batches."""
 
 QUERY_BATCH = "query"
 """Batch of a query that names none."""
 
 
-def load_data(
-    data_list: DataSource | Sequence[DataSource],
-    batch_categories: Sequence[str] | None = None,
-    profile: str = "RNA",
-    join: Literal["inner", "outer"] = "inner",
-    batch_key: str = "batch",
-    batch_name: str = "batch",
-    min_features: int | None = None,
-    min_cells: int | None = None,
-    target_sum: float | None = None,
-    n_top_features: int | str | Sequence[str] | None = None,
-    backed: bool = False,
-    fraction: float | None = None,
-    n_obs: int | None = None,
-    processed: bool = False,
-    use_layer: str = "X",
-    seed: int | None = None,
-    **preprocessing: Any,
-) -> AnnData:
-    """Read data sets, put them together and prepare them for a model.
-
-    Parameters
-    ----------
-    data_list, batch_categories, join, batch_key, batch_name, backed, fraction, n_obs, use_layer, seed
-        See :func:`load_counts`.
-    profile, min_features, min_cells, target_sum, n_top_features, **preprocessing
-        See :func:`scalex_scvi.pp.preprocess`.
-    processed
-        Whether the values are processed already: nothing is filtered, normalised or selected,
-        features are only scaled to [0, 1] within each batch.
-
-    Returns
-    -------
-    Cells × selected features in [0, 1] with ``obs["batch"]``, as
-    :func:`scalex_scvi.pp.preprocess` returns them. Minibatches are made by scvi-tools' loaders.
-    """  # noqa: E501 a line of names cannot be broken in numpydoc
-    counts = load_counts(
-        data_list,
-        batch_categories,
-        join=join,
-        batch_key=batch_key,
-        batch_name=batch_name,
-        backed=backed,
-        fraction=fraction,
-        n_obs=n_obs,
-        use_layer=use_layer,
-        seed=seed,
-    )
-    if processed:
-        return pp.preprocess(counts, profile, batch_key=BATCH, **_only_scaled(profile))
-    declared = {key: value for key, value in preprocessing.items() if value is not None}
-    return pp.preprocess(
-        counts,
-        profile,
-        batch_key=BATCH,
-        min_features=min_features,
-        min_cells=min_cells,
-        target_sum=target_sum,
-        n_top_features=n_top_features,
-        **declared,
-    )
-
-
-def _only_scaled(profile: str) -> dict[str, Any]:
-    """Arguments of :func:`scalex_scvi.pp.preprocess` that switch off all but the scaling."""
-    options = {"min_features": 0, "min_cells": 0, "n_top_features": -1, "log_normalized": True}
-    return options | ({"dropped_prefixes": ()} if profile.upper() == "RNA" else {})
-
-
 def load_counts(
-    data_list: DataSource | Sequence[DataSource],
-    batch_categories: Sequence[str] | None = None,
+    data: DataSource | Sequence[DataSource],
+    reading: Reading = Reading(),  # noqa: B008 frozen
     *,
-    join: Literal["inner", "outer"] = "inner",
-    batch_key: str = "batch",
-    batch_name: str = "batch",
-    backed: bool = False,
-    fraction: float | None = None,
-    n_obs: int | None = None,
-    use_layer: str = "X",
     seed: int | None = None,
     is_query: bool = False,
 ) -> AnnData:
-    """Read data sets and put them together, with the batch of each cell in ``obs["batch"]``.
+    """Read data sets and put them together, with the batch of each cell in ``obs``.
 
     Parameters
     ----------
-    data_list
+    data
         See :func:`scalex_scvi.io.read`. An AnnData is not changed.
-    batch_categories, join, batch_key
-        Names of several sources, how their features are joined, and the column for their names:
-        see :func:`scalex_scvi.io.read`.
-    batch_name
-        Column of ``obs`` with the batches, or several columns, ``"donor,protocol"``, whose
-        values are joined by ``_``.
-    backed
-        Whether to read from disk only what is used (one ``.h5ad`` file).
-    fraction, n_obs
-        Share or number of cells to draw at random, without changing their order.
-    use_layer
-        ``"X"``, or the key of a layer or of ``obsm`` to use instead, e.g. surface proteins.
+    reading
+        What to read of it, and where the batches are.
     seed
-        Seed of the draw.
+        Seed of the draw of cells.
     is_query
         Whether the cells are to be projected: then they need no batch column, and without one
         are a single new batch, ``"query"``.
+
+    Returns
+    -------
+    The cells. Their batches are in ``obs["batch"]``; where the data have a column of this name
+    that says otherwise, it stays, and the batches are in the column that ``reading`` names. Which
+    one it is tells :func:`batch_column`.
 
     Raises
     ------
     KeyError
         If there is no such column, layer or ``obsm``.
     ValueError
-        For missing batches, or a ``fraction`` or ``n_obs`` out of range.
+        For missing batches, two different columns named for the batches of one source, or a
+        ``fraction`` or ``n_obs`` out of range.
     """
     adata = read(
-        data_list,
-        batch_key=batch_key,
-        batch_categories=batch_categories,
-        join=join,
-        backed=backed,
+        data,
+        batch_key=reading.batch_key,
+        batch_categories=reading.batch_categories,
+        join=reading.join,
+        backed=reading.backed,
     )
-    batch = _batches(adata, batch_name, is_query=is_query)
-    rows = _draw(adata.n_obs, fraction, n_obs, seed)
-    chosen = _with_matrix(adata, use_layer, rows)
-    if BATCH in adata.obs and not adata.obs[BATCH].astype(str).equals(batch.astype(str)):
-        logger.info("obs['batch'] is replaced, in the result, by %s.", batch_name)
-    chosen.obs[BATCH] = batch.iloc[rows]
+    one_source = len(_as_list(data)) == 1 and reading.batch_categories is None
+    name = (_name_in_one if one_source else _name_in_several)(adata, reading)
+    batch = _batches(adata, name, is_query=is_query)
+    rows = _draw(adata.n_obs, reading.fraction, reading.n_obs, seed)
+    chosen = _with_matrix(adata, reading.use_layer, rows)
+    _store_batches(chosen, batch.iloc[rows], name)
     return chosen
 
 
-def _batches(adata: AnnData, batch_name: str, *, is_query: bool) -> pd.Series:
+def batch_column(adata: AnnData) -> str:
+    """Return the column of ``obs`` with the batches of a run: ``"batch"``, if none is noted."""
+    return str(adata.uns.get(BATCH_COLUMN_KEY, BATCH))
+
+
+def rename_batches(adata: AnnData, column: str) -> None:
+    """Put the batches of cells from :func:`load_counts` into another column of ``obs``.
+
+    A different column of this name is kept as ``obs[f"own_{column}"]``, with a warning.
+    """
+    batch = adata.obs[batch_column(adata)]
+    if column in adata.obs and not _same(adata.obs[column], batch):
+        own = f"own_{column}"
+        adata.obs[own] = adata.obs[column]
+        logger.warning(
+            "obs[%r] holds the batches, as in the reference: those of obs[%r]. The column %r of "
+            "the data is now obs[%r].",
+            column,
+            batch_column(adata),
+            column,
+            own,
+        )
+    adata.obs[column] = batch
+    adata.uns[BATCH_COLUMN_KEY] = column
+
+
+def _name_in_one(adata: AnnData, reading: Reading) -> str:
+    """Column (or columns) with the batches of one source: the one that was named."""
+    name, key = reading.batch_name, reading.batch_key
+    if key in (Reading.batch_key, name):
+        return name
+    if name == Reading.batch_name:
+        if key not in adata.obs:
+            msg = (
+                f"`batch_key` {key!r} is not a column of obs: {list(adata.obs.columns)!r}. Of one "
+                "source it is the column with the batches, like `batch_name`."
+            )
+            raise KeyError(msg)
+        return key
+    if key in adata.obs and set(_columns(adata, name)) <= set(adata.obs):
+        msg = (
+            f"Both `batch_name` {name!r} and `batch_key` {key!r} are columns of obs: give one of "
+            f"them for the batches, or `batch_name={f'{name},{key}'!r}` to combine them."
+        )
+        raise ValueError(msg)
+    return name
+
+
+def _name_in_several(adata: AnnData, reading: Reading) -> str:
+    """Column (or columns) with the batches of several sources, whose names are in ``batch_key``."""
+    name, key = reading.batch_name, reading.batch_key
+    if name != Reading.batch_name or key == name:
+        return name
+    if name not in adata.obs:
+        return key
+    logger.warning(
+        "The batches are obs[%r]; obs[%r] (`batch_key`) holds the names of the sources. To "
+        "integrate these, pass `batch_name=%r`.",
+        name,
+        key,
+        key,
+    )
+    return name
+
+
+def _store_batches(adata: AnnData, batch: pd.Series, name: str) -> None:
+    """Write the batches into ``obs``, and into ``uns`` where they are."""
+    column = BATCH
+    if BATCH in adata.obs and not _same(adata.obs[BATCH], batch):
+        column = name
+        logger.warning(
+            "The batches are obs[%r]: obs[%r] of the data differs from them, and stays as it is.",
+            column,
+            BATCH,
+        )
+    adata.obs[column] = batch
+    adata.uns[BATCH_COLUMN_KEY] = column
+
+
+def _same(one: pd.Series, other: pd.Series) -> bool:
+    return bool((one.astype(str).to_numpy() == other.astype(str).to_numpy()).all())
+
+
+def _columns(adata: AnnData, batch_name: str) -> list[str]:
+    """Columns that a name means: itself, or those between commas."""
     single = batch_name in adata.obs or "," not in batch_name
-    columns = [batch_name] if single else [name.strip() for name in batch_name.split(",")]
+    return [batch_name] if single else [name.strip() for name in batch_name.split(",")]
+
+
+def _batches(adata: AnnData, batch_name: str, *, is_query: bool) -> pd.Series:
+    columns = _columns(adata, batch_name)
     absent = [name for name in columns if name not in adata.obs]
     if absent and is_query:
         logger.warning("The query has no %r: its cells are one batch, %r.", absent, QUERY_BATCH)
@@ -170,8 +182,8 @@ def _batches(adata: AnnData, batch_name: str, *, is_query: bool) -> pd.Series:
         raise KeyError(msg)
     for name in columns:
         check_no_missing(adata, name, what="batch")
-    if single:
-        return adata.obs[batch_name].astype("category")
+    if len(columns) == 1:
+        return adata.obs[columns[0]].astype("category")
     joined = adata.obs[columns[0]].astype(str)
     for name in columns[1:]:
         joined = joined + "_" + adata.obs[name].astype(str)

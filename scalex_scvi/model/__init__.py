@@ -1,5 +1,5 @@
 """SCALEX as an scvi-tools model."""
 
-from ._scalex import SCALEXModel
+import lazy_loader as _lazy
 
-__all__ = ["SCALEXModel"]
+__getattr__, __dir__, __all__ = _lazy.attach_stub(__name__, __file__)

@@ -20,10 +20,6 @@ Colours
 No plot changes ``adata`` or matplotlib's settings. Many points are rasterised in vector files.
 """
 
-from ._confusion import confusion
-from ._embedding import embedding
-from ._history import history
-from ._meta import meta, meta_pair
-from ._umap import projection, umap
+import lazy_loader as _lazy
 
-__all__ = ["confusion", "embedding", "history", "meta", "meta_pair", "projection", "umap"]
+__getattr__, __dir__, __all__ = _lazy.attach_stub(__name__, __file__)

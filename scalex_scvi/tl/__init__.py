@@ -1,8 +1,5 @@
 """Tools on the latent space."""
 
-from ._embed import embed
-from ._label_transfer import label_transfer
-from ._project import project_store
-from ._transfer_expression import transfer_expression
+import lazy_loader as _lazy
 
-__all__ = ["embed", "label_transfer", "project_store", "transfer_expression"]
+__getattr__, __dir__, __all__ = _lazy.attach_stub(__name__, __file__)
