@@ -2,45 +2,47 @@
 
 from __future__ import annotations
 
-import os
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from anndata import AnnData
 
 from . import datasets, metrics
-from .io import RunFolder, load_counts
-from .io._load import BATCH
-from .io._read import DataSource
+from ._outputs import LABEL, Outputs
+from ._results import check_outputs
+from .io import DataSource, Reading, RunFolder, batch_column, load_counts
+from .pp import Preparation
+from .train import DEFAULT, Recipe
 from .workflow import integrate, project
 
 
 def demo(
-    outdir: str | os.PathLike[str],
     data: DataSource | None = None,
     *,
-    batch_name: str = "batch",
-    label: str = "celltype",
     held_out: str | None = None,
+    reading: Reading = Reading(),  # noqa: B008 all four are frozen
+    preparation: Preparation = Preparation(),  # noqa: B008
+    recipe: Recipe = DEFAULT,
+    outputs: Outputs,
     seed: int | None = None,
-    preprocessing: dict[str, Any] | None = None,
-    training: dict[str, Any] | None = None,
+    train_kwargs: Mapping[str, Any] | None = None,
 ) -> pd.DataFrame:
     """Run the main job: integrate all batches but one, project that one, transfer labels, score.
 
     Parameters
     ----------
-    outdir
-        Folder for two run folders, ``reference/`` and ``projection/``, and ``scores.csv``.
     data
         Labelled counts; default: :func:`scalex_scvi.datasets.pbmc_technologies`.
-    batch_name, label
-        Columns of ``obs``.
     held_out
         Batch to project; default: the last one.
-    seed
-        Seed of everything random.
-    preprocessing, training
+    reading, preparation, recipe, seed, train_kwargs
         See :func:`scalex_scvi.workflow.integrate`.
+    outputs
+        ``outdir`` is the folder for two run folders, ``reference/`` and ``projection/``, and
+        ``scores.csv``.
 
     Returns
     -------
@@ -51,34 +53,41 @@ def demo(
     KeyError, ValueError
         If a column is absent, or there are fewer than two batches.
     """
-    counts = load_counts(
-        datasets.pbmc_technologies() if data is None else data, batch_name=batch_name
-    )
-    if label not in counts.obs:
-        msg = f"`label` {label!r} is not a column of obs: {list(counts.obs.columns)!r}."
-        raise KeyError(msg)
-    batches = [str(name) for name in counts.obs[BATCH].cat.categories]
-    held_out = batches[-1] if held_out is None else held_out
-    if held_out not in batches or len(batches) < 2:
-        msg = f"`held_out` {held_out!r} must be one of two or more batches: {batches!r}."
-        raise ValueError(msg)
-    is_query = (counts.obs[BATCH].astype(str) == held_out).to_numpy()
-    folder = RunFolder(outdir)
+    counts = load_counts(datasets.pbmc_technologies() if data is None else data, reading)
+    outputs = replace(outputs, label=outputs.label or LABEL)
+    check_outputs(counts, outputs)
+    is_query = _held_out(counts, held_out)
+    folder = RunFolder(outputs.outdir)
+    column = Reading(batch_name=batch_column(counts))
     ref = integrate(
         counts[~is_query],
-        folder.path / "reference",
-        label=label,
+        reading=column,
+        preparation=preparation,
+        recipe=recipe,
+        outputs=replace(outputs, outdir=folder.path / "reference"),
         seed=seed,
-        preprocessing=preprocessing,
-        training=training,
+        train_kwargs=train_kwargs,
     )
     together = project(
         counts[is_query],
         folder.path / "reference",
-        folder.path / "projection",
-        label=label,
+        reading=column,
+        outputs=replace(outputs, outdir=folder.path / "projection"),
         seed=seed,
     )
-    scores = metrics.demo_scores(ref, together, batch_key=BATCH, label=label)
+    scores = metrics.demo_scores(
+        ref, together, batch_key=batch_column(together), label=outputs.label
+    )
     folder.write_text(scores.to_csv(index=False), "scores.csv")
     return scores
+
+
+def _held_out(counts: AnnData, name: str | None) -> np.ndarray:
+    """Cells of the batch to project."""
+    batch = counts.obs[batch_column(counts)]
+    batches = [str(category) for category in batch.cat.categories]
+    name = batches[-1] if name is None else name
+    if name not in batches or len(batches) < 2:
+        msg = f"`held_out` {name!r} must be one of two or more batches: {batches!r}."
+        raise ValueError(msg)
+    return (batch.astype(str) == name).to_numpy()

@@ -23,7 +23,15 @@ from ._results import (
     results_folder,
     warn_of_lost_cells,
 )
-from .io import DataSource, Reading, RunFolder, batch_column, load_counts, rename_batches
+from .io import (
+    BATCH_COLUMN_KEY,
+    DataSource,
+    Reading,
+    RunFolder,
+    batch_column,
+    load_counts,
+    rename_batches,
+)
 from .model import SCALEXModel
 from .pp import Preparation
 from .tl import label_transfer
@@ -428,16 +436,14 @@ def prepare(counts: AnnData, preparation: Preparation, *, label: str | None = No
     preparation
         How they are prepared.
     label
-        Column of ``obs`` with cell types, to count the removed cells by; default:
-        ``"celltype"`` where there is one.
+        Column of ``obs`` with cell types, to count the removed cells by.
 
     Returns
     -------
     See :func:`scalex_scvi.pp.preprocess`.
     """
-    column = batch_column(counts)
-    adata = pp.preprocess(counts, batch_key=column, **preparation.arguments())
-    warn_of_lost_cells(counts.obs, adata.obs, column, label)
+    adata = pp.preprocess(counts, batch_key=batch_column(counts), **preparation.arguments())
+    warn_of_lost_cells(counts, adata, label)
     return adata
 
 
@@ -470,7 +476,7 @@ def _rich_cells(
     record = reference_model.preprocessing
     profile = Preparation.profile if record is None else record.profile
     kept = pp.filter_cells(counts, preparation.min_features or 0, profile=profile)
-    warn_of_lost_cells(counts.obs, kept.obs, batch_column(counts), label)
+    warn_of_lost_cells(counts, kept, label)
     return kept
 
 
@@ -503,17 +509,15 @@ def _check_label(ref: AnnData | None, source: RunFolder, label: str | None) -> N
 
 def _transfer(ref: AnnData, query: AnnData, label: str, *, unknown: bool) -> None:
     """Write the transferred labels, and with ``unknown`` their uncertainty, into ``query.obs``."""
+    column = batch_column(query)
+    if not unknown:
+        query.obs[f"{label}_transfer"] = label_transfer(ref, query, label=label, batch_key=column)
+        return
     found = label_transfer(
-        ref,
-        query,
-        label=label,
-        unknown=unknown,
-        batch_key=batch_column(query),
-        return_details=True,
+        ref, query, label=label, unknown=True, batch_key=column, return_details=True
     )
     query.obs[f"{label}_transfer"] = found["label"]
-    if unknown:
-        query.obs[f"{label}_uncertainty"] = found["uncertainty"]
+    query.obs[f"{label}_uncertainty"] = found["uncertainty"]
 
 
 def _query_alone(query: AnnData) -> AnnData:
@@ -536,7 +540,7 @@ def _together(ref: AnnData, query: AnnData) -> AnnData:
         merge="first",
         index_unique="-" if shared else None,
     )
-    joined.uns[BATCH_KEY] = 0
+    joined.uns[BATCH_COLUMN_KEY] = batch_column(query)
     record, of_query = (pp.Preprocessing.from_adata(adata) for adata in (ref, query))
     if record is not None and of_query is not None:
         record.with_batches_of(of_query).to_adata(joined)

@@ -9,13 +9,15 @@ from collections.abc import Sequence
 
 from scalex_scvi._core.messages import messages_on_console
 
-from ._commands import COMMANDS, run_scalex
 from ._config import apply_config, write_options
 from ._parser import build_parser, build_scalex_parser
 
 __all__ = ["build_parser", "build_scalex_parser", "main", "scalex_main"]
 
-_USER_ERRORS = (FileNotFoundError, KeyError, ValueError, TypeError, ImportError, IsADirectoryError)
+_USER_ERRORS = (OSError, KeyError, ValueError, TypeError, ImportError)
+MISTAKE = 1
+"""Exit code after a mistake of the user's."""
+
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""
 
@@ -59,15 +61,17 @@ def _dashes(argv: Sequence[str]) -> list[str]:
 
 def _run(args: argparse.Namespace, name: str) -> int:
     level = logging.WARNING if args.quiet else logging.INFO
-    command = COMMANDS.get(getattr(args, "command", None), run_scalex)
     try:
+        from ._commands import COMMANDS, run_scalex  # all that is slow to load
+
+        command = COMMANDS.get(getattr(args, "command", None), run_scalex)
         with messages_on_console(True, level):
             command(args)
             write_options(args)
     except _USER_ERRORS as error:
         text = error.args[0] if isinstance(error, KeyError) and error.args else error
-        sys.stderr.write(f"{name}: {text}\n")
-        return 1
+        sys.stderr.write(f"{name}: {' '.join(str(text).splitlines())}\n")
+        return MISTAKE
     except KeyboardInterrupt:
         sys.stderr.write(f"{name}: interrupted; earlier results are as they were.\n")
         return INTERRUPTED

@@ -12,51 +12,18 @@ from typing import Any
 import pandas as pd
 from anndata import AnnData
 
-from scalex_scvi import SCALEX, SCALEXModel, metrics, pl
+from scalex_scvi import SCALEXModel, metrics, pl, workflow
 from scalex_scvi._core.files import whole_file
 from scalex_scvi._demo import demo
-from scalex_scvi.io import RunFolder, read
+from scalex_scvi._outputs import Outputs
+from scalex_scvi.io import Reading, RunFolder, batch_column, read
+from scalex_scvi.pp import Preparation
 from scalex_scvi.tl import label_transfer
+from scalex_scvi.train import Recipe
+
+from ._parser import options_of
 
 logger = logging.getLogger(__name__)
-
-# Options that are arguments of SCALEX() under the same name.
-_SCALEX_ARGUMENTS = (
-    "batch_categories",
-    "profile",
-    "batch_name",
-    "min_features",
-    "min_cells",
-    "target_sum",
-    "n_top_features",
-    "join",
-    "batch_key",
-    "processed",
-    "log_normalized",
-    "fraction",
-    "n_obs",
-    "use_layer",
-    "backed",
-    "batch_size",
-    "lr",
-    "lr_schedule",
-    "alignment_weight",
-    "start_at_mean",
-    "max_iteration",
-    "seed",
-    "gpu",
-    "outdir",
-    "repeat",
-    "impute",
-    "chunk_size",
-    "ignore_umap",
-    "assess",
-    "eval",
-    "num_workers",
-    "label",
-    "unknown",
-    "batch_stats",
-)
 
 
 def run_scalex(args: argparse.Namespace) -> None:
@@ -66,19 +33,45 @@ def run_scalex(args: argparse.Namespace) -> None:
     if projection is not None and checkpoint is not None:
         msg = f"Give --projection ({projection!r}) or --checkpoint ({checkpoint!r}), not both."
         raise ValueError(msg)
-    given = _arguments(args)
     if checkpoint is not None:  # the model is applied to the data, nothing is added
-        given["repeat"] = True
-    SCALEX(args.data, projection=projection or checkpoint, **given)
+        _project_onto(checkpoint, args, repeat=True)
+    elif projection is not None:
+        _project_onto(projection, args)
+    else:
+        workflow.integrate(
+            args.data,
+            reading=options_of(Reading, args),
+            preparation=options_of(Preparation, args),
+            recipe=options_of(Recipe, args),
+            outputs=_outputs(args),
+            seed=args.seed,
+            train_kwargs=_machine(args),
+        )
 
 
 def _project(args: argparse.Namespace) -> None:
-    SCALEX(args.data, projection=args.reference, **_arguments(args))
+    _project_onto(args.reference, args)
 
 
-def _arguments(args: argparse.Namespace) -> dict[str, Any]:
-    given = {name: getattr(args, name) for name in _SCALEX_ARGUMENTS if hasattr(args, name)}
-    return given | {"show": False, "progress_bar": not args.quiet}
+def _project_onto(reference: str, args: argparse.Namespace, **more: bool) -> None:
+    workflow.project(
+        args.data,
+        reference,
+        reading=options_of(Reading, args),
+        preparation=options_of(Preparation, args),
+        outputs=_outputs(args, **more),
+        seed=args.seed,
+    )
+
+
+def _outputs(args: argparse.Namespace, **more: Any) -> Outputs:
+    if getattr(args, "eval", False):
+        more["batch_stats"] = "running"
+    return options_of(Outputs, args, show=False, **more)
+
+
+def _machine(args: argparse.Namespace) -> dict[str, Any]:
+    return workflow.on_gpu(args.gpu) | {"enable_progress_bar": not args.quiet}
 
 
 def _transfer(args: argparse.Namespace) -> None:
@@ -102,7 +95,7 @@ def _transfer(args: argparse.Namespace) -> None:
         n_neighbors=args.n_neighbors,
         unknown=args.unknown,
         max_refused=args.max_refused,
-        batch_key="batch" if "batch" in ref.obs else None,
+        batch_key=batch_column(ref) if batch_column(ref) in ref.obs else None,
         novelty=args.novelty,
         return_details=True,
     )
@@ -126,20 +119,18 @@ def _impute(args: argparse.Namespace) -> None:
 
 def _plot(args: argparse.Namespace) -> None:
     adata = _read_results(args.run)
-    color = args.color[0]
+    color, groupby = args.color[0], args.groupby or batch_column(adata)
     options = {"save": args.out, "show": False}
     if args.kind == "umap":
         pl.umap(adata, args.color, **options)
     elif args.kind == "projection":
         pl.projection(adata, args.color, **options)
     elif args.kind == "embedding":
-        pl.embedding(adata, color, groupby=args.groupby, groups=args.groups, **options)
+        pl.embedding(adata, color, groupby=groupby, groups=args.groups, **options)
     elif args.kind == "meta":
-        pl.meta(adata, use_rep=args.rep, color=color, batch=args.groupby, **options)
+        pl.meta(adata, use_rep=args.rep, color=color, batch=groupby, **options)
     elif args.kind == "meta-pair":
-        pl.meta_pair(
-            adata, args.rep, color=color, batch=args.groupby, batches=args.groups, **options
-        )
+        pl.meta_pair(adata, args.rep, color=color, batch=groupby, batches=args.groups, **options)
     else:
         _plot_confusion(adata, color, args.predicted or f"{color}_transfer", options)
     logger.info("Wrote %s.", args.out)
@@ -157,10 +148,11 @@ def _plot_confusion(adata: AnnData, truth: str, predicted: str, options: dict[st
 
 def _assess(args: argparse.Namespace) -> None:
     adata = _read_results(args.run)
+    batch_key = args.batch_name or batch_column(adata)
     if args.benchmark:
-        scores = metrics.benchmark(adata, args.rep, batch_key=args.batch_name, label_key=args.label)
+        scores = metrics.benchmark(adata, args.rep, batch_key=batch_key, label_key=args.label)
     else:
-        keys = {"batch_key": args.batch_name, "label_key": args.label, "seed": args.seed}
+        keys = {"batch_key": batch_key, "label_key": args.label, "seed": args.seed}
         found = {rep: metrics.integration_scores(adata, rep, **keys) for rep in args.rep}
         scores = pd.DataFrame(found).T
     sys.stdout.write(scores.round(3).to_string() + "\n")
@@ -170,30 +162,14 @@ def _assess(args: argparse.Namespace) -> None:
 
 def _demo(args: argparse.Namespace) -> None:
     scores = demo(
-        args.outdir,
         args.data,
-        batch_name=args.batch_name,
-        label=args.label,
         held_out=args.held_out,
+        reading=options_of(Reading, args),
+        preparation=options_of(Preparation, args),
+        recipe=options_of(Recipe, args),
+        outputs=_outputs(args),
         seed=args.seed,
-        preprocessing={
-            "profile": args.profile,
-            "min_features": args.min_features,
-            "min_cells": args.min_cells,
-            "target_sum": args.target_sum,
-            "n_top_features": args.n_top_features,
-            "processed": args.processed,
-            "log_normalized": args.log_normalized,
-        },
-        training={
-            "max_steps": args.max_iteration,
-            "batch_size": args.batch_size,
-            "lr": args.lr,
-            "lr_schedule": args.lr_schedule,
-            "alignment_weight": args.alignment_weight,
-            "start_at_mean": args.start_at_mean,
-            "enable_progress_bar": not args.quiet,
-        },
+        train_kwargs=_machine(args),
     )
     lines = [f"{row.score:36s} {row.value:5.2f}   {row.meaning}" for row in scores.itertuples()]
     what = "Data: " + (args.data or "700 real PBMCs, technologies simulated (semi-synthetic).")

@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from scalex_scvi._core.files import whole_file
 
 OPTIONS_FILE = "options.yaml"
@@ -49,6 +47,8 @@ def write_options(args: argparse.Namespace) -> None:
     outdir = getattr(args, "outdir", None)
     if outdir is None or not Path(outdir).is_dir():
         return
+    import yaml
+
     used = {
         name.replace("_", "-"): value
         for name, value in vars(args).items()
@@ -75,6 +75,8 @@ def _by_name(parser: argparse.ArgumentParser) -> dict[str, argparse.Action]:
 
 
 def _read(path: str, parser: argparse.ArgumentParser) -> dict[str, Any]:
+    import yaml
+
     try:
         options = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:

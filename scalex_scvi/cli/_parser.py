@@ -3,14 +3,28 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
+from dataclasses import fields
+from types import MappingProxyType
 from typing import Any
 
 from scalex_scvi import __version__
+from scalex_scvi._outputs import LABEL, Outputs
+from scalex_scvi.io import Reading
+from scalex_scvi.pp import Preparation
+from scalex_scvi.train import Recipe
 
 DATA_HELP = (
     "files, folders or globs with counts, each a batch of its own: .h5ad, .h5mu/MODALITY, "
     "10x .h5, .zarr, .loom, .csv, .tsv, .txt (.gz), MatrixMarket folders"
 )
+
+EXIT_CODES = (
+    "Exit codes: 0 fine, 1 a mistake in the data or options (explained in one line), "
+    "2 wrong usage, 130 interrupted."
+)
+
+_SEED = "seed (124, as published)"
 
 
 class _Help(argparse.HelpFormatter):
@@ -35,7 +49,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="scalex-scvi",
         description="Integrate single-cell data by SCALEX, and project new cells without training.",
-        epilog="'scalex-scvi COMMAND --help' lists the options of a command.",
+        epilog=f"'scalex-scvi COMMAND --help' lists the options of a command. {EXIT_CODES}",
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -44,7 +58,7 @@ def build_parser() -> argparse.ArgumentParser:
             name,
             help=summary,
             description=f"{summary[0].upper()}{summary[1:]}.",
-            epilog=f"Example: scalex-scvi {name} {example}",
+            epilog=f"Example: scalex-scvi {name} {example} ; {EXIT_CODES}",
             formatter_class=_Help,
             allow_abbrev=False,  # their meaning would change when an option is added
         )
@@ -57,6 +71,7 @@ def build_scalex_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="SCALEX.py",
         description="Integrate single-cell data by SCALEX, or project new cells (--projection).",
+        epilog=EXIT_CODES,
         formatter_class=_Help,
         allow_abbrev=False,
     )
@@ -66,42 +81,44 @@ def build_scalex_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "-c", "--checkpoint", help="run folder whose model is applied to the data as it is"
     )
-    parser.add_argument(
-        "--repeat", action="store_true", help="return the projected cells without the reference"
-    )
+    _add(parser, Outputs, "repeat")
     _add_reading(parser)
-    _add_preprocessing(parser, min_features=None)
+    _add_preprocessing(parser)
     _add_training(parser)
     _add_results(parser)
     _add_common(parser, outdir="output/")
+    _add_without_effect(parser)
     return parser
 
 
 def _add_integrate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("data", nargs="+", help=DATA_HELP)
     _add_reading(parser)
-    _add_preprocessing(parser, min_features=None)
+    _add_preprocessing(parser)
     _add_training(parser)
     _add_results(parser)
     _add_common(parser)
+    _add_without_effect(parser, help=argparse.SUPPRESS)
 
 
 def _add_project(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("data", nargs="+", help=DATA_HELP)
     parser.add_argument("-r", "--reference", required=True, help="run folder of 'integrate'")
-    parser.add_argument(
-        "--repeat", action="store_true", help="return the projected cells without the reference"
+    _add(parser, Outputs, "repeat")
+    _add(
+        parser,
+        Preparation,
+        "min_features",
+        type=int,
+        default=0,
+        help="remove cells with fewer genes",
     )
-    parser.add_argument(
-        "--min-features", type=int, default=0, help="remove cells with fewer genes (%(default)s)"
-    )
-    parser.add_argument(
-        "--unknown", action="store_true", help="transferred labels may be 'unknown'"
-    )
+    _add(parser, Outputs, "unknown")
     _add_declared(parser)
     _add_reading(parser)
     _add_results(parser)
     _add_common(parser)
+    _add_without_effect(parser, help=argparse.SUPPRESS)
 
 
 def _add_transfer(parser: argparse.ArgumentParser) -> None:
@@ -111,7 +128,7 @@ def _add_transfer(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         help="the same of the query; without it, REFERENCE is the run folder of a projection",
     )
-    parser.add_argument("--label", default="celltype", help="column of obs (%(default)s)")
+    parser.add_argument("--label", default=LABEL, help="column of obs (%(default)s)")
     parser.add_argument("--rep", default="latent", help="key in obsm (%(default)s)")
     parser.add_argument(
         "--method",
@@ -149,9 +166,7 @@ def _add_impute(parser: argparse.ArgumentParser) -> None:
         help="units of the expression (%(default)s)",
     )
     parser.add_argument("--threshold", type=float, help="smaller values become 0; sparse result")
-    parser.add_argument(
-        "--chunk-size", type=int, default=20_000, help="cells at a time (%(default)s)"
-    )
+    _add(parser, Outputs, "chunk_size", type=int)
     parser.add_argument("-o", "--out", required=True, help=".h5ad or .zarr for the expression")
     _add_quiet(parser)
 
@@ -160,8 +175,8 @@ def _add_plot(parser: argparse.ArgumentParser) -> None:
     kinds = ["umap", "projection", "embedding", "meta", "meta-pair", "confusion"]
     parser.add_argument("run", help="run folder or .h5ad file")
     parser.add_argument("kind", choices=kinds, help="what to draw")
-    parser.add_argument("--color", nargs="+", default=["celltype"], help="columns of obs")
-    parser.add_argument("--groupby", default="batch", help="column of obs (%(default)s)")
+    parser.add_argument("--color", nargs="+", default=[LABEL], help="columns of obs")
+    parser.add_argument("--groupby", help="column of obs (that with the run's batches)")
     parser.add_argument("--groups", nargs="+", help="only these values of --groupby")
     parser.add_argument("--rep", default="latent", help="key in obsm, for meta (%(default)s)")
     parser.add_argument("--predicted", help="column of obs with predicted labels, for confusion")
@@ -171,13 +186,13 @@ def _add_plot(parser: argparse.ArgumentParser) -> None:
 
 def _add_assess(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", help="run folder or .h5ad file")
-    parser.add_argument("--batch-name", default="batch", help="column of obs (%(default)s)")
-    parser.add_argument("--label", default="celltype", help="column of obs (%(default)s)")
+    parser.add_argument("--batch-name", help="column of obs (that with the run's batches)")
+    parser.add_argument("--label", default=LABEL, help="column of obs (%(default)s)")
     parser.add_argument("--rep", nargs="+", default=["latent"], help="keys in obsm (%(default)s)")
     parser.add_argument(
         "--benchmark", action="store_true", help="all scores of scib-metrics (extra 'benchmark')"
     )
-    parser.add_argument("--seed", type=int, default=124, help="seed (%(default)s)")
+    parser.add_argument("--seed", type=int, help=_SEED)
     parser.add_argument("-o", "--out", help=".csv file for the scores")
     _add_quiet(parser)
 
@@ -189,12 +204,13 @@ def _add_demo(parser: argparse.ArgumentParser) -> None:
         "(semi-synthetic)."
     )
     parser.add_argument("data", nargs="?", help="counts with batches and labels")
-    parser.add_argument("--batch-name", default="batch", help="column of obs (%(default)s)")
-    parser.add_argument("--label", default="celltype", help="column of obs (%(default)s)")
+    _add(parser, Reading, "batch_name")
+    _add(parser, Outputs, "label", default=LABEL, help="column of obs with cell types")
     parser.add_argument("--held-out", help="batch to project (the last one)")
     _add_preprocessing(parser, min_features=0)
     _add_training(parser)
     _add_common(parser)
+    _add_without_effect(parser, help=argparse.SUPPRESS)
 
 
 # Summary, example, and what adds the arguments.
@@ -225,156 +241,141 @@ _COMMANDS: dict[str, tuple[str, str, Any]] = {
 }
 
 
+def options_of(cls: type, args: argparse.Namespace, **more: Any) -> Any:
+    """Return the frozen object of options, ``Reading`` for example, that was typed."""
+    typed = {f.name: getattr(args, f.name) for f in fields(cls) if hasattr(args, f.name)}
+    return cls(**(typed | more))
+
+
+def _add(
+    group: Any,
+    cls: type,
+    name: str,
+    *flags: str,
+    default: Any = ...,
+    help: str | None = None,
+    **how: Any,
+) -> None:
+    """Add the option of one field: its default and, unless another is given, its help.
+
+    Parameters
+    ----------
+    group
+        Parser or group of it.
+    cls, name
+        Class of options and its field, whose name with dashes is the flag.
+    *flags
+        Further flags.
+    default, help
+        Instead of the field's.
+    **how
+        Arguments of ``add_argument``.
+    """
+    field = {field.name: field for field in fields(cls)}[name]
+    default = field.default if default is ... else default
+    help = field.metadata["help"] if help is None else help
+    if isinstance(default, bool) and "action" not in how:
+        how["action"] = "store_true"
+    elif default is not None and not isinstance(default, bool):
+        help += " (%(default)g)" if isinstance(default, float) else " (%(default)s)"
+    flag = "--" + name.replace("_", "-")
+    short = [extra for extra in flags if not extra.startswith("--")]
+    long = [extra for extra in flags if extra.startswith("--")]
+    group.add_argument(*short, flag, *long, dest=name, default=default, help=help, **how)
+
+
 def _add_reading(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("input")
-    group.add_argument(
-        "-b", "--batch-categories", nargs="+", help="names of several sources (0 to N-1)"
-    )
-    group.add_argument(
-        "--batch-name",
-        default="batch",
-        help="column of obs with the batches; 'a,b' combines columns (%(default)s)",
-    )
-    group.add_argument(
-        "--batch-key",
-        default="batch",
-        help="column of obs for the names of several sources (%(default)s)",
-    )
-    group.add_argument(
-        "--join",
-        choices=["inner", "outer"],
-        default="inner",
-        help="features that all sources have, or any (%(default)s)",
-    )
-    group.add_argument("--use-layer", default="X", help="layer or key of obsm to use (%(default)s)")
-    group.add_argument("--fraction", type=float, help="share of cells to draw")
-    group.add_argument("--n-obs", type=int, help="number of cells to draw")
-    group.add_argument("--backed", action="store_true", help="read from disk what is used")
+    _add(group, Reading, "batch_categories", "-b", nargs="+")
+    _add(group, Reading, "batch_name")
+    _add(group, Reading, "batch_key")
+    _add(group, Reading, "join", choices=["inner", "outer"])
+    _add(group, Reading, "use_layer")
+    _add(group, Reading, "fraction", type=float)
+    _add(group, Reading, "n_obs", type=int)
+    _add(group, Reading, "backed")
 
 
 def _add_declared(parser: Any) -> None:
-    parser.add_argument(
-        "--processed",
-        action="store_true",
-        help="values are normalised and selected already: only scale them",
-    )
-    parser.add_argument(
-        "--log-normalized",
-        action=argparse.BooleanOptionalAction,
-        default=None,
-        help="whether the values are log-normalised already (decided by the values)",
-    )
+    _add(parser, Preparation, "processed")
+    _add(parser, Preparation, "log_normalized", action=argparse.BooleanOptionalAction)
 
 
-def _add_preprocessing(parser: argparse.ArgumentParser, min_features: int | None) -> None:
+def _add_preprocessing(
+    parser: argparse.ArgumentParser, min_features: int | None = Preparation.min_features
+) -> None:
     group = parser.add_argument_group("preprocessing")
-    group.add_argument(
-        "--profile", default="RNA", help="kind of data: RNA, ATAC or ADT (%(default)s)"
-    )
-    group.add_argument(
-        "--min-features",
-        "--min-gene",
-        "--min-genes",
-        dest="min_features",
-        type=int,
-        default=min_features,
-        help="remove cells with fewer features (RNA 600, ATAC 100, ADT and demo 0)",
-    )
-    group.add_argument(
-        "--min-cells",
-        "--min-cell",
-        dest="min_cells",
-        type=int,
-        help="remove features in fewer cells (RNA and ATAC 3)",
-    )
-    group.add_argument("--target-sum", type=float, help="total of a cell (RNA, ATAC 10000)")
-    group.add_argument(
-        "--n-top-features",
-        "--n-top-genes",
-        dest="n_top_features",
-        metavar="N",
-        help="variable features to keep, -1 for all, or a file with one a line (RNA 2000)",
-    )
+    _add(group, Preparation, "profile")
+    names = ("--min-gene", "--min-genes")
+    _add(group, Preparation, "min_features", *names, type=int, default=min_features)
+    _add(group, Preparation, "min_cells", "--min-cell", type=int)
+    _add(group, Preparation, "target_sum", type=float)
+    _add(group, Preparation, "n_top_features", "--n-top-genes", metavar="N")
     _add_declared(group)
+
+
+# Recipes are no concern of the command line alone: their fields have no line of help of their own.
+_RECIPE_HELP: Mapping[str, str] = MappingProxyType(
+    {
+        "max_steps": "minibatches (2000 to 6000, the more the sparser the data; published: 30000)",
+        "batch_size": "cells a minibatch",
+        "lr": "learning rate; published: 0.0002",
+        "lr_schedule": "how it changes; published: constant",
+        "alignment_weight": "weight of the distance of each batch's cells from those of all; "
+        "published, and for batches with types of their own: 0",
+        "start_at_mean": "start the decoder at the mean expression (published: --no-start-at-mean)",
+    }
+)
 
 
 def _add_training(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("training")
-    group.add_argument(
-        "--max-iteration",
-        "--max-steps",
-        dest="max_iteration",
-        type=int,
-        help="minibatches (2000 to 6000, the more the sparser the data; published: 30000)",
-    )
-    group.add_argument("--batch-size", type=int, default=64, help="cells a minibatch (%(default)s)")
-    group.add_argument(
-        "--lr", type=float, default=2e-3, help="learning rate (%(default)g; published: 0.0002)"
-    )
-    group.add_argument(
-        "--lr-schedule",
-        choices=["cosine", "constant"],
-        default="cosine",
-        help="how it changes (%(default)s; published: constant)",
-    )
-    group.add_argument(
-        "--alignment-weight",
-        type=float,
-        default=1.0,
-        help="weight of the distance of each batch's cells from those of all "
-        "(%(default)g; published, and for batches with types of their own: 0)",
-    )
-    group.add_argument(
-        "--start-at-mean",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help="start the decoder at the mean expression (published: --no-start-at-mean)",
-    )
+    how: dict[str, dict[str, Any]] = {
+        "max_steps": {"type": int},
+        "batch_size": {"type": int},
+        "lr": {"type": float},
+        "lr_schedule": {"choices": ["cosine", "constant"]},
+        "alignment_weight": {"type": float},
+        "start_at_mean": {"action": argparse.BooleanOptionalAction},
+    }
+    for name, arguments in how.items():
+        flags = ["--max-iteration"] if name == "max_steps" else []
+        _add(group, Recipe, name, *flags, help=_RECIPE_HELP[name], **arguments)
     group.add_argument(
         "-g", "--gpu", type=int, default=0, help="GPU, if there is one (%(default)s)"
     )
-    group.add_argument("--num-workers", type=int, default=4, help="no effect, see SCALEX()")
 
 
 def _add_results(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("results")
-    group.add_argument("--label", help="column of obs to draw, assess and, projecting, transfer")
-    group.add_argument(
-        "--batch-stats",
-        choices=["running", "batch"],
-        default="running",
-        help="statistics of the encoder's batch normalisation (%(default)s)",
-    )
-    group.add_argument(
-        "--eval", action="store_true", help="running statistics, whatever --batch-stats says"
-    )
-    group.add_argument(
-        "--impute",
-        nargs="?",
-        const=True,
-        metavar="BATCH",
-        help="add imputed expression, decoded by BATCH (the first one)",
-    )
-    group.add_argument(
-        "--chunk-size", type=int, default=20_000, help="cells imputed at a time (%(default)s)"
-    )
-    group.add_argument("--ignore-umap", action="store_true", help="no UMAP and clusters")
-    group.add_argument("--assess", action="store_true", help="add scores")
+    _add(group, Outputs, "label")
+    _add(group, Outputs, "batch_stats", choices=["running", "batch"])
+    _add(group, Outputs, "impute", nargs="?", const=True, metavar="BATCH")
+    _add(group, Outputs, "chunk_size", type=int)
+    _add(group, Outputs, "ignore_umap")
+    _add(group, Outputs, "assess")
 
 
-def _add_common(parser: argparse.ArgumentParser, outdir: str | None = None) -> None:
-    parser.add_argument(
-        "-o",
-        "--outdir",
-        required=outdir is None,
-        default=outdir,
-        help="run folder for the results" + (" (%(default)s)" if outdir else ""),
-    )
-    parser.add_argument("--seed", type=int, default=124, help="seed (%(default)s)")
+def _add_common(parser: argparse.ArgumentParser, outdir: str | None = Outputs.outdir) -> None:
+    _add(parser, Outputs, "outdir", "-o", required=outdir is None, default=outdir)
+    parser.add_argument("--seed", type=int, help=_SEED)
     parser.add_argument("--config", metavar="FILE", help="YAML file with options; typed ones win")
     _add_quiet(parser)
 
 
 def _add_quiet(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress and messages")
-    parser.add_argument("--verbose", action="store_true", help="messages are shown anyway")
+
+
+def _add_without_effect(parser: argparse.ArgumentParser, help: str | None = None) -> None:
+    """Add flags of the published command that change nothing, or nothing that is not the default."""
+    for flag, what, how in (
+        ("--num-workers", "no effect, see SCALEX()", {"type": int, "default": 4}),
+        (
+            "--eval",
+            "running statistics, whatever --batch-stats says",
+            {"action": "store_true"},
+        ),
+        ("--verbose", "messages are shown anyway", {"action": "store_true"}),
+    ):
+        parser.add_argument(flag, help=help or what, **how)  # type: ignore[arg-type]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -83,7 +84,18 @@ class RunFolder:
             try:
                 yield
             except BaseException:
-                PACKAGE_LOGGER.exception("The run ended early.")
+                # Into the file alone: whoever catches the error says it in their own way.
+                handler.handle(
+                    PACKAGE_LOGGER.makeRecord(
+                        PACKAGE_LOGGER.name,
+                        logging.ERROR,
+                        __file__,
+                        0,
+                        "The run ended early.",
+                        (),
+                        sys.exc_info(),
+                    )
+                )
                 raise
 
 

@@ -1,0 +1,140 @@
+"""What a run leaves behind: results in the AnnData, and the run folder."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import AbstractContextManager, nullcontext
+
+import pandas as pd
+from anndata import AnnData
+
+from . import metrics, pl
+from ._outputs import LABEL, Outputs
+from .io import RunFolder, batch_column
+from .model import SCALEXModel
+from .tl import embed
+
+logger = logging.getLogger(__name__)
+
+IMPUTED = "impute"
+"""Layer of the imputed expression."""
+
+SHARE_TO_WARN = 0.1
+"""A filter that takes more of the cells than this says so visibly."""
+
+
+def results_folder(outputs: Outputs) -> AbstractContextManager[RunFolder | None]:
+    """Yield the folder to write into, or ``None``."""
+    return nullcontext() if outputs.outdir is None else RunFolder(outputs.outdir).run()
+
+
+def check_outputs(adata: AnnData, outputs: Outputs) -> None:
+    """Find mistakes before a long training.
+
+    Raises
+    ------
+    KeyError, ValueError
+        If there is no such label or batch.
+    """
+    if outputs.label is not None and outputs.label not in adata.obs:
+        msg = f"`label` {outputs.label!r} is not a column of obs: {list(adata.obs.columns)!r}."
+        raise KeyError(msg)
+    batches = list(adata.obs[batch_column(adata)].astype(str).unique())
+    if isinstance(outputs.impute, str) and outputs.impute not in batches:
+        msg = f"`impute` {outputs.impute!r} is not a batch: {sorted(batches)!r}."
+        raise ValueError(msg)
+
+
+def warn_of_lost_cells(before: AnnData, after: AnnData, label: str | None) -> None:
+    """Warn if a filter took more than a tenth of the cells: how many of which batch and type.
+
+    Parameters
+    ----------
+    before, after
+        Cells before and after the filter.
+    label
+        Column of ``obs`` with types; ``None``: ``"celltype"``, if there is one.
+    """
+    lost = before.n_obs - after.n_obs
+    if lost <= SHARE_TO_WARN * before.n_obs:
+        return
+    counted = "".join(
+        f" By {column!r}: {_lost_in_each(before.obs[column], after.obs[column])}."
+        for column in (batch_column(before), LABEL if label is None else label)
+        if column in before.obs
+    )
+    logger.warning(
+        "`min_features` removed %d of %d cells.%s Pass `min_features=0` to keep all cells.",
+        lost,
+        before.n_obs,
+        counted,
+    )
+
+
+def _lost_in_each(before: pd.Series, after: pd.Series) -> str:
+    """Removed and all cells of each group, the largest share first."""
+    n_before = before.astype(str).value_counts()
+    n_lost = n_before - after.astype(str).value_counts().reindex(n_before.index, fill_value=0)
+    order = (n_lost / n_before).sort_values(ascending=False, kind="stable").index
+    return ", ".join(f"{name} {n_lost[name]} of {n_before[name]}" for name in order)
+
+
+def finish(
+    adata: AnnData,
+    model: SCALEXModel,
+    outputs: Outputs,
+    folder: RunFolder | None,
+    *,
+    seed: int | None = None,
+) -> None:
+    """Add what is wanted to ``adata``, and write and show it."""
+    if outputs.impute:
+        batch = outputs.impute if isinstance(outputs.impute, str) else model.batch_names[0]
+        model.impute(adata, layer=IMPUTED, transform_batch=batch, chunk_size=outputs.chunk_size)
+    forget_registration(adata)
+    if not outputs.ignore_umap:
+        embed(adata, seed=seed)
+    if outputs.assess:
+        _assess(adata, _label_in(adata, outputs), seed)
+    if folder is not None:
+        model.save(folder.checkpoint)
+        folder.write_adata(adata)
+    if not outputs.ignore_umap:
+        _draw(adata, _label_in(adata, outputs), folder, show=outputs.show)
+    if outputs.outdir is not None:
+        logger.info("Results are in %s.", outputs.outdir)
+
+
+def _label_in(adata: AnnData, outputs: Outputs) -> str | None:
+    if outputs.label is not None:
+        return outputs.label
+    return LABEL if LABEL in adata.obs else None
+
+
+def _assess(adata: AnnData, label: str | None, seed: int | None) -> None:
+    """Write the scores of the latent space into ``uns``."""
+    scores = metrics.integration_scores(
+        adata, batch_key=batch_column(adata), label_key=label, seed=seed
+    )
+    for name, value in scores.items():
+        logger.info("%s: %.3f", name, value)
+    adata.uns.update(scores)
+
+
+def _draw(adata: AnnData, label: str | None, folder: RunFolder | None, *, show: bool) -> None:
+    wanted = (batch_column(adata), str(label), f"{label}_transfer", "leiden")
+    colors = [name for name in wanted if name in adata.obs]
+    files = [] if folder is None else folder.pictures("umap")
+    if "projection" in adata.obs and adata.obs["projection"].nunique() > 1:
+        colors.remove("leiden")
+        pl.projection(adata, colors, show=show, save=files)
+    else:
+        pl.umap(adata, colors, show=show, save=files)
+
+
+def forget_registration(adata: AnnData) -> None:
+    """Remove scvi-tools' registration, which means nothing outside this process."""
+    for column in [c for c in adata.obs if str(c).startswith("_scvi")]:
+        del adata.obs[column]
+    for key in [key for key in adata.uns if key.startswith("_scvi")]:
+        del adata.uns[key]

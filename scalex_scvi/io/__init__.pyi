@@ -1,0 +1,16 @@
+from ._load import BATCH_COLUMN_KEY as BATCH_COLUMN_KEY
+from ._load import batch_column as batch_column
+from ._load import load_counts as load_counts
+from ._load import rename_batches as rename_batches
+from ._load_data import load_data as load_data
+from ._matrix_market import read_mtx as read_mtx
+from ._read import DataSource as DataSource
+from ._read import concat as concat
+from ._read import read as read
+from ._read import read_file as read_file
+from ._read import read_files as read_files
+from ._reading import Reading as Reading
+from ._run_folder import RunFolder as RunFolder
+from ._store import open_store as open_store
+from ._store import read_lazy as read_lazy
+from ._store import write_store as write_store

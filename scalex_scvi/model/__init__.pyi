@@ -1,0 +1,1 @@
+from ._scalex import SCALEXModel as SCALEXModel

@@ -1,0 +1,10 @@
+from ._adt import adt as adt
+from ._atac import atac as atac
+from ._filter import filter_cells as filter_cells
+from ._preparation import Preparation as Preparation
+from ._preprocess import preprocess as preprocess
+from ._query import prepare_query as prepare_query
+from ._record import Preprocessing as Preprocessing
+from ._reindex import reindex as reindex
+from ._rna import rna as rna
+from ._scale import batch_scale as batch_scale
