@@ -2,7 +2,6 @@
 
 from ._embed import embed
 from ._label_transfer import label_transfer
-from ._project import project_store
 from ._transfer_expression import transfer_expression
 
-__all__ = ["embed", "label_transfer", "project_store", "transfer_expression"]
+__all__ = ["embed", "label_transfer", "transfer_expression"]
