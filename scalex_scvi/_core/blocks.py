@@ -14,7 +14,7 @@ from typing import Any, Protocol, TypeAlias, TypeVar
 import numpy as np
 from scipy import sparse
 
-from .matrices import by_rows, is_lazy
+from .matrices import by_rows, in_memory, is_lazy
 
 DaskArray: TypeAlias = Any
 """``dask.array.Array`` of rows in several blocks, columns in one."""
@@ -117,7 +117,7 @@ class LocalBlocks:
         self.rows = rows
         if size is None:
             size = ROWS
-            if not _in_memory(matrix):
+            if not in_memory(matrix):
                 # Whole multiples of what is encoded at once, so that results do not depend on it.
                 size = max(512, min(ROWS, VALUES_READ // max(matrix.shape[1], 1) // 512 * 512))
         self.size = size
@@ -261,16 +261,12 @@ def _moved(parts: list[np.ndarray]) -> np.ndarray:
     return joined
 
 
-def _in_memory(matrix: Any) -> bool:
-    return isinstance(matrix, np.ndarray) or sparse.issparse(matrix)
-
-
 def read_rows(matrix: Any, rows: np.ndarray) -> Block:
     """Return ascending rows; what lies together on disk is read at once."""
     first, span = rows[0], int(rows[-1] - rows[0]) + 1
     if span == len(rows) and (np.diff(rows) == 1).all():
         return matrix[first : first + span]
-    if _in_memory(matrix):
+    if in_memory(matrix):
         return matrix[rows]
     if span <= _SPAN * len(rows):
         return matrix[first : first + span][rows - first]

@@ -48,6 +48,11 @@ def with_one_index_type(matrix: Matrix) -> Matrix:
     return type(matrix)(parts, shape=matrix.shape, copy=False)
 
 
+def in_memory(matrix: Any) -> bool:
+    """Whether ``matrix`` is an array or a sparse matrix of this process."""
+    return isinstance(matrix, np.ndarray) or sparse.issparse(matrix)
+
+
 def is_lazy(matrix: Any) -> bool:
     """Whether ``matrix`` is a dask array."""
     dask_array = sys.modules.get("dask.array")

@@ -16,9 +16,9 @@ from scalex_scvi._core.scvi_private import minify_type
 from scalex_scvi.pp import (
     Preparation,
     Preprocessing,
-    are_scaled,
     check_unit_interval,
     fit_query,
+    looks_scaled,
     summarize,
 )
 
@@ -73,11 +73,12 @@ class ExpressionField(LayerField):
         """Fit the transform to counts, or check values that went through one."""
         matrix, name = get_matrix(adata, self.attr_key)
         super().register_field(adata)
-        record = Preprocessing.from_adata(adata) if self.attr_key is None else None
+        record = Preprocessing.from_adata(adata)
         processed = self.processed
         if processed is None:
+            prepared = record is not None and self.attr_key is None
             declared = self.preparation.log_normalized is not None
-            processed = record is not None or (not declared and are_scaled(summarize(matrix)))
+            processed = prepared or (not declared and looks_scaled(matrix))
         if not processed:
             _advise(adata, self.preparation)
             record = self._fit(adata)
@@ -114,7 +115,9 @@ class ExpressionField(LayerField):
         own = Preprocessing.from_adata(adata_target) if self.attr_key is None else None
         processed = self.processed
         if processed is None:
-            processed = reference is None or own is not None
+            declared = self.preparation.log_normalized is not None
+            known = reference is None or own is not None
+            processed = known or (not declared and looks_scaled(matrix))
         if processed:
             check_unit_interval(matrix, name=name)
             if reference is not None and own is not None:

@@ -12,6 +12,7 @@ from scvi import REGISTRY_KEYS, settings
 from torch import Tensor
 
 from scalex_scvi._core.blocks import blocks_of
+from scalex_scvi._core.matrices import in_memory
 from scalex_scvi._core.seeds import seeded
 
 from ._inference import BatchStats, BlockEncoder, check_batch_stats, encode_cells
@@ -112,9 +113,16 @@ class LatentMixin(_Base):
             msg = f"There are no cells to encode: `indices` is {indices!r}. Give at least one cell."
             raise ValueError(msg)
         order = np.argsort(wanted, kind="stable")
+        encoder = BlockEncoder(self.module.encoder, manager.transform, batch_size)
         in_order = encode_cells(
-            blocks_of(matrix, manager.codes, rows=wanted[order]),
-            BlockEncoder(self.module.encoder, manager.transform, batch_size),
+            blocks_of(
+                matrix,
+                manager.codes,
+                rows=wanted[order],
+                # In memory, small pieces are as fast and take less of it.
+                size=encoder.size if in_memory(matrix) else None,
+            ),
+            encoder,
             batch_stats=batch_stats,
             batch_names=self.batch_names_of(manager),
         )

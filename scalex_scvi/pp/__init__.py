@@ -8,7 +8,7 @@ from ._query import fit_query
 from ._record import Preprocessing
 from ._reindex import reindex
 from ._transform import Transform
-from ._values import are_scaled, check_unit_interval, summarize
+from ._values import check_unit_interval, looks_scaled, summarize
 
 __all__ = [
     "DROPPED_PREFIXES",
@@ -17,12 +17,12 @@ __all__ = [
     "ScaleBy",
     "Transform",
     "adt",
-    "are_scaled",
     "atac",
     "batch_scale",
     "check_unit_interval",
     "filter_cells",
     "fit_query",
+    "looks_scaled",
     "prepare",
     "prepare_query",
     "preprocess",

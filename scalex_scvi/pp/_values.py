@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 
-from scalex_scvi._core.blocks import blocks_of
+from scalex_scvi._core.blocks import ROWS, blocks_of
 from scalex_scvi._core.matrices import is_lazy
 
 from ._profiles import RNA, Profile
@@ -119,8 +119,10 @@ def check_counts(
     logger.warning("%s holds values that are not integers; treated as counts.", name)
 
 
-def are_scaled(values: ValueSummary) -> bool:
-    """Whether the values are in [0, 1] and not just zeros and ones."""
+def looks_scaled(matrix: Any) -> bool:
+    """Whether the first cells have values in [0, 1] that are not just zeros and ones."""
+    some = matrix[:ROWS]
+    values = summarize(some.compute() if is_lazy(some) else some)
     return values.fractional and 0 <= values.minimum and values.maximum <= 1
 
 

@@ -14,7 +14,7 @@ from scvi.data import AnnDataManager
 from torch.utils.data import Dataset, Subset
 
 from scalex_scvi._core.blocks import blocks_of
-from scalex_scvi._core.matrices import by_rows, is_lazy
+from scalex_scvi._core.matrices import by_rows, in_memory, is_lazy
 from scalex_scvi._core.scvi_private import AnnTorchDataset, scipy_to_torch_sparse
 from scalex_scvi.pp import Transform
 
@@ -40,7 +40,8 @@ class SCALEXDataManager(AnnDataManager):
     _transform: Any = None
 
     def transfer_fields(self, adata_target: Any, **kwargs: Any) -> AnnDataManager:
-        """Register other cells in the same way."""
+        """Register other cells in the same way; their batches may be new."""
+        kwargs = {"extend_categories": True} | kwargs
         manager = super().transfer_fields(adata_target, **kwargs)
         manager.transform_of = self.transform_of
         return manager
@@ -71,7 +72,7 @@ class SCALEXDataManager(AnnDataManager):
         """
         matrix = self.get_from_registry(REGISTRY_KEYS.X_KEY)
         transform = self.transform
-        if transform is not None and (sparse.issparse(matrix) or isinstance(matrix, np.ndarray)):
+        if transform is not None and in_memory(matrix):
             blocks = blocks_of(matrix, self.codes)
             self.held_values = blocks.collect(transform, n_columns=transform.shape[1])
         try:
