@@ -354,7 +354,7 @@ def project(
             reference_model,
             log_normalized=preparation.processed or preparation.log_normalized,
         )
-        query = model.adata
+        query = model.get_prepared()
         query.obsm["latent"] = model.get_latent_representation(batch_stats=outputs.batch_stats)
         if outputs.label is not None:
             _transfer(ref, query, outputs.label, unknown=outputs.unknown)
@@ -442,7 +442,7 @@ def prepare(counts: AnnData, preparation: Preparation, *, label: str | None = No
     -------
     See :func:`scalex_scvi.pp.preprocess`.
     """
-    adata = pp.preprocess(counts, batch_key=batch_column(counts), **preparation.arguments())
+    adata = pp.prepare(counts, preparation.as_documented(), batch_key=batch_column(counts))
     warn_of_lost_cells(counts, adata, label)
     return adata
 
@@ -543,5 +543,5 @@ def _together(ref: AnnData, query: AnnData) -> AnnData:
     joined.uns[BATCH_COLUMN_KEY] = batch_column(query)
     record, of_query = (pp.Preprocessing.from_adata(adata) for adata in (ref, query))
     if record is not None and of_query is not None:
-        record.with_batches_of(of_query).to_adata(joined)
+        record.with_new_batches(of_query.scale, record.batch_key).to_adata(joined)
     return joined

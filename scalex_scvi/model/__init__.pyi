@@ -1,1 +1,1 @@
-from ._scalex import SCALEXModel as SCALEXModel
+from ._model import SCALEXModel as SCALEXModel

@@ -1,52 +1,52 @@
-"""How counts are prepared: the options of every profile together."""
+"""What is to be done to counts: the options of every profile, as one object."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal
 
 from scalex_scvi._core.options import option
 
-from ._profiles import ADT, ATAC, RNA, get_profile
+ScaleBy = Literal["batch", "global"]
 
-if TYPE_CHECKING:
-    from ._record import ScaleBy
-    from ._select import Selection
+DROPPED_PREFIXES = ("ERCC-", "ERCC_", "ERCC.", "MT-", "mt-", "Mt-")
+"""Spike-ins and mitochondrial genes. The genes ERCC1 to ERCC8 are none of these."""
 
-PUBLISHED_MIN_FEATURES = {RNA.name: 600, ATAC.name: 100, ADT.name: 0}
-"""Detected features that a cell must have by the published documentation; ADT is of our own."""
+DOCUMENTED_MIN_FEATURES = {"RNA": 600, "ATAC": 100}
+"""Detected features that a cell must have by the published documentation."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Preparation:
-    """How counts become values in [0, 1]; ``None`` is the profile's default.
+    """How counts become values in [0, 1]; ``None`` is the default of the profile.
 
     Attributes
     ----------
     profile
-        ``"RNA"``, ``"ATAC"`` or ``"ADT"``: see :func:`scalex_scvi.pp.preprocess`.
+        Kind of data: ``"RNA"``, ``"ATAC"`` or ``"ADT"``.
     min_features
-        Cells with fewer detected features are removed; 0 keeps all. ``None``: as documented for
-        the published package, 600 in RNA and 100 in ATAC; 0 in ADT.
+        Cells with fewer detected features are left out. Default: none are;
+        :func:`scalex_scvi.SCALEX` alone has the published default (:meth:`as_documented`).
     min_cells
-        Features detected in fewer cells are removed.
+        Features detected in fewer cells are left out. Default: 3 in RNA and ATAC, 1 in ADT.
     target_sum
-        Total of a cell after normalization.
+        Total of a cell after normalization, or ``"median"``. Default: 1e4; ADT takes none.
     n_top_features
-        Number of variable features, -1 for all, a list, or a text file with one a line.
+        Number of features to select, -1 for all, a list of names, or a text file with one name a
+        line. Default: 2000 in RNA, 30 000 in ATAC, all in ADT.
     dropped_prefixes
-        RNA: genes whose names start with one of these are dropped.
+        RNA: genes whose symbols start with one of these are left out. Default: spike-ins and
+        mitochondrial genes.
     scale_by
-        ``"batch"`` or ``"global"``.
+        ``"batch"``: each feature is divided by its maximum within each batch; ``"global"``: over
+        all cells.
     log_normalized
-        Whether the values are log-normalized already, to be selected and scaled only. ``None``
-        decides, and raises when it looks like it.
+        Whether the values are normalized already. ``None``: decided by the values.
     log1p
-        ATAC: whether to take logarithms.
+        ATAC: whether logarithms are taken. Default: they are.
     processed
-        Whether the values are processed already: nothing is filtered, normalized or selected,
-        features are only scaled to [0, 1] within each batch.
+        Whether nothing is to be done but the scaling.
     """
 
     profile: str = option("RNA", "kind of data: RNA, ATAC or ADT")
@@ -54,31 +54,31 @@ class Preparation:
         None, "remove cells with fewer features, 0: none (RNA 600, ATAC 100, ADT 0)"
     )
     min_cells: int | None = option(None, "remove features in fewer cells (RNA and ATAC 3)")
-    target_sum: float | None = option(None, "total of a cell (RNA, ATAC 10000)")
-    n_top_features: Selection | None = option(
+    target_sum: float | Literal["median"] | None = option(
+        None, "total of a cell (RNA, ATAC 10000)"
+    )
+    # A number, names, or the path of a file with names: see `_select.Selection`.
+    n_top_features: Any = option(
         None, "variable features to keep, -1 for all, or a file with one a line (RNA 2000)"
     )
     dropped_prefixes: Sequence[str] | None = option(None, "drop genes whose names start so")
-    scale_by: ScaleBy | None = option(None, "scale within each batch, or over all cells")
+    scale_by: ScaleBy = option("batch", "scale within each batch, or over all cells")
     log_normalized: bool | None = option(
         None, "whether the values are log-normalized already (decided by the values)"
     )
     log1p: bool | None = option(None, "take logarithms")
     processed: bool = option(False, "values are normalized and selected already: only scale them")
 
-    def arguments(self) -> dict[str, Any]:
-        """Return the arguments of :func:`scalex_scvi.pp.preprocess`.
+    def but(self, **changes: Any) -> Preparation:
+        """Return the same with other values for some names."""
+        return replace(self, **changes)
 
-        Raises
-        ------
-        ValueError
-            For an unknown profile.
-        """
-        profile = get_profile(self.profile).name
-        if self.processed:
-            only_scaled = {"min_features": 0, "min_cells": 0, "n_top_features": -1}
-            only_scaled |= {"profile": profile, "log_normalized": True}
-            return only_scaled | ({"dropped_prefixes": ()} if profile == RNA.name else {})
-        wanted = {name: value for name, value in vars(self).items() if name != "processed"}
-        given = {name: value for name, value in wanted.items() if value is not None}
-        return {"min_features": PUBLISHED_MIN_FEATURES[profile]} | given | {"profile": profile}
+    def as_documented(self) -> Preparation:
+        """Return the same with the published least number of features of a cell as default."""
+        least = 0 if self.processed else DOCUMENTED_MIN_FEATURES.get(str(self.profile).upper(), 0)
+        return self if self.min_features is not None else self.but(min_features=least)
+
+    @classmethod
+    def names(cls) -> tuple[str, ...]:
+        """Names of the options."""
+        return tuple(field.name for field in fields(cls))
