@@ -18,7 +18,7 @@ from ._outputs import BATCH, Outputs, forget_registration
 from .io import RunFolder, load_counts, load_data
 from .io._read import DataSource
 from .model import SCALEXModel
-from .tl import label_transfer
+from .tl import label_scores, label_transfer
 from .train import Schedule
 
 logger = logging.getLogger(__name__)
@@ -399,11 +399,9 @@ def _transfer(ref: AnnData | None, query: AnnData, label: str, *, unknown: bool)
     if not unknown:
         query.obs[f"{label}_transfer"] = label_transfer(ref, query, label=label, batch_key=BATCH)
         return
-    found = label_transfer(
-        ref, query, label=label, unknown=True, batch_key=BATCH, return_details=True
-    )
-    query.obs[f"{label}_transfer"] = found["label"]
-    query.obs[f"{label}_uncertainty"] = found["uncertainty"]
+    found = label_scores(ref, query, labels_key=label, batch_key=BATCH)
+    query.obs[f"{label}_transfer"] = found.labels_or_unknown()
+    query.obs[f"{label}_uncertainty"] = found.uncertainty
 
 
 def _query_alone(query: AnnData) -> AnnData:
