@@ -349,7 +349,7 @@ def project(
         model = SCALEXModel.load_query_data(
             counts, reference_model, log_normalized=processed or log_normalized
         )
-        query = model.adata
+        query = model.get_prepared()
         query.obsm["latent"] = model.get_latent_representation(batch_stats=out.batch_stats)
         if out.label is not None:
             _transfer(ref, query, out.label, unknown=out.unknown)
@@ -426,5 +426,5 @@ def _together(ref: AnnData, query: AnnData) -> AnnData:
     )
     record, of_query = (pp.Preprocessing.from_adata(adata) for adata in (ref, query))
     if record is not None and of_query is not None:
-        record.with_batches_of(of_query).to_adata(joined)
+        record.with_new_batches(of_query.scale, record.batch_key).to_adata(joined)
     return joined

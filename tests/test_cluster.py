@@ -20,7 +20,6 @@ from anndata import AnnData
 from conftest import simulate_counts, trained_model
 
 import scalex_scvi as sx
-from scalex_scvi.model._encode import encode
 
 da = pytest.importorskip("dask.array")
 distributed = pytest.importorskip("distributed")
@@ -124,8 +123,8 @@ def test_counts_on_disk_become_a_latent(
     expected = projected.get_latent_representation(batch_stats=batch_stats)
     query.write_zarr(tmp_path / "counts.zarr")
     out = tmp_path / "latent.h5ad"
-    sx.tl.project_store(
-        model, tmp_path / "counts.zarr", out, batch_stats=batch_stats, cells_in_block=20
+    sx.SCALEXModel.as_model(model).project_store(
+        tmp_path / "counts.zarr", out, batch_stats=batch_stats, cells_in_block=20
     )
     np.testing.assert_allclose(ad.read_h5ad(out).obsm["latent"], expected, atol=1e-5)
 
@@ -150,11 +149,6 @@ def test_projection_survives_a_lost_worker(
     expected = model.get_latent_representation(batch_stats="batch")
     x = with_traces(da.from_array(model.adata.X.toarray(), chunks=(5, -1)), tmp_path)
     with losing_a_worker(cluster, tmp_path):
-        latent, _ = encode(
-            model.module.encoder,
-            x,
-            model.adata.obs["batch"].cat.codes.to_numpy(),
-            batch_names=model.batch_names,
-            batch_stats="batch",
-        )
+        cells = AnnData(x, obs=model.adata.obs[["batch"]].copy(), var=model.adata.var.copy())
+        latent = model.get_latent_representation(cells, batch_stats="batch")
     np.testing.assert_allclose(latent, expected, atol=1e-5)

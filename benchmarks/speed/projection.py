@@ -82,7 +82,7 @@ def prepare(args: argparse.Namespace) -> Callable[[], object]:
         return lambda: [torch.mm(block, weight).size() for _ in range(0, args.cells, 512)]
     if args.measure in STORE:
         paths = args.folder / "counts.h5ad", args.folder / "latent.h5ad"
-        return lambda: sx.tl.project_store(model, *paths, **STORE[args.measure])
+        return lambda: model.project_store(*paths, **STORE[args.measure])
     how = dict(MEASUREMENTS[args.measure])
     adata = ad.read_h5ad(args.folder / "prepared.h5ad", backed=how.pop("backed", None))
     model._validate_anndata(adata)  # registration checks every value: not what is timed

@@ -1,30 +1,285 @@
-"""Matrices that are read when they are needed: dask arrays of blocks of rows.
+"""A matrix as blocks of rows, wherever it is: in memory, in a backed file, a store, or dask.
 
-Nothing here imports dask unless a matrix is a dask array already.
+Whoever works on many cells gives a function of one block to :class:`Blocks`, and need not know
+where the cells are. Nothing here imports dask unless a matrix is a dask array already.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from copy import deepcopy
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from threading import Lock
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 import numpy as np
-from anndata import AnnData
 from scipy import sparse
 
-from .matrices import is_lazy
+from .matrices import by_rows, in_memory, is_lazy
 
 DaskArray: TypeAlias = Any
-"""``dask.array.Array`` of CSR blocks: rows in several blocks, columns in one."""
+"""``dask.array.Array`` of rows in several blocks, columns in one."""
+
+Block: TypeAlias = "np.ndarray | sparse.csr_matrix"
+"""Some rows, dense or CSR."""
+
+Result = TypeVar("Result")
+
+ROWS = 4096
+"""Rows that are read and worked on at once, where dask does not say it."""
+
+VALUES_READ = 2**24
+"""Most values of a block of a file, if they were dense (64 MB)."""
+
+_SPAN = 4
+"""Scattered rows of a file are read as one piece if it is not this many times larger."""
 
 _MERGED_AT_ONCE = 8
 """Results of blocks that are merged in one task: few are held at any time."""
 
 
-def over_blocks(x: DaskArray, function: Callable[..., Any], *more: np.ndarray) -> list[Any]:
+class Blocks(Protocol):
+    """Rows of a matrix with the batch code of each, in blocks.
+
+    Each function is called as ``function(block, codes, *shared)`` for each block.
+    """
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns."""
+        ...
+
+    @property
+    def is_lazy(self) -> bool:
+        """Whether functions and what they share are sent to where the blocks are."""
+        ...
+
+    def map(self, function: Callable[..., np.ndarray], *shared: Any) -> np.ndarray:
+        """Return the results, arrays with a row for each of the block's, stacked in order."""
+        ...
+
+    def fold(
+        self,
+        function: Callable[..., Result],
+        merge: Callable[[Sequence[Result]], Result],
+        *shared: Any,
+    ) -> Result:
+        """Return the results, merged in order."""
+        ...
+
+    def collect(
+        self,
+        function: Callable[..., sparse.csr_matrix],
+        *shared: Any,
+        n_columns: int,
+        keep: np.ndarray | None = None,
+    ) -> Any:
+        """Return the results, CSR, as one matrix of ``n_columns``; of dask: not evaluated yet.
+
+        With ``keep``, a mask of all rows, the others are left out.
+        """
+        ...
+
+
+def blocks_of(
+    matrix: Any, codes: np.ndarray, *, rows: np.ndarray | None = None, size: int | None = None
+) -> Blocks:
+    """Return the blocks of a matrix.
+
+    Parameters
+    ----------
+    matrix
+        Dense or sparse, in memory, of a backed AnnData, of a store or of dask.
+    codes
+        Batch of each row of the matrix.
+    rows
+        Rows to use, ascending; they may repeat. Default: all.
+    size
+        Rows of a block, where dask does not say it.
+    """
+    if is_lazy(matrix):
+        if rows is not None and (len(rows) != len(codes) or (np.diff(rows) != 1).any()):
+            matrix, codes = matrix[rows], codes[rows]
+        return DaskBlocks(matrix, codes)
+    rows = np.arange(matrix.shape[0]) if rows is None else rows
+    return LocalBlocks(by_rows(matrix), codes, rows, size)
+
+
+class LocalBlocks:
+    """Blocks that this process reads, one after the other: see :func:`blocks_of`."""
+
+    is_lazy = False
+
+    def __init__(
+        self, matrix: Any, codes: np.ndarray, rows: np.ndarray, size: int | None = None
+    ) -> None:
+        self.matrix = matrix
+        self.codes = codes
+        self.rows = rows
+        if size is None:
+            size = ROWS
+            if not in_memory(matrix):
+                # Whole multiples of what is encoded at once, so that results do not depend on it.
+                size = max(512, min(ROWS, VALUES_READ // max(matrix.shape[1], 1) // 512 * 512))
+        self.size = size
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """See :class:`Blocks`."""
+        return len(self.rows), self.matrix.shape[1]
+
+    def __iter__(self) -> Iterator[tuple[Block, np.ndarray]]:
+        for start in range(0, len(self.rows), self.size):
+            rows = self.rows[start : start + self.size]
+            yield read_rows(self.matrix, rows), self.codes[rows]
+
+    def _results(self, function: Callable[..., Result], *shared: Any) -> Iterator[Result]:
+        for block, codes in self:
+            yield function(block, codes, *shared)
+
+    def map(self, function: Callable[..., np.ndarray], *shared: Any) -> np.ndarray:
+        """See :class:`Blocks`."""
+        stacked = RowsInPlace(len(self.rows))
+        filled = 0
+        for result in self._results(function, *shared):
+            stacked.write(slice(filled, filled + len(result)), result)
+            filled += len(result)
+        return stacked.read()
+
+    def fold(
+        self,
+        function: Callable[..., Result],
+        merge: Callable[[Sequence[Result]], Result],
+        *shared: Any,
+    ) -> Result:
+        """See :class:`Blocks`."""
+        results = self._results(function, *shared)
+        merged = next(results)
+        for result in results:
+            merged = merge([merged, result])
+        return merged
+
+    def collect(
+        self,
+        function: Callable[..., sparse.csr_matrix],
+        *shared: Any,
+        n_columns: int,
+        keep: np.ndarray | None = None,
+    ) -> sparse.csr_matrix:
+        """See :class:`Blocks`."""
+        rows = self.rows if keep is None else self.rows[keep]
+        kept = LocalBlocks(self.matrix, self.codes, rows, self.size)
+        return stacked_csr(kept._results(function, *shared), n_columns)
+
+
+class DaskBlocks:
+    """Blocks of a dask array, each worked on where it is: see :func:`blocks_of`.
+
+    An active :class:`distributed.Client` runs it; without one, dask's threads do. What is shared
+    is sent to each worker once, not with each block. What a lost worker held is done again: each
+    block has a name, so that none is missed or counted twice.
+    """
+
+    is_lazy = True
+
+    def __init__(self, x: DaskArray, codes: np.ndarray) -> None:
+        if x.numblocks[1] != 1 or np.isnan(x.shape).any():
+            msg = (
+                f"The matrix is a dask array with chunks {x.chunks!r}: allowed are chunks of whole "
+                "cells (rows) of known length. Read it by `scalex_scvi.io.read_lazy`; a matrix "
+                "that is stored by genes (CSC) has to be stored by cells (CSR) first."
+            )
+            raise ValueError(msg)
+        self.x = x
+        self.codes = codes
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """See :class:`Blocks`."""
+        return self.x.shape
+
+    def _results(self, function: Callable[..., Any], *shared: Any) -> list[Any]:
+        return over_blocks(self.x, function, self.codes, shared=[ship(value) for value in shared])
+
+    def map(self, function: Callable[..., np.ndarray], *shared: Any) -> np.ndarray:
+        """See :class:`Blocks`."""
+        return stack_rows(self._results(function, *shared), self.x.chunks[0])
+
+    def fold(
+        self,
+        function: Callable[..., Result],
+        merge: Callable[[Sequence[Result]], Result],
+        *shared: Any,
+    ) -> Result:
+        """See :class:`Blocks`."""
+        return reduce_blocks(self._results(function, *shared), merge)
+
+    def collect(
+        self,
+        function: Callable[..., sparse.csr_matrix],
+        *shared: Any,
+        n_columns: int,
+        keep: np.ndarray | None = None,
+    ) -> DaskArray:
+        """See :class:`Blocks`."""
+        x, codes = self.x, self.codes
+        if keep is not None and not keep.all():
+            x, codes = keep_rows(x, keep), codes[keep]
+        return map_rows(x, function, codes, n_columns=n_columns, shared=shared)
+
+
+def stacked_csr(blocks: Iterator[sparse.csr_matrix], n_columns: int) -> sparse.csr_matrix:
+    """Put CSR blocks under one another; each of their parts is held twice only while it is moved.
+
+    Parameters
+    ----------
+    blocks
+        Float32, with sorted columns.
+    n_columns
+        Columns of each.
+    """
+    data: list[np.ndarray] = []
+    indices: list[np.ndarray] = []
+    lengths: list[np.ndarray] = []
+    for block in blocks:
+        data.append(block.data)
+        indices.append(block.indices)
+        lengths.append(np.diff(block.indptr))
+    joined = _moved(data)
+    n_values = len(joined)
+    width = np.int32 if n_values <= np.iinfo(np.int32).max else np.int64
+    starts = np.concatenate([[0], np.cumsum(_moved(lengths), dtype=np.int64)]).astype(width)
+    columns = _moved(indices).astype(width, copy=False)
+    return sparse.csr_matrix(
+        (joined, columns, starts), shape=(len(starts) - 1, n_columns), copy=False
+    )
+
+
+def _moved(parts: list[np.ndarray]) -> np.ndarray:
+    """Concatenate, and empty the list."""
+    joined = parts[0] if len(parts) == 1 else np.concatenate(parts)
+    parts.clear()
+    return joined
+
+
+def read_rows(matrix: Any, rows: np.ndarray) -> Block:
+    """Return ascending rows; what lies together on disk is read at once."""
+    first, span = rows[0], int(rows[-1] - rows[0]) + 1
+    if span == len(rows) and (np.diff(rows) == 1).all():
+        return matrix[first : first + span]
+    if in_memory(matrix):
+        return matrix[rows]
+    if span <= _SPAN * len(rows):
+        return matrix[first : first + span][rows - first]
+    found, inverse = np.unique(rows, return_inverse=True)
+    return matrix[found][inverse]
+
+
+def over_blocks(
+    x: DaskArray,
+    function: Callable[..., Any],
+    *more: np.ndarray,
+    shared: Sequence[Any] = (),
+) -> list[Any]:
     """Return one unevaluated call of ``function`` for each block of rows.
 
     Parameters
@@ -32,9 +287,11 @@ def over_blocks(x: DaskArray, function: Callable[..., Any], *more: np.ndarray) -
     x
         Rows in blocks.
     function
-        Takes a block and its rows of each of ``more``.
+        Takes a block, its rows of each of ``more``, and what is shared.
     *more
         Arrays with a value for each row of ``x``.
+    shared
+        The same for all blocks.
     """
     from dask import delayed
 
@@ -43,7 +300,7 @@ def over_blocks(x: DaskArray, function: Callable[..., Any], *more: np.ndarray) -
     blocks = x.to_delayed().ravel()
     call = delayed(function)
     return [
-        call(block, *(array[rows] for array in more))
+        call(block, *(array[rows] for array in more), *shared)
         for block, rows in zip(blocks, slices, strict=True)
     ]
 
@@ -59,6 +316,17 @@ def reduce_blocks(parts: list[Any], merge: Callable[[list[Any]], Any]) -> Any:
             for start in range(0, len(parts), _MERGED_AT_ONCE)
         ]
     return parts[0].compute()
+
+
+def ship(value: Any) -> Any:
+    """Make a value one node of the graph.
+
+    It goes to one worker, and from there to each other one that needs it, once. A scattered value
+    would be gone with its workers; a node of the graph is sent again.
+    """
+    from dask import delayed
+
+    return delayed(value, traverse=False)
 
 
 class RowsInPlace:
@@ -131,9 +399,9 @@ def map_rows(
     *more: np.ndarray,
     n_columns: int | None = None,
     n_rows: tuple[int, ...] | None = None,
-    **constants: Any,
+    shared: Sequence[Any] = (),
 ) -> DaskArray:
-    """Return the dask array of ``function(block, rows of more, **constants)`` of each block.
+    """Return the dask array of ``function(block, rows of more, *shared)`` of each block.
 
     Parameters
     ----------
@@ -145,7 +413,7 @@ def map_rows(
         Arrays with a value for each row of ``x``; ``function`` gets them one-dimensional.
     n_columns, n_rows
         Columns, and rows of each block, where they are not those of ``x``.
-    **constants
+    shared
         The same for all blocks.
     """
     import dask.array as da
@@ -157,7 +425,7 @@ def map_rows(
         x,
         *columns,
         block_function=function,
-        constants=constants,
+        shared=tuple(shared),
         chunks=chunks,
         dtype=np.float32,
         meta=sparse.csr_matrix((0, 0), dtype=np.float32),
@@ -165,9 +433,9 @@ def map_rows(
 
 
 def _with_flat_columns(
-    block: Any, *columns: np.ndarray, block_function: Callable[..., Any], constants: dict[str, Any]
+    block: Any, *columns: np.ndarray, block_function: Callable[..., Any], shared: tuple[Any, ...]
 ) -> sparse.csr_matrix:
-    return block_function(block, *(column.ravel() for column in columns), **constants)
+    return block_function(block, *(column.ravel() for column in columns), *shared)
 
 
 def keep_rows(x: DaskArray, keep: np.ndarray) -> DaskArray:
@@ -184,30 +452,6 @@ def _rows(block: sparse.csr_matrix, keep: np.ndarray) -> sparse.csr_matrix:
     return block[keep]
 
 
-def pick_columns(x: DaskArray, columns: np.ndarray) -> DaskArray:
-    """Choose columns by number, in the given order."""
-    if np.array_equal(columns, np.arange(x.shape[1])):
-        return x
-    return map_rows(x, _columns, n_columns=len(columns), columns=columns)
-
-
-def _columns(block: sparse.csr_matrix, columns: np.ndarray) -> sparse.csr_matrix:
-    picked = block[:, columns]
-    picked.sort_indices()
-    return picked
-
-
-def multiply(x: DaskArray, selector: sparse.csr_matrix) -> DaskArray:
-    """Multiply each row by a matrix that chooses and orders columns."""
-    return map_rows(x, _times, n_columns=selector.shape[1], selector=selector)
-
-
-def _times(block: sparse.csr_matrix, selector: sparse.csr_matrix) -> sparse.csr_matrix:
-    product = sparse.csr_matrix(block @ selector, dtype=np.float32)
-    product.sort_indices()
-    return product
-
-
 def block_extremes(x: DaskArray) -> np.ndarray:
     """Smallest and largest stored values of each block, one pass over the data."""
     from dask import compute
@@ -218,23 +462,3 @@ def block_extremes(x: DaskArray) -> np.ndarray:
 def _extremes(block: Any) -> np.ndarray:
     values = block.data if sparse.issparse(block) else np.asarray(block)
     return np.array([values.min(), values.max()]) if values.size else np.zeros(2)
-
-
-def without_matrix(adata: AnnData) -> AnnData:
-    """Return the annotations of ``adata``, in memory, without ``X`` and layers.
-
-    ``obs`` and ``var`` of :func:`anndata.experimental.read_lazy` are read, which is little.
-    """
-    own = {key: value for key, value in adata.uns.items() if not key.startswith("_scvi")}
-    return AnnData(
-        obs=_in_memory(adata.obs),
-        var=_in_memory(adata.var),
-        obsm={key: _in_memory(value) for key, value in adata.obsm.items()},
-        uns=deepcopy(own),
-    )
-
-
-def _in_memory(value: Any) -> Any:
-    if is_lazy(value):
-        return value.compute()
-    return value.to_memory() if hasattr(value, "to_memory") else value.copy()

@@ -6,8 +6,10 @@ import numpy as np
 from anndata import AnnData
 
 
-def check_batch_column(adata: AnnData, batch_key: str | None) -> None:
+def check_batch_column(adata: AnnData, batch_key: str | None, *, lone_cells: bool = False) -> None:
     """Raise unless ``adata.obs[batch_key]`` names the batch of every cell, two cells or more.
+
+    With ``lone_cells`` a batch may have one cell: a query needs no more.
 
     Raises
     ------
@@ -32,6 +34,8 @@ def check_batch_column(adata: AnnData, batch_key: str | None) -> None:
         )
         raise KeyError(msg)
     check_no_missing(adata, batch_key, what="batch")
+    if lone_cells:
+        return
     counts = adata.obs[batch_key].astype(str).value_counts()
     lone = list(counts.index[counts == 1])
     if lone:

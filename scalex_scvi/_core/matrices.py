@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from copy import deepcopy
 from typing import Any, TypeVar
 
 import numpy as np
@@ -45,6 +46,11 @@ def with_one_index_type(matrix: Matrix) -> Matrix:
         return matrix
     parts = (matrix.data, matrix.indices, matrix.indptr.astype(narrow))
     return type(matrix)(parts, shape=matrix.shape, copy=False)
+
+
+def in_memory(matrix: Any) -> bool:
+    """Whether ``matrix`` is an array or a sparse matrix of this process."""
+    return isinstance(matrix, np.ndarray) or sparse.issparse(matrix)
 
 
 def is_lazy(matrix: Any) -> bool:
@@ -99,3 +105,28 @@ def get_matrix(adata: AnnData, layer: str | None, *, features: str = "genes") ->
         msg = f"`layer` {layer!r} is not in adata.layers: {list(adata.layers)!r}."
         raise KeyError(msg)
     return adata.layers[layer], f"adata.layers[{layer!r}]"
+
+
+def annotations(adata: AnnData) -> AnnData:
+    """Return what has ``obs`` and ``var`` of ``adata`` as data frames: most often itself."""
+    return adata if isinstance(adata.obs, pd.DataFrame) else without_matrix(adata)
+
+
+def without_matrix(adata: AnnData) -> AnnData:
+    """Return the annotations of ``adata``, in memory, without ``X`` and layers.
+
+    ``obs`` and ``var`` of :func:`anndata.experimental.read_lazy` are read, which is little.
+    """
+    own = {key: value for key, value in adata.uns.items() if not key.startswith("_scvi")}
+    return AnnData(
+        obs=_read(adata.obs),
+        var=_read(adata.var),
+        obsm={key: _read(value) for key, value in adata.obsm.items()},
+        uns=deepcopy(own),
+    )
+
+
+def _read(value: Any) -> Any:
+    if is_lazy(value):
+        return value.compute()
+    return value.to_memory() if hasattr(value, "to_memory") else value.copy()

@@ -132,8 +132,6 @@ def write_store(adata: AnnData, path: str | os.PathLike[str], *, overwrite: bool
         write_elem(root, "/", light)
         options = {"chunks": (VALUES_IN_CHUNK,), "shards": (shard,)}
         write_elem(root, "X", adata.X, dataset_kwargs=options)
-        if path.exists():  # a folder cannot be replaced by a folder
-            os.replace(path, temporary.with_name("previous"))
     logger.info("Wrote %d cells × %d genes to %s.", *adata.shape, path)
 
 

@@ -1,5 +1,5 @@
 """SCALEX as an scvi-tools model."""
 
-from ._scalex import SCALEXModel
+from ._model import SCALEXModel
 
 __all__ = ["SCALEXModel"]

@@ -1,64 +1,237 @@
-"""AnnData fields with the checks that SCALEX needs."""
+"""AnnData fields of a model: the counts with their transform, batches, labels."""
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from anndata import AnnData
 from scvi.data.fields import CategoricalObsField, LayerField
 
 from scalex_scvi._core.columns import check_batch_column, check_no_missing
 from scalex_scvi._core.matrices import get_matrix
-from scalex_scvi.pp._checks import check_unique_genes, check_unit_interval
+from scalex_scvi._core.scvi_private import minify_type
+from scalex_scvi.pp import (
+    Preparation,
+    Preprocessing,
+    check_unit_interval,
+    fit_query,
+    looks_scaled,
+    summarize,
+)
+
+logger = logging.getLogger(__name__)
+
+UNLABELED = "unknown"
+"""Label of query cells that have none."""
+
+RECORD_KEY, PROCESSED_KEY, LOGARITHMS_KEY = "preprocessing", "processed", "log_normalized"
+"""Keys of the registry: the transform, and whether the matrix went through it already, or through
+its normalization."""
+
+MANY_GENES = 5_000
 
 
-class ScaledExpressionField(LayerField):
-    """Expression in [0, 1], cells × uniquely named genes, which is never changed.
+class ExpressionField(LayerField):
+    """Counts with the transform that was fitted to them, or values that are in [0, 1] already.
 
-    scvi-tools checks neither values nor, on transfer, the names of genes.
+    The matrix is never changed. What is fitted goes into the registry as plain types.
+
+    Parameters
+    ----------
+    registry_key, layer
+        See :class:`scvi.data.fields.LayerField`.
+    batch_key
+        Column of ``obs`` with the batches, ``None`` for one batch.
+    preparation
+        What is to be done to counts. ``processed=True``: nothing, they are in [0, 1].
+    processed
+        Whether the values are in [0, 1] already; ``None`` decides by record and values.
     """
 
-    def __init__(self, registry_key: str, layer: str | None) -> None:
+    def __init__(
+        self,
+        registry_key: str,
+        layer: str | None,
+        batch_key: str | None,
+        preparation: Preparation,
+        processed: bool | None,
+    ) -> None:
         super().__init__(registry_key, layer, is_count_data=False, correct_data_format=False)
+        self.batch_key = batch_key
+        self.preparation = preparation
+        self.processed = processed
 
     def validate_field(self, adata: AnnData) -> None:
-        """Raise unless all values are finite and in [0, 1], and gene names are unique."""
-        matrix, name = get_matrix(adata, self.attr_key)
+        """Raise unless there is a matrix."""
+        get_matrix(adata, self.attr_key)
         super().validate_field(adata)
-        check_unique_genes(adata.var_names, what="`adata`")
+
+    def register_field(self, adata: AnnData) -> dict[str, Any]:
+        """Fit the transform to counts, or check values that went through one."""
+        matrix, name = get_matrix(adata, self.attr_key)
+        super().register_field(adata)
+        record = Preprocessing.from_adata(adata)
+        processed = self.processed
+        if processed is None:
+            prepared = record is not None and self.attr_key is None
+            declared = self.preparation.log_normalized is not None
+            processed = prepared or (not declared and looks_scaled(matrix))
+        if not processed:
+            _advise(adata, self.preparation)
+            record = self._fit(adata)
+            return _state(adata.n_obs, record.genes, record, False, record.log_normalized)
+        if not adata.var_names.is_unique:
+            repeated = list(adata.var_names[adata.var_names.duplicated()].unique())
+            msg = (
+                f"{len(repeated)} gene names of `adata` occur more than once, for example "
+                f"{repeated[:5]!r}. Run `adata.var_names_make_unique()`, or sum them."
+            )
+            raise ValueError(msg)
         check_unit_interval(matrix, name=name)
+        return _state(adata.n_obs, adata.var_names, record, True, False)
+
+    def _fit(self, adata: AnnData) -> Preprocessing:
+        preparation = self.preparation
+        if isinstance(preparation.n_top_features, str):
+            preparation = preparation.but(n_top_features=_highly_variable(adata))
+        record = Preprocessing.fit(
+            adata, preparation, batch_key=self.batch_key, layer=self.attr_key
+        )
+        return record.over_all_of(adata.var) if not record.log_normalized else record
 
     def transfer_field(
         self, state_registry: dict[str, Any], adata_target: AnnData, **kwargs: Any
     ) -> dict[str, Any]:
-        """Register other cells; their genes must be the model's, in the same order."""
-        expected = np.asarray(state_registry[self.COLUMN_NAMES_KEY], dtype=str)
-        found = np.asarray(adata_target.var_names, dtype=str)
-        if not np.array_equal(expected, found):
-            n_shared = len(np.intersect1d(expected, found))
+        """Take other cells through the transform, with the scale of their new batches added."""
+        self.validate_field(adata_target)
+        genes = state_registry[self.COLUMN_NAMES_KEY]
+        reference = record_in(state_registry)
+        if minify_type(adata_target) is not None:
+            return _state(adata_target.n_obs, genes, reference, True, False)
+        matrix, name = get_matrix(adata_target, self.attr_key)
+        own = Preprocessing.from_adata(adata_target) if self.attr_key is None else None
+        processed = self.processed
+        if processed is None:
+            declared = self.preparation.log_normalized is not None
+            known = reference is None or own is not None
+            processed = known or (not declared and looks_scaled(matrix))
+        if processed:
+            check_unit_interval(matrix, name=name)
+            if reference is not None and own is not None:
+                scale = own.scale.reindex(list(genes), fill_value=0)
+                reference = reference.with_new_batches(scale, self.batch_key)
+            return _state(adata_target.n_obs, genes, reference, True, False)
+        if reference is None:
             msg = (
-                f"The genes are not those of the model in the same order: {len(found)} genes, "
-                f"{n_shared} of them shared with the model's {len(expected)}. Use "
-                "`SCALEXModel.load_query_data` for new cells, or `pp.reindex`."
+                "The reference does not know how its counts were prepared, so that "
+                "`processed=False` is impossible: prepare the query like the reference, and pass "
+                "`processed=True`."
             )
             raise ValueError(msg)
-        return super().transfer_field(state_registry, adata_target, **kwargs)
+        logarithms = self.preparation.log_normalized
+        if logarithms is None and reference.log_normalized:
+            logarithms = summarize(matrix).fractional or None
+        found = fit_query(
+            adata_target,
+            reference,
+            batch_key=self.batch_key,
+            layer=self.attr_key,
+            log_normalized=logarithms,
+        )
+        return _state(adata_target.n_obs, genes, found.record, False, bool(logarithms))
+
+
+def _advise(adata: AnnData, preparation: Preparation) -> None:
+    if preparation.n_top_features == -1 and adata.n_vars > MANY_GENES:
+        logger.warning(
+            "The model will have all %d genes of `adata`. Some thousand variable ones are usual: "
+            "pass `n_top_features=2000`, or 'highly_variable' for those of adata.var.",
+            adata.n_vars,
+        )
+
+
+def _highly_variable(adata: AnnData) -> list[str]:
+    if "highly_variable" not in adata.var:
+        msg = (
+            "`n_top_features='highly_variable'` needs adata.var['highly_variable']; the columns "
+            f"are {list(adata.var.columns)!r}. Run `scanpy.pp.highly_variable_genes` first."
+        )
+        raise KeyError(msg)
+    return list(adata.var_names[adata.var["highly_variable"].to_numpy(bool)])
+
+
+def _state(
+    n_obs: int, genes: Any, record: Preprocessing | None, processed: bool, logarithms: bool
+) -> dict[str, Any]:
+    names = np.asarray([str(gene) for gene in genes], dtype=object)
+    return {
+        LayerField.N_OBS_KEY: n_obs,
+        LayerField.N_VARS_KEY: len(names),
+        LayerField.COLUMN_NAMES_KEY: names,
+        RECORD_KEY: stored_record(record),
+        PROCESSED_KEY: processed,
+        LOGARITHMS_KEY: logarithms,
+    }
+
+
+def stored_record(record: Preprocessing | None) -> dict[str, Any] | None:
+    """Return a record as plain types, as the registry holds it."""
+    return None if record is None else {"record": record.to_dict(), "scale": record.scale}
+
+
+def record_in(state_registry: Any) -> Preprocessing | None:
+    """Return the transform in the registry of a model's expression, ``None`` if there is none."""
+    stored = state_registry.get(RECORD_KEY)
+    if stored is None:
+        return None
+    genes = state_registry[LayerField.COLUMN_NAMES_KEY]
+    return Preprocessing.from_dict(stored["record"], genes, stored["scale"])
 
 
 class BatchField(CategoricalObsField):
-    """The batch of each cell: none missing, at least two cells each."""
+    """The batch of each cell: none missing, in a reference at least two cells each."""
 
     def validate_field(self, adata: AnnData) -> None:
-        """Raise if the column is absent, has missing values or a batch of one cell."""
-        check_batch_column(adata, self._original_attr_key)
+        """Raise if the column is absent or has missing values."""
+        check_batch_column(adata, self._original_attr_key, lone_cells=True)
         super().validate_field(adata)
+
+    def register_field(self, adata: AnnData) -> dict[str, Any]:
+        """Register the batches of a reference."""
+        check_batch_column(adata, None if self.is_default else self._original_attr_key)
+        return super().register_field(adata)
 
 
 class LabelsField(CategoricalObsField):
-    """The label of each cell: none missing."""
+    """The label of each cell: none missing in a reference, any in a query."""
 
     def validate_field(self, adata: AnnData) -> None:
         """Raise if the column has missing values."""
         super().validate_field(adata)
         check_no_missing(adata, self._original_attr_key, what="label")
+
+    def transfer_field(
+        self, state_registry: dict[str, Any], adata_target: AnnData, **kwargs: Any
+    ) -> dict[str, Any]:
+        """Register the labels of other cells; those without one are "unknown".
+
+        Labels play no part in the projection.
+        """
+        key = self._original_attr_key
+        complete = key in adata_target.obs and not adata_target.obs[key].isna().any()
+        if self.is_default or complete:
+            return super().transfer_field(state_registry, adata_target, **kwargs)
+        known = list(state_registry[self.CATEGORICAL_MAPPING_KEY])
+        labels = pd.Series(UNLABELED, index=adata_target.obs_names, dtype=object)
+        if key in adata_target.obs:
+            given = adata_target.obs[key].astype(object)
+            labels = given.where(given.notna(), UNLABELED)
+        mapping = [*known, *(name for name in pd.unique(labels) if name not in known)]
+        adata_target.obs[self.attr_key] = pd.Index(mapping).get_indexer(labels)
+        return {
+            self.CATEGORICAL_MAPPING_KEY: np.asarray(mapping, dtype=object),
+            self.ORIGINAL_ATTR_KEY: key,
+        }

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from scvi.model.base._constants import SAVE_KEYS
 
 from scalex_scvi._core.files import whole_file
+from scalex_scvi._core.scvi_private import SAVE_KEYS
 
 from ._plain import from_plain, to_plain
 

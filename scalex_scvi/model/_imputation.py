@@ -13,9 +13,11 @@ import torch
 from anndata import AnnData
 from scipy import sparse
 from scvi import REGISTRY_KEYS
-from scvi.data._constants import _SETUP_ARGS_KEY
 
-from ._imputation_store import check_store_path, write_store
+from scalex_scvi._core.files import check_store_path
+from scalex_scvi._core.scvi_private import SETUP_ARGS_KEY
+
+from ._imputation_store import write_store
 
 Units = Literal["scaled", "log_normalized"]
 
@@ -182,7 +184,7 @@ class ImputationMixin(_Base):
                 "`get_imputed_expression`."
             )
             raise ValueError(msg)
-        if layer == self.registry_[_SETUP_ARGS_KEY]["layer"]:
+        if layer == self.registry_[SETUP_ARGS_KEY]["layer"]:
             msg = f"`layer` {layer!r} is the model's input. Choose another name."
             raise ValueError(msg)
 
@@ -264,7 +266,7 @@ class ImputationMixin(_Base):
         return record.scale[columns].to_numpy().T[:, genes]
 
     def _scale_columns(self) -> list[str]:
-        if self.registry_[_SETUP_ARGS_KEY]["batch_key"] is None:
+        if self.registry_[SETUP_ARGS_KEY]["batch_key"] is None:
             return ["0"]
         return [str(name) for name in self.batch_names]
 

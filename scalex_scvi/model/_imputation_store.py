@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,38 +17,10 @@ from scipy import sparse
 
 from scalex_scvi._core.files import whole_file
 
-SUFFIXES = (".h5ad", ".zarr")
-
 _CHUNK_VALUES = 2**20
 """Values in a compressed chunk of a dense matrix on disk (4 MB)."""
 
 Block: TypeAlias = "np.ndarray | sparse.csr_matrix"
-
-
-def check_store_path(path: str | os.PathLike[str], adata: AnnData) -> Path:
-    """Raise unless a store can be written at ``path`` without loss of anything else.
-
-    Raises
-    ------
-    ValueError
-        For another suffix, the file of a backed ``adata``, or a folder that is no zarr store.
-    FileNotFoundError
-        If the folder to write into does not exist.
-    """
-    path = Path(path)
-    if path.suffix not in SUFFIXES:
-        msg = f"`path` {str(path)!r} must end in one of {list(SUFFIXES)!r}."
-        raise ValueError(msg)
-    if not path.parent.is_dir():
-        msg = f"The folder {str(path.parent)!r} of `path` does not exist. Make it first."
-        raise FileNotFoundError(msg)
-    if adata.isbacked and path.resolve() == Path(adata.filename).resolve():
-        msg = f"`path` {str(path)!r} is the file of `adata`. Choose another one."
-        raise ValueError(msg)
-    if path.is_dir() and not any((path / name).exists() for name in ("zarr.json", ".zgroup")):
-        msg = f"`path` {str(path)!r} is a folder that holds no zarr store. Choose another name."
-        raise ValueError(msg)
-    return path
 
 
 def write_store(path: Path, blocks: Iterator[Block], obs: pd.DataFrame, var: pd.DataFrame) -> None:
@@ -71,8 +42,6 @@ def write_store(path: Path, blocks: Iterator[Block], obs: pd.DataFrame, var: pd.
             _write_first(root, next(blocks))
             for block in blocks:
                 _append(root, block)
-        if path.is_dir():  # a folder cannot be replaced by a folder
-            os.replace(path, temporary.with_name("previous"))
 
 
 @contextmanager

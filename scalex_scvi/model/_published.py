@@ -16,11 +16,10 @@ from anndata import AnnData
 from anndata.io import read_elem, sparse_dataset
 from scipy import sparse
 
-from scalex_scvi.pp import Preprocessing
-from scalex_scvi.pp._record import DROPPED_PREFIXES, ScaleBy
+from scalex_scvi.pp import Preprocessing, ScaleBy
 
 from ._published_config import PublishedConfig, load_restricted, read_config
-from ._saving import _torch_device
+from ._saving import torch_device
 
 if TYPE_CHECKING:
     from scvi.model.base import BaseModelClass as _Base
@@ -28,6 +27,9 @@ else:
     _Base = object
 
 logger = logging.getLogger(__name__)
+
+DROPPED_PREFIXES = ("ERCC", "MT-", "mt-")
+"""What the published package leaves out."""
 
 BATCH_KEY = "batch"
 """Column of ``obs`` in which the published package keeps the batch."""
@@ -116,7 +118,7 @@ class PublishedMixin(_Base):
         state = _our_names(load_restricted(checkpoint / "model.pt"), config)
         names, scale = _read_run(run / "adata.h5ad", config, scale_by)
         cells = _stand_in(config.genes, names)
-        cls.setup_anndata(cells, batch_key=BATCH_KEY)
+        cls.setup_anndata(cells, batch_key=BATCH_KEY, processed=True)
         registry = cls._get_most_recent_anndata_manager(cells).registry
         model = cls(None, registry=registry, **architecture)
         try:
@@ -132,7 +134,7 @@ class PublishedMixin(_Base):
             scale=scale,
         )
         model.is_trained_ = True
-        model.to_device(_torch_device(accelerator, device))
+        model.to_device(torch_device(accelerator, device))
         model.module.eval()
         return model
 

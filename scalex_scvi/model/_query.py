@@ -1,87 +1,282 @@
-"""Bringing new cells into the form that a trained model expects."""
+"""New cells on a trained model: placed without training."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
-from typing import Any
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
 
+import anndata as ad
+import numpy as np
 import pandas as pd
+import torch
 from anndata import AnnData
+from scipy import sparse
 
-from scalex_scvi._core.columns import check_batch_column
-from scalex_scvi.pp import Preprocessing, prepare_query, reindex
+from scalex_scvi._core.files import check_store_path, write_adata
+from scalex_scvi._core.scvi_private import SETUP_ARGS_KEY
+from scalex_scvi.io import read_lazy
+
+from ._inference import BatchStats, check_batch_stats
+from ._saving import torch_device
+
+if TYPE_CHECKING:
+    from scvi.model.base import BaseModelClass as _Base
+else:
+    _Base = object
 
 logger = logging.getLogger(__name__)
 
-UNLABELED = "unknown"
-"""Label of query cells that have none."""
+_FREEZE = {
+    "freeze_dropout": False,
+    "freeze_expression": True,
+    "freeze_decoder_first_layer": True,
+    "freeze_batchnorm_encoder": True,
+    "freeze_batchnorm_decoder": False,
+    "freeze_classifier": True,
+    "transfer_batch": True,
+}
+"""scArches' switches with their defaults, all of which hold here."""
 
 
-def prepare_for_model(
-    adata: AnnData,
-    *,
-    setup: Mapping[str, Any],
-    genes: Sequence[str],
-    record: Preprocessing | None,
-    layer: str | None,
-    log_normalized: bool | None,
-    processed: bool | None,
-) -> AnnData:
-    """Return new cells with the reference's genes, scaled, where the reference registered them.
+class QueryMixin(_Base):
+    """Adds :meth:`load_query_data`, :meth:`prepare_query_anndata` and :meth:`project_store`."""
 
-    Parameters
-    ----------
-    adata
-        New cells; not changed.
-    setup
-        Arguments of the reference's ``setup_anndata``.
-    genes
-        The reference's genes.
-    record
-        The reference's preprocessing.
-    layer, log_normalized, processed
-        See :meth:`SCALEXModel.load_query_data`.
-    """
-    batch_key, labels_key, model_layer = (
-        setup[key] for key in ("batch_key", "labels_key", "layer")
-    )
-    check_batch_column(adata, batch_key)
-    if processed is None:
-        processed = record is None or Preprocessing.from_adata(adata) is not None
-    if processed:
-        query = _as_it_is(adata, genes, layer=layer or model_layer)
-    elif record is None:
-        msg = (
-            "The reference does not know how its counts were prepared, so that `processed=False` "
-            "is impossible: prepare the query like the reference, and pass `processed=True`."
+    @classmethod
+    def load_query_data(
+        cls,
+        adata: AnnData,
+        reference_model: str | os.PathLike[str] | Self,
+        inplace_subset_query_vars: bool = False,
+        accelerator: str = "auto",
+        device: int | str = "auto",
+        unfrozen: bool = False,
+        layer: str | None = None,
+        **more: Any,
+    ) -> Self:
+        """Place new cells into the space of a trained model, without training.
+
+        The model that is returned is ready: ``get_latent_representation()`` works at once, since
+        the encoder needs no batch. :meth:`train` on it cannot change the latent: it fits the
+        decoder of the new batches, which only :meth:`get_imputed_expression` uses.
+
+        Parameters
+        ----------
+        adata
+            Raw counts of the new cells, with the reference's ``batch_key`` in ``obs``. Genes may
+            be missing, additional or in another order. It becomes the ``adata`` of the model, and
+            is not changed but for scvi-tools' registration (columns and keys that begin with
+            ``_scvi``).
+        reference_model
+            Trained model, or the folder of a saved one.
+        inplace_subset_query_vars
+            Whether to leave out genes of ``adata`` that the reference does not have, in place, as
+            in scvi-tools. There is no need to.
+        accelerator, device
+            Where to put the model.
+        unfrozen
+            Whether :meth:`train` may change everything, the latent too, as in scArches.
+        layer
+            Layer with the counts; default: that of the reference.
+        **more
+            ``log_normalized``: whether the values are log-normalized already (``None`` decides,
+            and raises when it looks like it). ``processed``: whether they are scaled to [0, 1]
+            already (``None``: they are if ``adata`` carries the record of
+            :func:`scalex_scvi.pp.rna` or :func:`scalex_scvi.pp.prepare_query`, or if the reference
+            has none). Further arguments of scvi-tools' method (``freeze_expression`` …) have one
+            possible value here each; another is said to have no effect.
+
+        Raises
+        ------
+        KeyError, ValueError
+            See :func:`scalex_scvi.pp.prepare_query`.
+        TypeError
+            For an argument that neither this method nor scvi-tools' has.
+        """
+        declared = {name: more.pop(name, None) for name in ("log_normalized", "processed")}
+        _check_switches(more)
+        reference = cls.as_model(reference_model)
+        reference._check_if_trained(warn=False)
+        if inplace_subset_query_vars:
+            known = adata.var_names.isin(reference.get_var_names())
+            adata._inplace_subset_var(known)
+        registry = reference.registry_
+        arguments = registry[SETUP_ARGS_KEY] | declared
+        arguments["layer"] = arguments["layer"] if layer is None else layer
+        cls.setup_anndata(adata, source_registry=registry, extend_categories=True, **arguments)
+        model = cls(adata, **reference.init_params_["non_kwargs"])
+        state = {name: value.cpu() for name, value in reference.module.state_dict().items()}
+        model.module.load_state_dict(_padded(state, model.module.state_dict()))
+        model.to_device(torch_device(accelerator, device))
+        model.module.eval()
+        model.n_reference_batches_ = 0 if unfrozen else len(reference.batch_names)
+        model.freeze_reference()
+        model.history_ = None
+        model.is_trained_ = True
+        return model
+
+    @classmethod
+    def as_model(cls, reference: str | os.PathLike[str] | Self) -> Self:
+        """Return a model as it is, or load the one in a folder, without its cells."""
+        if isinstance(reference, str | os.PathLike):
+            return cls.load(reference, adata=False)
+        if not isinstance(reference, cls):
+            msg = (
+                f"The reference is a {type(reference).__name__!r}; allowed are a "
+                f"{cls.__name__} and the folder of a saved one."
+            )
+            raise TypeError(msg)
+        return reference
+
+    def freeze_reference(self) -> None:
+        """Freeze what belongs to the reference, if this is the model of a query."""
+        if self.n_reference_batches_:
+            self.module.freeze_for_query(self.n_reference_batches_)
+
+    @classmethod
+    def prepare_query_anndata(
+        cls,
+        adata: AnnData,
+        reference_model: str | os.PathLike[str] | Self,
+        return_reference_var_names: bool = False,
+        inplace: bool = True,
+    ) -> AnnData | pd.Index | None:
+        """Bring the genes of new cells into the reference's order, with zeros for missing ones.
+
+        As scvi-tools' method of this name. There is no need to: :meth:`load_query_data` finds the
+        genes by their names, and a reference that was normalized over more genes than it has
+        (:func:`scalex_scvi.pp.rna`) needs them all.
+
+        Parameters
+        ----------
+        adata
+            Counts of new cells, in ``X`` and layers.
+        reference_model
+            Model, or folder of a saved one.
+        return_reference_var_names
+            Only return the reference's genes.
+        inplace
+            Whether to change ``adata`` (scvi-tools' default), or return a new AnnData.
+
+        Raises
+        ------
+        ValueError
+            If the query has none of the genes.
+        """
+        names = pd.Index(cls.as_model(reference_model).get_var_names())
+        if return_reference_var_names:
+            return names
+        missing = names.difference(adata.var_names, sort=False)
+        if len(missing) == len(names):
+            msg = (
+                f"The query has none of the {len(names)} genes of the reference. It has "
+                f"{list(adata.var_names[:3])!r} …, the reference {list(names[:3])!r} …."
+            )
+            raise ValueError(msg)
+        query = adata
+        if len(missing):
+            logger.warning("%d of %d genes are missing: set to zero.", len(missing), len(names))
+            empty = sparse.csr_matrix((adata.n_obs, len(missing)), dtype=np.float32)
+            layers = {key: empty.copy() for key in adata.layers if key}
+            padding = AnnData(empty, obs=adata.obs[[]], var=pd.DataFrame(index=missing))
+            padding.layers.update(layers)
+            query = ad.concat([adata, padding], axis=1, join="outer", merge="first")
+            query.obs, query.uns = adata.obs.copy(), dict(adata.uns)
+        query = query[:, names].copy()
+        if not inplace:
+            return query
+        adata._init_as_actual(query)
+        return None
+
+    def project_store(
+        self,
+        path: str | os.PathLike[str],
+        out: str | os.PathLike[str],
+        *,
+        layer: str | None = None,
+        log_normalized: bool | None = None,
+        processed: bool | None = None,
+        batch_stats: BatchStats = "running",
+        cells_in_block: int = 4096,
+    ) -> None:
+        """Place cells on disk into the latent space, block by block, without training.
+
+        The latent is that of :meth:`load_query_data` (to rounding); memory holds some blocks of
+        cells and what is one number or one latent for each cell. Counts are read twice: to check
+        them and find the maxima of each batch, and to encode; ``batch_stats="batch"`` reads them
+        once more.
+
+        Blocks are worked on by dask: by the workers of the active ``dask.distributed.Client`` if
+        there is one, which must see ``path`` too, else by threads of this process. See
+        ``docs/dask.md``.
+
+        Parameters
+        ----------
+        path
+            ``.h5ad`` or ``.zarr`` with raw counts, stored by cells (CSR or dense), and the model's
+            ``batch_key`` in ``obs``. Genes may be missing, additional or in another order.
+        out
+            ``.h5ad`` or ``.zarr`` to write, whole or not at all: ``obs`` of the cells, in their
+            order, and ``obsm["latent"]`` (cells × latent dimensions, float32). An earlier one is
+            replaced.
+        layer
+            Layer with the counts, instead of ``X``.
+        log_normalized, processed
+            See :meth:`load_query_data`.
+        batch_stats
+            See :meth:`get_latent_representation`.
+        cells_in_block
+            Cells read at once by each thread or worker.
+
+        Raises
+        ------
+        FileNotFoundError, KeyError, ValueError
+            See :func:`scalex_scvi.io.read_lazy` and :func:`scalex_scvi.pp.prepare_query`; also if
+            ``out`` is ``path``, has another suffix, or is a folder that is no zarr store.
+        RuntimeError
+            If the model is not trained.
+        ImportError
+            Without dask (extra ``scale``).
+        """
+        check_batch_stats(batch_stats)
+        self._check_if_trained(warn=False)
+        cells = read_lazy(path, layer=layer, cells_in_block=cells_in_block)
+        out = check_store_path(out, cells)
+        if out.resolve() == Path(path).resolve():
+            msg = f"`out` {str(out)!r} is the file of the cells. Choose another one."
+            raise ValueError(msg)
+        obs = cells.obs.copy()
+        manager = self.manager_of(
+            cells, layer=None, log_normalized=log_normalized, processed=processed
         )
-        raise ValueError(msg)
-    else:
-        query = prepare_query(
-            adata, record, batch_key=batch_key, layer=layer, log_normalized=log_normalized
+        del manager
+        latent = self.get_latent_representation(cells, batch_stats=batch_stats)
+        write_adata(AnnData(obs=obs, obsm={"latent": latent}), out)
+        logger.info("The latent of %d cells is in %s.", len(obs), out)
+
+
+def _check_switches(more: dict[str, Any]) -> None:
+    unknown = [name for name in more if name not in _FREEZE]
+    if unknown:
+        msg = f"`load_query_data` takes no {unknown!r}. Switches are {list(_FREEZE)!r}."
+        raise TypeError(msg)
+    without_effect = [name for name, value in more.items() if value != _FREEZE[name]]
+    if without_effect:
+        logger.warning(
+            "%s has no effect: training fits the decoder's batch normalization of new batches and "
+            "nothing else. `unfrozen=True` trains everything.",
+            ", ".join(f"`{name}={more[name]!r}`" for name in without_effect),
         )
-    if model_layer is not None:
-        query.layers[model_layer] = query.X
-    if labels_key is not None:
-        query.obs[labels_key] = _labels(query.obs, labels_key)
-    return query
 
 
-def _as_it_is(adata: AnnData, genes: Sequence[str], *, layer: str | None) -> AnnData:
-    layer = layer if layer in adata.layers else None
-    query = reindex(adata, genes, layer=layer)
-    own = Preprocessing.from_adata(adata)
-    if own is not None:
-        scale = own.scale.reindex(query.var_names, fill_value=0)
-        own.with_scale(scale, own.batch_key).to_adata(query)
-    return query
-
-
-def _labels(obs: pd.DataFrame, labels_key: str) -> pd.Series:
-    """Labels of the query, for scvi-tools' registration; they play no part in the projection."""
-    if labels_key not in obs:
-        logger.info("The query has no %r; its cells are labelled %r.", labels_key, UNLABELED)
-        return pd.Series(UNLABELED, index=obs.index, dtype="category")
-    labels = obs[labels_key].astype(object)
-    return labels.where(labels.notna(), UNLABELED).astype("category")
+def _padded(
+    state: dict[str, torch.Tensor], fresh: dict[str, torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    """Return the reference's tensors with fresh rows for new batches added."""
+    padded = {}
+    for name, value in state.items():
+        rows = len(value) if value.ndim else 0
+        more = fresh[name].ndim and len(fresh[name]) > rows
+        padded[name] = torch.cat([value, fresh[name][rows:].cpu()]) if more else value
+    return padded

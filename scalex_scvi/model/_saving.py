@@ -7,11 +7,18 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 import torch
 from anndata import AnnData, read_h5ad
-from scvi.data._constants import _MODEL_NAME_KEY, _SETUP_ARGS_KEY
-from scvi.model._utils import parse_device_args
+from scvi import REGISTRY_KEYS
 
 from scalex_scvi._core.files import whole_file
+from scalex_scvi._core.scvi_private import (
+    FIELD_REGISTRIES_KEY,
+    MODEL_NAME_KEY,
+    SETUP_ARGS_KEY,
+    STATE_REGISTRY_KEY,
+    parse_device_args,
+)
 
+from ._fields import LOGARITHMS_KEY, PROCESSED_KEY, RECORD_KEY
 from ._files import SavedModel, adata_path, model_path, read_model, write_model
 
 if TYPE_CHECKING:
@@ -98,26 +105,37 @@ class SavingMixin(_Base):
         stored_adata = adata_path(dir_path, prefix)
         if adata is None and stored_adata.exists():
             adata = read_h5ad(stored_adata)
-        registry = saved.attributes.pop("registry_")
-        if registry.get(_MODEL_NAME_KEY) != cls.__name__:
-            found = registry.get(_MODEL_NAME_KEY)
+        registry = _with_record(saved.attributes)
+        if registry.get(MODEL_NAME_KEY) != cls.__name__:
+            found = registry.get(MODEL_NAME_KEY)
             msg = f"{str(dir_path)!r} holds a {found!r}, not a {cls.__name__!r}."
             raise ValueError(msg)
         if isinstance(adata, AnnData):
-            cls.setup_anndata(adata, source_registry=registry, **registry[_SETUP_ARGS_KEY])
+            cls.setup_anndata(adata, source_registry=registry, **registry[SETUP_ARGS_KEY])
         init_params = saved.attributes.pop("init_params_")["non_kwargs"]
         data = adata if isinstance(adata, AnnData) else None
         model = cls(data, registry=registry, **init_params)
         for name, value in saved.attributes.items():
             setattr(model, name, value)
         model.module.load_state_dict(saved.state_dict)
-        model._freeze_reference()
-        model.to_device(_torch_device(accelerator, device))
+        model.freeze_reference()
+        model.to_device(torch_device(accelerator, device))
         model.module.eval()
         return model
 
 
-def _torch_device(accelerator: str, device: int | str) -> torch.device:
+def _with_record(attributes: dict[str, Any]) -> dict[str, Any]:
+    """Take out the registry; earlier versions kept the transform beside it."""
+    registry = attributes.pop("registry_")
+    record = attributes.pop("preprocessing_", None)
+    expression = registry[FIELD_REGISTRIES_KEY][REGISTRY_KEYS.X_KEY][STATE_REGISTRY_KEY]
+    if PROCESSED_KEY not in expression:
+        expression |= {RECORD_KEY: record, PROCESSED_KEY: True, LOGARITHMS_KEY: False}
+    return registry
+
+
+def torch_device(accelerator: str, device: int | str) -> torch.device:
+    """Return the device that is meant, one."""
     _, _, torch_device = parse_device_args(
         accelerator=accelerator,
         devices=device,

@@ -123,9 +123,14 @@ class TrainingMixin(_Base):
                 n_processes=n_processes,
             )
         splitter = self._splitter(n_train, validation_size, seed, more)
-        if recipe.start_at_mean:
-            self._start_at_mean()
-        with seeded(seed), self._history_started(), ddp_logging(more):
+        with (
+            self.adata_manager.transformed_once(),
+            seeded(seed),
+            self._history_started(),
+            ddp_logging(more),
+        ):
+            if recipe.start_at_mean:
+                self._start_at_mean()
             super().train(
                 max_epochs=max_epochs,
                 accelerator=accelerator,

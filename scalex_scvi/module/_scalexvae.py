@@ -6,12 +6,12 @@ from typing import Any
 
 import torch
 from scvi import REGISTRY_KEYS
-from scvi.module._constants import MODULE_KEYS
 from scvi.module.base import BaseMinifiedModeModuleClass, LossOutput, auto_move_data
 from torch import Tensor
 from torch.distributions import Normal
 from torch.nn import functional as F
 
+from scalex_scvi._core.scvi_private import MODULE_KEYS
 from scalex_scvi.nn import ActivationName, BatchOffset, Decoder, Encoder
 
 # What the decoder returns, beside scvi-tools' own keys.

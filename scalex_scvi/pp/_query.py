@@ -1,89 +1,120 @@
-"""Taking raw counts of new cells through the reference's preprocessing."""
+"""The scale of a query's batches: known ones keep the reference's, new ones have their own."""
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from scalex_scvi._core.columns import check_batch_column
-from scalex_scvi._core.matrices import get_matrix, is_lazy, to_csr
+from scalex_scvi._core.blocks import blocks_of
+from scalex_scvi._core.columns import batch_codes, check_batch_column
+from scalex_scvi._core.matrices import annotations, get_matrix, to_csr
 
-from ._checks import check_expression, decide_log_normalised, with_matrix
-from ._dask_query import lazy_query
+from ._prepare import report_empty_cells
 from ._profiles import get_profile
-from ._query_steps import QuerySteps
 from ._record import Preprocessing
-from ._scale import scale_and_record
+from ._transform import Transform
+from ._values import ValueSummary, check_counts, check_expression
+
+logger = logging.getLogger(__name__)
 
 
-def prepare_query(
+@dataclass(frozen=True)
+class QueryFit:
+    """A record for other cells.
+
+    Attributes
+    ----------
+    record
+        The reference's, with the scale of the query's new batches added.
+    transform
+        From the query's features to the record's, without a scale.
+    detected
+        Number of detected features of each cell.
+    """
+
+    record: Preprocessing
+    transform: Transform
+    detected: np.ndarray
+
+
+def fit_query(
     adata: AnnData,
-    preprocessing: Preprocessing,
+    reference: Preprocessing,
     *,
     batch_key: str | None = None,
     layer: str | None = None,
     log_normalized: bool | None = None,
-) -> AnnData:
-    """Take counts of new cells through the same steps as the reference.
-
-    The query is normalised as its profile says, and the reference's genes (peaks, proteins) are
-    picked, with zeros for missing ones:
-
-    - RNA: log-normalised over all genes of the query, then picked.
-    - ATAC: picked, then each cell's total brought to the total that the reference used, and
-      logarithms taken where the reference took them.
-    - ADT: picked, then the centred log-ratio taken over the proteins that the query has: other
-      proteins do not matter, and missing ones are left out of the mean instead of taken for zero.
-
-    Then each batch is scaled. A batch that the reference knows keeps the reference's scale, so
-    that cells of the reference come out exactly as they went in; a new batch is scaled by its own
-    maxima. No cell and no gene is filtered out.
+) -> QueryFit:
+    """Check a query's counts and find the scale of its batches, in one pass over blocks.
 
     Parameters
     ----------
     adata
-        Cells × genes, counts. It is not changed. A dask array of blocks of cells
-        (:func:`scalex_scvi.io.read_lazy`) is read in blocks, and never held whole.
-    preprocessing
-        The reference's record: ``model.preprocessing``, or of an AnnData by
-        :meth:`Preprocessing.from_adata`.
-    batch_key
-        Column of ``adata.obs`` with the batches; ``None``: all cells are one batch.
-    layer
-        Layer with the counts, instead of ``adata.X``.
-    log_normalized
-        Whether the values are normalised already, like the reference's. ``None`` decides, and
-        raises when it looks like it.
-
-    Returns
-    -------
-    Cells × reference genes: ``X`` (CSR, float32) in [0, 1], ``obs``, ``obsm`` and ``uns`` of the
-    query, the number of detected genes in ``obs["n_genes"]``, and the record. From a dask array
-    ``X`` is one too, evaluated when it is written or used.
+        Cells × features, counts; not changed.
+    reference
+        What was fitted to the reference.
+    batch_key, layer, log_normalized
+        See :func:`scalex_scvi.pp.prepare_query`.
 
     Raises
     ------
     KeyError, TypeError, ValueError
-        As :func:`rna`; also if no gene is shared, a reference gene occurs more than once, or
-        counts are given where the reference's peaks or proteins came normalised.
+        See :func:`scalex_scvi.pp.prepare_query`.
     """
-    profile = get_profile(preprocessing.profile)
-    check_batch_column(adata, batch_key)
+    profile = get_profile(reference.profile)
     matrix, name = get_matrix(adata, layer, features=profile.features)
-    if is_lazy(matrix):
-        return lazy_query(
-            adata,
-            preprocessing,
-            batch_key=batch_key,
-            layer=layer,
-            log_normalized=log_normalized,
-        )
-    csr = to_csr(matrix, name=name)
-    check_expression(csr, name=name)
-    detected = csr.getnnz(axis=1)
-    log_normalized = decide_log_normalised(csr, log_normalized, name=name, profile=profile)
-    steps = QuerySteps.plan(adata.var_names, preprocessing, log_normalized=log_normalized)
-    query = with_matrix(adata, steps(csr), pd.DataFrame(index=pd.Index(preprocessing.genes)))
-    query.obs["n_genes"] = detected
-    scale_and_record(query, batch_key, preprocessing, known=preprocessing.scale)
-    return query
+    light = annotations(adata)
+    check_batch_column(light, batch_key, lone_cells=True)
+    codes, names = batch_codes(light, batch_key)
+    # What is not declared is either counts or refused.
+    transform = Transform.plan(reference, light.var, log_normalized=bool(log_normalized))
+    found = blocks_of(matrix, codes).fold(_scan, _merge, transform, len(names))
+    check_expression(found.values, name=name)
+    check_counts(found.values, log_normalized, name=name, profile=profile)
+    report_empty_cells(found.n_empty, (len(codes), len(reference.genes)), profile.name)
+    maxima = found.maxima
+    if reference.scale_by == "global":
+        maxima = np.broadcast_to(maxima.max(axis=0), maxima.shape)
+    own = pd.DataFrame(maxima.T.copy(), columns=names, index=list(reference.genes))
+    if batch_key is not None:
+        record = reference.with_new_batches(own, batch_key)
+    else:
+        record = replace(reference, scale=own, batch_key=None)
+    return QueryFit(record, transform, found.detected)
+
+
+@dataclass(frozen=True)
+class _Scan:
+    values: ValueSummary
+    detected: np.ndarray
+    maxima: np.ndarray
+    n_empty: int
+
+
+def _scan(block: Any, codes: np.ndarray, transform: Transform, n_batches: int) -> _Scan:
+    csr = to_csr(block, name="The matrix")
+    values, detected = ValueSummary.of(csr.data), csr.getnnz(axis=1)
+    with np.errstate(all="ignore"):  # values are judged when all of them are known
+        normal = transform.normalize(csr)
+    maxima = np.zeros((n_batches, normal.shape[1]), dtype=np.float32)
+    for code in np.unique(codes):
+        maxima[code] = normal[codes == code].max(axis=0).toarray().ravel()
+    return _Scan(values, detected, maxima, int((normal.getnnz(axis=1) == 0).sum()))
+
+
+def _merge(parts: Sequence[_Scan]) -> _Scan:
+    values = parts[0].values
+    for part in parts[1:]:
+        values = values.merge(part.values)
+    return _Scan(
+        values,
+        np.concatenate([part.detected for part in parts]),
+        np.max([part.maxima for part in parts], axis=0),
+        sum(part.n_empty for part in parts),
+    )

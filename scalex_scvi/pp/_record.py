@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Self
 
+import numpy as np
 import pandas as pd
 from anndata import AnnData
+from scipy import sparse
 
+from ._preparation import DROPPED_PREFIXES, Preparation, ScaleBy
 from ._profiles import ATAC
+from ._symbols import starts_with
+from ._transform import Transform
 
-ScaleBy = Literal["batch", "global"]
+logger = logging.getLogger(__name__)
 
 UNS_KEY = "scalex"
 """Where the record lies in ``adata.uns``."""
@@ -19,35 +25,36 @@ UNS_KEY = "scalex"
 SCALE_KEY = "scalex_scale"
 """Where the maximum of each gene and batch lies in ``adata.varm``."""
 
-DROPPED_PREFIXES = ("ERCC", "MT-", "mt-")
-"""Spike-ins and mitochondrial genes."""
-
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What was done to the reference, and what a query needs to go through the same.
+    """The transform from counts to values in [0, 1]: fitted to a reference, applied to any cells.
+
+    :meth:`fit` finds the features and the scale of each batch in one pass over blocks of counts;
+    :meth:`apply` takes blocks of counts through them. Everything in it is a plain type, so that it
+    is kept in the registry of a model and in its file.
 
     Attributes
     ----------
     profile
         Kind of data: ``"RNA"``, ``"ATAC"`` or ``"ADT"``.
     target_sum
-        Total counts per cell after normalisation; ``None`` where totals are not normalised.
+        Total counts per cell after normalization; ``None`` where totals are not normalized.
     scale_by
         ``"batch"``: genes were divided by their maximum within each batch; ``"global"``: by their
         maximum over all cells.
     dropped_prefixes
-        Genes whose names start with one of these were dropped before normalisation.
+        Genes whose names start with one of these were dropped before normalization.
     genes
         Genes (peaks, proteins) of the reference, in order.
     scale
-        Genes × batches: normalised value that was scaled to 1 (0 for a gene without counts in the
+        Genes × batches: normalized value that was scaled to 1 (0 for a gene without counts in the
         batch). Columns are batch names as strings.
     panel
-        ATAC, ADT: the features over which each cell was normalised, which may be more than
-        ``genes``. Empty for RNA, which is normalised over all that the data has.
+        The features over which each cell is normalized, which may be more than ``genes``. Empty:
+        all that the data has, less the dropped ones (RNA prepared by :func:`scalex_scvi.pp.rna`).
     log_normalized
-        Whether the values came normalised, so that counts cannot be taken through the same.
+        Whether the values came normalized, so that counts cannot be taken through the same.
     log1p
         Whether logarithms were taken after the totals: always in RNA, by option in ATAC. Proteins
         have a way of their own.
@@ -66,6 +73,72 @@ class Preprocessing:
     log_normalized: bool = False
     log1p: bool = True
     batch_key: str | None = field(default=None, compare=False)
+
+    @classmethod
+    def fit(
+        cls,
+        adata: AnnData,
+        preparation: Preparation | None = None,
+        *,
+        batch_key: str | None = None,
+        layer: str | None = None,
+    ) -> Self:
+        """Fit the transform to counts, which are read in blocks and not changed.
+
+        Parameters
+        ----------
+        adata
+            Cells × features, counts: dense or sparse, in memory, backed, of a store or of dask.
+        preparation
+            What is to be done; default: RNA by its defaults.
+        batch_key
+            Column of ``adata.obs`` with the batches; ``None``: all cells are one batch.
+        layer
+            Layer with the counts, instead of ``adata.X``.
+
+        Raises
+        ------
+        KeyError, TypeError, ValueError, FileNotFoundError
+            See :func:`scalex_scvi.pp.rna`.
+        """
+        from ._prepare import fit_adata
+
+        return fit_adata(adata, preparation or Preparation(), batch_key, layer).record
+
+    def apply(self, block: Any, features: pd.Index, batches: Any) -> sparse.csr_matrix:
+        """Take a block of counts through the transform.
+
+        Parameters
+        ----------
+        block
+            Cells × ``features``, counts, dense or sparse; not changed.
+        features
+            Names of its columns: others than the record's are left out, missing ones are zero.
+        batches
+            Name of the batch of each cell, as text; each must be in :attr:`scale`.
+
+        Returns
+        -------
+        Cells × :attr:`genes`, CSR float32 in [0, 1].
+
+        Raises
+        ------
+        KeyError
+            For a batch without a scale.
+        """
+        names = pd.Index(np.asarray(batches).astype(str))
+        unknown = names[~names.isin(self.scale.columns)].unique()
+        if len(unknown):
+            msg = f"No scale is known of {list(unknown[:5])!r}: {list(self.scale.columns)!r} are."
+            raise KeyError(msg)
+        var = pd.DataFrame(index=pd.Index(features))
+        transform = Transform.plan(self, var, log_normalized=self.log_normalized, report=False)
+        codes = self.scale.columns.get_indexer(names)
+        return transform.with_scale(self.scale_of(self.scale.columns))(block, codes)
+
+    def scale_of(self, names: Any) -> np.ndarray:
+        """Return what batches are divided by, batches × features; 0 for unknown ones."""
+        return self.scale.reindex(columns=list(names), fill_value=0).to_numpy(np.float32).T.copy()
 
     def to_adata(self, adata: AnnData) -> None:
         """Write the record into ``adata.uns`` and ``adata.varm``, as plain types."""
@@ -117,11 +190,21 @@ class Preprocessing:
             record["batch_key"] = self.batch_key
         return record
 
-    def with_scale(self, scale: pd.DataFrame, batch_key: str | None) -> Preprocessing:
-        """Return the same record with the scale of other batches, and their column of ``obs``."""
-        return replace(self, scale=scale, batch_key=batch_key)
+    def over_all_of(self, var: pd.DataFrame) -> Preprocessing:
+        """Return the record that normalizes each cell over the features of ``var`` and no others.
 
-    def with_batches_of(self, other: Preprocessing) -> Preprocessing:
-        """Return the record with the batches of ``other`` added, where they are not known."""
-        new = other.scale.loc[:, ~other.scale.columns.isin(self.scale.columns)]
-        return self.with_scale(pd.concat([self.scale, new], axis=1), self.batch_key)
+        A query may have measured more than the reference, and its totals are to mean the same.
+        """
+        if self.panel:
+            return self
+        kept = ~starts_with(var, self.dropped_prefixes)
+        return replace(self, panel=tuple(var.index[kept].astype(str)))
+
+    def with_new_batches(self, scale: pd.DataFrame, batch_key: str | None) -> Preprocessing:
+        """Return the record with the scale of other batches added, where they are not known."""
+        known = [name for name in scale.columns if name in self.scale.columns]
+        if known:
+            logger.info("Batches known to the reference, scaled as there: %s.", ", ".join(known))
+        new = scale.drop(columns=known)
+        new.index = self.scale.index if len(self.scale.columns) else new.index
+        return replace(self, scale=pd.concat([self.scale, new], axis=1), batch_key=batch_key)

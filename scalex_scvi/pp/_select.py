@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from numbers import Integral
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
-from anndata import AnnData
 
-from ._checks import check_unique_genes
+from ._columns import check_unique_genes
 from ._profiles import Profile
 
 logger = logging.getLogger(__name__)
@@ -79,45 +78,27 @@ def _read_text(text: str | Path) -> int | list[str]:
     return names
 
 
-def select_features(
-    adata: AnnData,
-    selection: int | list[str],
-    best: Callable[[int], np.ndarray],
-    profile: Profile,
-) -> AnnData:
-    """Subset to the selected features.
+def select_listed(
+    available: pd.Index, passed: np.ndarray, listed: list[str], profile: Profile
+) -> np.ndarray:
+    """Return the positions of listed features among those that passed the filter, in their order.
 
     Parameters
     ----------
-    adata
-        Cells × features.
-    selection
-        See :func:`read_selection`. More than there are means all.
-    best
-        Returns a mask of the given number of best features.
+    available
+        Names of all features.
+    passed
+        Positions of those that passed the filter.
+    listed
+        Names, unique.
     profile
         The kind of data.
     """
-    if isinstance(selection, list):
-        return _select_listed(adata, pd.Index(selection), profile)
-    if selection == ALL or selection >= adata.n_vars:
-        return adata
-    mask = best(selection)
-    logger.info(
-        "Selected %d of %d %s (n_top_features=%d).",
-        mask.sum(),
-        adata.n_vars,
-        profile.features,
-        selection,
-    )
-    return adata[:, mask].copy()
-
-
-def _select_listed(adata: AnnData, names: pd.Index, profile: Profile) -> AnnData:
+    names = pd.Index(listed)
     check_unique_genes(names, what="`n_top_features`", profile=profile)
-    found = names.isin(adata.var_names)
-    missing = list(names[~found])
-    if not found.any():
+    places = available[passed].astype(str).get_indexer(names)
+    missing = list(names[places < 0])
+    if len(missing) == len(names):
         msg = (
             f"None of the {len(names)} listed {profile.features} is in the data, "
             f"e.g. {missing[:5]!r}."
@@ -131,4 +112,4 @@ def _select_listed(adata: AnnData, names: pd.Index, profile: Profile) -> AnnData
             profile.features,
             missing[:5],
         )
-    return adata[:, names[found]].copy()
+    return passed[places[places >= 0]]

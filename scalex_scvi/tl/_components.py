@@ -8,7 +8,7 @@ from scipy import sparse
 from scipy.sparse.linalg import eigsh
 from sklearn.decomposition import PCA
 
-from scalex_scvi.pp._scale import unscale
+from scalex_scvi.pp import unscale
 
 N_COMPONENTS = 50
 

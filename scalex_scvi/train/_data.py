@@ -1,22 +1,84 @@
-"""Loading minibatches from every kind of matrix, in the order that was asked for."""
+"""From registered counts to what a minibatch holds: the transform is applied as cells are read."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-import rich.pretty  # noqa: F401  scvi-tools 1.4.2 uses it in view_anndata_setup, unimported
+import pandas as pd
+from scipy import sparse
 from scvi import REGISTRY_KEYS
 from scvi.data import AnnDataManager
-from scvi.data._anntorchdataset import AnnTorchDataset
 from torch.utils.data import Dataset, Subset
 
-from scalex_scvi._core.matrices import by_rows
+from scalex_scvi._core.blocks import blocks_of
+from scalex_scvi._core.matrices import by_rows, in_memory, is_lazy
+from scalex_scvi._core.scvi_private import AnnTorchDataset, scipy_to_torch_sparse
+from scalex_scvi.pp import Transform
+
+TransformOf = Callable[["SCALEXDataManager"], "Transform | None"]
+
+
+_UNKNOWN = object()
 
 
 class SCALEXDataManager(AnnDataManager):
-    """scvi-tools' data manager, whose data sets keep the order of cells in backed mode."""
+    """scvi-tools' data manager, whose expression goes through a transform as it is read.
+
+    Attributes
+    ----------
+    transform_of
+        Returns the transform of the registered counts, ``None`` where they need none.
+    held_values
+        Values in [0, 1] of all cells, while :meth:`transformed_once` holds them.
+    """
+
+    transform_of: TransformOf | None = None
+    held_values: sparse.csr_matrix | None = None
+    _transform: Any = None
+
+    def transfer_fields(self, adata_target: Any, **kwargs: Any) -> AnnDataManager:
+        """Register other cells in the same way; their batches may be new."""
+        kwargs = {"extend_categories": True} | kwargs
+        manager = super().transfer_fields(adata_target, **kwargs)
+        manager.transform_of = self.transform_of
+        return manager
+
+    @property
+    def transform(self) -> Transform | None:
+        """From the registered counts to values in [0, 1]; ``None`` where they are already."""
+        if self._transform is _UNKNOWN:
+            self._transform = None if self.transform_of is None else self.transform_of(self)
+        return self._transform
+
+    def register_fields(self, adata: Any, *args: Any, **kwargs: Any) -> None:
+        """Register cells; what was known of others is forgotten."""
+        self._transform = _UNKNOWN
+        super().register_fields(adata, *args, **kwargs)
+
+    @property
+    def codes(self) -> np.ndarray:
+        """Batch of each cell."""
+        return self.get_from_registry(REGISTRY_KEYS.BATCH_KEY).reshape(-1)
+
+    @contextmanager
+    def transformed_once(self) -> Iterator[None]:
+        """Hold the values in memory while the block runs, for data that is in memory.
+
+        A training reads each cell some hundred times: to transform it each time would take as
+        long as a third of the iterations.
+        """
+        matrix = self.get_from_registry(REGISTRY_KEYS.X_KEY)
+        transform = self.transform
+        if transform is not None and in_memory(matrix):
+            blocks = blocks_of(matrix, self.codes)
+            self.held_values = blocks.collect(transform, n_columns=transform.shape[1])
+        try:
+            yield
+        finally:
+            self.held_values = None
 
     def create_torch_dataset(
         self,
@@ -35,32 +97,65 @@ class SCALEXDataManager(AnnDataManager):
         load_sparse_tensor
             Whether to load sparse matrices as sparse tensors.
         """
-        dataset = OrderedAnnTorchDataset(
+        dataset = TransformedDataset(
             self, getitem_tensors=data_and_attributes, load_sparse_tensor=load_sparse_tensor
         )
         return dataset if indices is None else Subset(dataset, indices)
 
 
-class OrderedAnnTorchDataset(AnnTorchDataset):
-    """scvi-tools' data set with the cells in the order of the indices, and fast for CSC.
+class TransformedDataset(AnnTorchDataset):
+    """scvi-tools' data set with values in [0, 1], cells in the order of the indices, fast for CSC.
 
     scvi-tools sorts the indices of backed data, and returns the rows in sorted order.
     """
+
+    adata_manager: SCALEXDataManager
 
     @property
     def data(self) -> dict[str, Any]:
         """Data by registry key, made for taking rows once, in copies of our own."""
         if not hasattr(self, "_data"):
             self._data = {key: by_rows(value) for key, value in super().data.items()}
+            self._transform = self.adata_manager.transform
+            self._codes = self.adata_manager.codes
         return self._data
 
     def __getitem__(self, indexes: Any) -> dict[str, Any]:
         """Rows of all registered data in the order of ``indexes``."""
-        if not self.adata_manager.adata.isbacked or isinstance(indexes, slice):
-            return super().__getitem__(indexes)
-        order, inverse = np.unique(np.atleast_1d(indexes), return_inverse=True)
-        rows = super().__getitem__(order)
-        return {key: value[inverse] for key, value in rows.items()}
+        rows = np.atleast_1d(np.arange(len(self))[indexes])
+        inverse = None
+        if self.adata_manager.adata.isbacked or (np.diff(rows) < 0).any():
+            # Files want ascending rows; so do many others, to be fast.
+            rows, inverse = np.unique(rows, return_inverse=True)
+        found = {}
+        for key, dtype in self.keys_and_dtypes.items():
+            if isinstance(self.data[key], str):  # the kind of minification
+                continue
+            values = self._expression(rows) if key == REGISTRY_KEYS.X_KEY else self._take(key, rows)
+            values = values if inverse is None else values[inverse]
+            values = values.astype(dtype, copy=False)
+            if sparse.issparse(values):
+                as_is = self.load_sparse_tensor
+                values = scipy_to_torch_sparse(values) if as_is else values.toarray()
+            found[key] = values
+        return found
+
+    def _take(self, key: str, rows: np.ndarray) -> Any:
+        data = self.data[key]
+        taken = data.iloc[rows].to_numpy() if isinstance(data, pd.DataFrame) else data[rows]
+        return taken.compute() if is_lazy(taken) else taken
+
+    def _expression(self, rows: np.ndarray) -> Any:
+        if self._transform_of_x() is None:
+            return self._take(REGISTRY_KEYS.X_KEY, rows)
+        held = self.adata_manager.held_values
+        if held is not None:
+            return held[rows]
+        return self._transform(self._take(REGISTRY_KEYS.X_KEY, rows), self._codes[rows])
+
+    def _transform_of_x(self) -> Transform | None:
+        self.data  # noqa: B018  read on first use
+        return self._transform
 
 
 def share_of_nonzero(manager: AnnDataManager, n_cells: int = 64) -> float:

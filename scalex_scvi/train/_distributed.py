@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from scvi.model._utils import parse_device_args, use_distributed_sampler
+from scalex_scvi._core.scvi_private import parse_device_args, use_distributed_sampler
 
 
 def count_processes(

@@ -12,8 +12,11 @@ import torch
 from anndata.abc import CSRDataset
 from lightning.pytorch import LightningDataModule
 from scvi import REGISTRY_KEYS
-from scvi.data import AnnDataManager
 from torch import Tensor
+
+from scalex_scvi.pp import Transform
+
+from ._data import SCALEXDataManager
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +60,7 @@ class StoreDataModule(LightningDataModule):
 
     def __init__(
         self,
-        manager: AnnDataManager,
+        manager: SCALEXDataManager,
         *,
         batch_size: int = 64,
         seed: int = 124,
@@ -103,15 +106,18 @@ class StoreDataModule(LightningDataModule):
             key: torch.from_numpy(np.asarray(self.manager.get_from_registry(key), dtype=np.int64))
             for key in (REGISTRY_KEYS.BATCH_KEY, REGISTRY_KEYS.LABELS_KEY)
         }
-        return Minibatches(loader, columns)
+        return Minibatches(loader, columns, self.manager.transform)
 
 
 class Minibatches:
     """What annbatch loads, as the tensors that scvi-tools' models take."""
 
-    def __init__(self, loader: object, columns: dict[str, Tensor]) -> None:
+    def __init__(
+        self, loader: object, columns: dict[str, Tensor], transform: Transform | None
+    ) -> None:
         self.loader = loader
         self.columns = columns
+        self.transform = transform
 
     def __len__(self) -> int:
         return len(self.loader)  # type: ignore[arg-type]
@@ -120,11 +126,15 @@ class Minibatches:
         for loaded in self.loader:  # type: ignore[attr-defined]
             rows = torch.from_numpy(np.asarray(loaded["index"], dtype=np.int64))
             tensors = {key: values[rows].reshape(-1, 1) for key, values in self.columns.items()}
-            x = loaded["X"].toarray().astype(np.float32, copy=False)
+            x = loaded["X"]
+            if self.transform is not None:
+                codes = self.columns[REGISTRY_KEYS.BATCH_KEY].reshape(-1)[rows].numpy()
+                x = self.transform(x, codes)
+            x = x.toarray().astype(np.float32, copy=False)
             yield {REGISTRY_KEYS.X_KEY: torch.from_numpy(x), **tensors}
 
 
-def reads_from_store(manager: AnnDataManager) -> bool:
+def reads_from_store(manager: SCALEXDataManager) -> bool:
     """Whether the registered expression is the CSR matrix of a zarr store."""
     matrix = manager.get_from_registry(REGISTRY_KEYS.X_KEY)
     return isinstance(matrix, CSRDataset) and matrix.backend == "zarr"
@@ -136,7 +146,7 @@ def has_annbatch() -> bool:
 
 
 def store_data_module(
-    manager: AnnDataManager, *, batch_size: int, seed: int, train_size: float, n_processes: int
+    manager: SCALEXDataManager, *, batch_size: int, seed: int, train_size: float, n_processes: int
 ) -> StoreDataModule | None:
     """Return the data module for cells of a store, ``None`` for others.
 

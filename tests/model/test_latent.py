@@ -77,7 +77,7 @@ def test_equals_the_data_loader(
 
 @pytest.mark.parametrize("batch_stats", ["running", "batch"])
 def test_block_size_changes_rounding_only(model: sx.SCALEXModel, batch_stats: str) -> None:
-    expected = model.get_latent_representation(batch_stats=batch_stats, num_workers=0)
+    expected = model.get_latent_representation(batch_stats=batch_stats)
     for size in (None, 1, 100, 5000):
         latent = model.get_latent_representation(batch_stats=batch_stats, batch_size=size)
         np.testing.assert_allclose(latent, expected, atol=2e-6)

@@ -141,7 +141,7 @@ def test_the_input_is_not_changed(counts: AnnData) -> None:
     assert str(lazy.uns) == uns
 
 
-def test_data_is_read_twice_and_in_blocks(counts: AnnData) -> None:
+def test_data_is_read_once_to_fit_and_in_blocks(counts: AnnData) -> None:
     rows: list[int] = []
 
     def read(block: np.ndarray) -> sparse.csr_matrix:
@@ -154,9 +154,9 @@ def test_data_is_read_twice_and_in_blocks(counts: AnnData) -> None:
         read, chunks=(numbers.chunks[0], (counts.n_vars,)), dtype=np.float32, meta=counts.X[:0]
     )
     prepared = sx.pp.rna(lazy, batch_key="batch", min_features=0, n_top_features=20)
-    assert sum(rows) == 2 * counts.n_obs
+    assert sum(rows) == counts.n_obs
     prepared.X.compute()
-    assert sum(rows) == 3 * counts.n_obs
+    assert sum(rows) == 2 * counts.n_obs
     assert max(rows) == 30
 
 
@@ -186,12 +186,17 @@ def test_blocks_of_genes_are_refused(counts: AnnData) -> None:
         sx.pp.rna(counts, batch_key="batch", min_features=0)
 
 
-@pytest.mark.parametrize("function", [sx.pp.atac, sx.pp.adt, sx.pp.batch_scale])
-def test_functions_that_do_not_read_in_blocks_say_so(
-    counts: AnnData, function: Callable[..., AnnData]
+@pytest.mark.parametrize("function", [sx.pp.atac, sx.pp.adt], ids=["ATAC", "ADT"])
+@pytest.mark.parametrize("n_top_features", [-1, 20])
+def test_all_profiles_work_in_blocks(
+    counts: AnnData, function: Callable[..., AnnData], n_top_features: int
 ) -> None:
-    with pytest.raises(TypeError, match=r"adata.X is a dask array.*to_memory"):
-        function(lazily(counts), batch_key="batch")
+    options = {"batch_key": "batch", "n_top_features": n_top_features}
+    assert_same(function(lazily(counts), **options), function(counts, **options))
+
+
+def test_batch_scale_works_in_blocks(counts: AnnData) -> None:
+    assert_same(sx.pp.batch_scale(lazily(counts), "batch"), sx.pp.batch_scale(counts, "batch"))
 
 
 def test_reindex(counts: AnnData) -> None:

@@ -97,9 +97,9 @@ def test_counts_cannot_follow_a_reference_that_came_normalised(case, dense, capl
     np.testing.assert_array_equal(dense(query), dense(case(log, log_normalized=True)))
     if case.name == "RNA":
         sx.pp.prepare_query(case.counts, record, batch_key="batch")
-        assert "normalised to a total of 10000" in caplog.text
+        assert "normalized to a total of 10000" in caplog.text
         return
-    with pytest.raises(ValueError, match=f"reference's {case.features} came normalised"):
+    with pytest.raises(ValueError, match=f"reference's {case.features} came normalized"):
         sx.pp.prepare_query(case.counts, record, batch_key="batch")
 
 
@@ -112,7 +112,9 @@ def test_records_of_earlier_versions_load(prepared: AnnData) -> None:
     }
     scale = prepared.varm["scalex_scale"]
     record = Preprocessing.from_dict(old, prepared.var_names, scale)
-    assert record == Preprocessing.from_adata(prepared)
+    assert record == replace(
+        Preprocessing.from_adata(prepared), dropped_prefixes=("ERCC", "MT-", "mt-")
+    )
 
 
 @pytest.mark.parametrize("log1p", [True, False])

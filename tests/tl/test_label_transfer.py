@@ -144,7 +144,7 @@ def test_consensus_is_the_same_for_joined_cells(prepared_pair) -> None:
     ref, query = prepared_pair
     joined = ad.concat([ref, query])
     records = [sx.pp.Preprocessing.from_adata(adata) for adata in prepared_pair]
-    records[0].with_batches_of(records[1]).to_adata(joined)
+    records[0].with_new_batches(records[1].scale, "batch").to_adata(joined)
     again = [joined[adata.obs_names] for adata in prepared_pair]
     labels = sx.label_transfer(*again, method="consensus")
     assert list(labels) == list(sx.label_transfer(ref, query))

@@ -49,9 +49,23 @@ class BatchMoments:
         """Count the cells that each gene is detected in."""
         return np.sum([sums.n_detected for sums in self.batches.values()], axis=0)
 
-    def maxima(self, n_batches: int) -> np.ndarray:
-        """Return the maximum of each gene in each batch, batches × genes, float32."""
-        return np.stack([self.batches[code].maximum for code in range(n_batches)])
+    def maxima(self, scale_by: str) -> np.ndarray:
+        """Return the maximum of each gene in each batch, or in all: batches × genes, float32."""
+        maxima = np.stack([self.batches[code].maximum for code in sorted(self.batches)])
+        if scale_by == "global":
+            maxima = np.broadcast_to(maxima.max(axis=0), maxima.shape)
+        return maxima
+
+    def variance_within(self) -> np.ndarray:
+        """Return the variance of each gene within batches, each counting by its cells."""
+        n_cells = sum(sums.n_cells for sums in self.batches.values())
+        return (
+            np.sum(
+                [sums.squares - sums.total**2 / sums.n_cells for sums in self.batches.values()],
+                axis=0,
+            )
+            / n_cells
+        )
 
     def subset(self, genes: np.ndarray) -> BatchMoments:
         """Only some genes."""
@@ -69,18 +83,31 @@ class BatchMoments:
         )
 
 
-def block_moments(block: sparse.csr_matrix, codes: np.ndarray) -> BatchMoments:
-    """Sum over the cells of a block of log-normalised values, for each batch in it."""
+def block_moments(block: sparse.csr_matrix, codes: np.ndarray, *, logarithms: bool) -> BatchMoments:
+    """Sum over the cells of a block of normalized values, for each batch in it.
+
+    Parameters
+    ----------
+    block
+        Cells × genes.
+    codes
+        Batch of each cell.
+    logarithms
+        Whether the values are logarithms, and sums are taken of what they are the logarithms of.
+    """
     present = np.unique(codes)
     return BatchMoments(
-        {int(code): _sums(block if len(present) == 1 else block[codes == code]) for code in present}
+        {
+            int(code): _sums(block if len(present) == 1 else block[codes == code], logarithms)
+            for code in present
+        }
     )
 
 
-def _sums(csr: sparse.csr_matrix) -> GeneSums:
+def _sums(csr: sparse.csr_matrix, logarithms: bool) -> GeneSums:
     n_genes = csr.shape[1]
     # As scanpy: exponentiated and squared in float32, summed in float64.
-    values = np.expm1(csr.data)
+    values = np.expm1(csr.data) if logarithms else csr.data
     return GeneSums(
         csr.shape[0],
         np.bincount(csr.indices, minlength=n_genes),
@@ -102,7 +129,7 @@ def merge_moments(parts: Sequence[BatchMoments]) -> BatchMoments:
 def rank_genes(moments: BatchMoments, genes: pd.Index, n_top: int) -> pd.DataFrame:
     """Select highly variable genes over batches.
 
-    A gene's dispersion (variance by mean, of normalised counts) is compared with that of genes of
+    A gene's dispersion (variance by mean, of normalized counts) is compared with that of genes of
     similar mean within each batch (Satija et al., Nat Biotechnol 33:495, 2015). Genes that are
     among the ``n_top`` best in most batches are taken, ties by their mean score.
 
@@ -120,7 +147,8 @@ def rank_genes(moments: BatchMoments, genes: pd.Index, n_top: int) -> pd.DataFra
     The columns that ``scanpy.pp.highly_variable_genes(adata, n_top_genes=n_top, batch_key=...)``
     writes into ``adata.var``, for ``genes``.
     """
-    tables = [_rank_in_batch(sums, genes, n_top) for sums in moments.batches.values()]
+    in_order = [moments.batches[code] for code in sorted(moments.batches)]
+    tables = [_rank_in_batch(sums, genes, n_top) for sums in in_order]
     table = pd.concat(tables)
     table = table.groupby(table.index).agg(
         {
@@ -140,7 +168,7 @@ def rank_genes(moments: BatchMoments, genes: pd.Index, n_top: int) -> pd.DataFra
 
 
 def _rank_in_batch(sums: GeneSums, genes: pd.Index, n_top: int) -> pd.DataFrame:
-    """Normalised dispersions in one batch; genes without counts there are zero."""
+    """Compute dispersions in one batch, normalized; genes without counts there are zero."""
     found = sums.n_detected > 0
     mean = sums.total[found] / sums.n_cells
     variance = sums.squares[found] / sums.n_cells - mean**2
@@ -150,7 +178,7 @@ def _rank_in_batch(sums: GeneSums, genes: pd.Index, n_top: int) -> pd.DataFrame:
         dispersion = variance / mean
         dispersion[dispersion == 0] = np.nan
         table = pd.DataFrame({"means": np.log1p(mean), "dispersions": np.log(dispersion)})
-    table["dispersions_norm"] = _normalise_in_bins(table["means"], table["dispersions"])
+    table["dispersions_norm"] = _normalize_in_bins(table["means"], table["dispersions"])
     score = table["dispersions_norm"].to_numpy()
     n_scored = int((~np.isnan(score)).sum())
     cutoff = np.sort(score[~np.isnan(score)])[::-1][min(n_top, n_scored) - 1]
@@ -158,7 +186,7 @@ def _rank_in_batch(sums: GeneSums, genes: pd.Index, n_top: int) -> pd.DataFrame:
     return table.set_axis(genes[found]).reindex(genes, fill_value=0)
 
 
-def _normalise_in_bins(means: pd.Series, dispersions: pd.Series) -> pd.Series:
+def _normalize_in_bins(means: pd.Series, dispersions: pd.Series) -> pd.Series:
     """Count the standard deviations above the mean dispersion of genes in the same bin."""
     by_bin = dispersions.groupby(pd.cut(means, bins=N_BINS), observed=True)
     average, deviation = by_bin.transform("mean"), by_bin.transform("std")

@@ -1,0 +1,35 @@
+"""Everything that this package uses of scvi-tools' private modules, in one place.
+
+scvi-tools has no public names for these; each of them is checked on both supported versions by the
+tests of what uses it.
+"""
+
+from __future__ import annotations
+
+import rich.pretty  # noqa: F401  scvi-tools 1.4.2 uses it in view_anndata_setup, unimported
+from scvi.data._anntorchdataset import AnnTorchDataset
+from scvi.data._constants import _FIELD_REGISTRIES_KEY as FIELD_REGISTRIES_KEY
+from scvi.data._constants import _MODEL_NAME_KEY as MODEL_NAME_KEY
+from scvi.data._constants import _SETUP_ARGS_KEY as SETUP_ARGS_KEY
+from scvi.data._constants import _STATE_REGISTRY_KEY as STATE_REGISTRY_KEY
+from scvi.data._utils import _check_if_view as check_if_view
+from scvi.data._utils import _get_adata_minify_type as minify_type
+from scvi.data._utils import scipy_to_torch_sparse
+from scvi.model._utils import parse_device_args, use_distributed_sampler
+from scvi.model.base._constants import SAVE_KEYS
+from scvi.module._constants import MODULE_KEYS
+
+__all__ = [
+    "FIELD_REGISTRIES_KEY",
+    "MODEL_NAME_KEY",
+    "MODULE_KEYS",
+    "SAVE_KEYS",
+    "SETUP_ARGS_KEY",
+    "STATE_REGISTRY_KEY",
+    "AnnTorchDataset",
+    "check_if_view",
+    "minify_type",
+    "parse_device_args",
+    "scipy_to_torch_sparse",
+    "use_distributed_sampler",
+]

@@ -1,0 +1,158 @@
+"""The latent space: where cells are in it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from anndata import AnnData
+from scvi import REGISTRY_KEYS, settings
+from torch import Tensor
+
+from scalex_scvi._core.blocks import blocks_of
+from scalex_scvi._core.matrices import in_memory
+from scalex_scvi._core.seeds import seeded
+
+from ._inference import BatchStats, BlockEncoder, check_batch_stats, encode_cells
+
+if TYPE_CHECKING:
+    from scvi.model.base import BaseModelClass as _Base
+else:
+    _Base = object
+
+
+class LatentMixin(_Base):
+    """Replaces scvi-tools' :meth:`get_latent_representation`, which reads cell by cell."""
+
+    @torch.inference_mode()
+    def get_latent_representation(
+        self,
+        adata: AnnData | None = None,
+        indices: Sequence[int] | None = None,
+        give_mean: bool = True,
+        mc_samples: int = 5_000,
+        batch_size: int | None = None,
+        return_dist: bool = False,
+        dataloader: Iterator[dict[str, Tensor | None]] | None = None,
+        batch_stats: BatchStats = "running",
+    ) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
+        """Position of each cell in the latent space.
+
+        Rows are read block by block as they lie in memory, on disk or in a dask array, taken
+        through the model's transform, and multiplied as sparse ones where few values are not zero.
+
+        Parameters
+        ----------
+        adata
+            Cells; default: the model's own. Counts of any cells will do: genes may be missing,
+            additional or in another order, and batches may be new, since the encoder needs none.
+            A new batch is scaled by its own maxima.
+        indices
+            Cells to use: numbers, which may repeat, or a mask; default: all.
+        give_mean
+            Whether to return the mean of the posterior, else one draw from it.
+        mc_samples
+            Not used: the posterior is normal.
+        batch_size
+            Cells encoded at once; default: 512. The result depends on it by rounding only (1e-6).
+        return_dist
+            Whether to return mean and variance.
+        dataloader
+            Minibatches to use instead of ``adata``, for ``batch_stats="running"``.
+        batch_stats
+            Statistics of the encoder's batch normalization. ``"running"`` (default): those of the
+            training, so that, given the scale of its batch, the latent of a cell depends on that
+            cell alone. ``"batch"``: exact mean and variance over all cells of each batch in this
+            call (two passes): mixes strongly different technologies more, costs accuracy where
+            batches differ in composition, and is wrong for a query of one cell type. Batches of
+            fewer than 32 cells fall back to running statistics, with a warning.
+
+        Returns
+        -------
+        ``(n_cells, n_latent)``, or mean and variance of that shape.
+        """
+        check_batch_stats(batch_stats)
+        encoded = dataloader is not None or self.minified_data_type is not None
+        if batch_stats == "batch" and encoded:
+            msg = "`batch_stats='batch'` reads the expression twice: it needs `adata`, unminified."
+            raise ValueError(msg)
+        if encoded:
+            return super().get_latent_representation(
+                adata=adata,
+                indices=indices,
+                give_mean=give_mean,
+                mc_samples=mc_samples,
+                batch_size=batch_size,
+                return_dist=return_dist,
+                dataloader=dataloader,
+            )
+        self._check_if_trained(warn=False)
+        mean, var = self._encode(adata, indices, batch_size, batch_stats)
+        if return_dist:
+            return mean, var
+        if give_mean:
+            return mean
+        return _draw(mean, var, batch_size or settings.batch_size, self.device)
+
+    def _encode(
+        self,
+        adata: AnnData | None,
+        indices: Sequence[int] | None,
+        batch_size: int | None,
+        batch_stats: BatchStats,
+    ) -> np.ndarray:
+        """Mean and variance, ``(2, n_cells, n_latent)``, in the order of ``indices``."""
+        manager = self.manager_of(adata)
+        matrix = manager.get_from_registry(REGISTRY_KEYS.X_KEY)
+        wanted = np.arange(matrix.shape[0])
+        if indices is not None:
+            wanted = wanted[np.asarray(indices)]
+        if not len(wanted):
+            msg = f"There are no cells to encode: `indices` is {indices!r}. Give at least one cell."
+            raise ValueError(msg)
+        order = np.argsort(wanted, kind="stable")
+        encoder = BlockEncoder(self.module.encoder, manager.transform, batch_size)
+        in_order = encode_cells(
+            blocks_of(
+                matrix,
+                manager.codes,
+                rows=wanted[order],
+                # In memory, small pieces are as fast and take less of it.
+                size=encoder.size if in_memory(matrix) else None,
+            ),
+            encoder,
+            batch_stats=batch_stats,
+            batch_names=self.batch_names_of(manager),
+        )
+        latent = np.empty_like(in_order)
+        latent[:, order] = in_order
+        return latent
+
+    def get_elbo(self, *args: Any, **kwargs: Any) -> float | Tensor:
+        """See :meth:`scvi.model.base.VAEMixin.get_elbo`; the noise is seeded, so it repeats."""
+        with seeded(None):
+            return super().get_elbo(*args, **kwargs)
+
+    def get_reconstruction_error(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """See :meth:`scvi.model.base.VAEMixin.get_reconstruction_error`; the noise is seeded.
+
+        The error is the binary cross-entropy, summed over genes.
+        """
+        with seeded(None):
+            return super().get_reconstruction_error(*args, **kwargs)
+
+
+def _draw(mean: np.ndarray, var: np.ndarray, minibatch: int, device: torch.device) -> np.ndarray:
+    """One draw of the posterior for each cell, with torch's global generator.
+
+    The numbers are those that scvi-tools' loader and the module would use: the loader takes a seed
+    from the generator, then each minibatch its noise.
+    """
+    torch.empty((), dtype=torch.int64).random_()
+    noise = [
+        torch.normal(torch.zeros(len(rows), mean.shape[1], device=device), 1.0).cpu().numpy()
+        for rows in torch.arange(len(mean)).split(minibatch)
+    ]
+    return mean + np.sqrt(var) * np.concatenate(noise)

@@ -1,0 +1,399 @@
+"""SCALEX as an scvi-tools model: its setup, and what it is made of."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from anndata import AnnData
+from scvi import REGISTRY_KEYS
+from scvi.model.base import (
+    ArchesMixin,
+    BaseMinifiedModeModelClass,
+    UnsupervisedTrainingMixin,
+    VAEMixin,
+)
+
+from scalex_scvi._core.blocks import blocks_of
+from scalex_scvi._core.columns import check_batch_column
+from scalex_scvi._core.matrices import without_matrix
+from scalex_scvi._core.scvi_private import (
+    FIELD_REGISTRIES_KEY,
+    SETUP_ARGS_KEY,
+    STATE_REGISTRY_KEY,
+    check_if_view,
+    minify_type,
+)
+from scalex_scvi._core.seeds import seeded
+from scalex_scvi.module import SCALEXVAE
+from scalex_scvi.nn import ActivationName
+from scalex_scvi.pp import Preparation, Preprocessing, Transform
+from scalex_scvi.train import SCALEXDataManager, SCALEXDataSplitter, SCALEXTrainingPlan
+
+from ._fields import (
+    LOGARITHMS_KEY,
+    PROCESSED_KEY,
+    RECORD_KEY,
+    BatchField,
+    ExpressionField,
+    LabelsField,
+    record_in,
+    stored_record,
+)
+from ._imputation import ImputationMixin
+from ._latent import LatentMixin
+from ._published import PublishedMixin
+from ._query import QueryMixin
+from ._saving import SavingMixin
+from ._training import TrainingMixin
+
+logger = logging.getLogger(__name__)
+
+_OF_SCVI = (
+    "dispersion",
+    "gene_likelihood",
+    "use_observed_lib_size",
+    "latent_distribution",
+    "encode_covariates",
+    "deeply_inject_covariates",
+    "use_layer_norm",
+    "use_batch_norm",
+    "use_size_factor_key",
+    "var_activation",
+)
+"""Arguments of :class:`scvi.model.SCVI` that mean nothing to SCALEX."""
+
+_COVARIATES = ("categorical_covariate_keys", "continuous_covariate_keys", "size_factor_key")
+
+
+class SCALEXModel(
+    SavingMixin,
+    TrainingMixin,
+    LatentMixin,
+    ImputationMixin,
+    QueryMixin,
+    PublishedMixin,
+    VAEMixin,
+    ArchesMixin,
+    UnsupervisedTrainingMixin,
+    BaseMinifiedModeModelClass,
+):
+    """Online integration of single-cell data by SCALEX.
+
+    The encoder never sees the batch, the decoder has one batch normalization per batch. What
+    differs between batches is left to the decoder, and a trained model places cells of new
+    batches into the same latent space without training.
+
+    Parameters
+    ----------
+    adata
+        AnnData registered by :meth:`setup_anndata`.
+    registry
+        Registry of a saved model, to build one without data.
+    n_hidden
+        Width of the encoder's hidden layer (1024, as published).
+    n_latent
+        Latent dimensions (10, as published).
+    n_layers
+        Hidden layers of the encoder (1, as published).
+    n_layers_decoder
+        Hidden layers of the decoder (0, as published).
+    activation
+        Activation of hidden layers.
+    dropout_rate
+        Dropout in the encoder (0, as published).
+    seed
+        Seed of the initial weights. ``None``: ``scvi.settings.seed``, else 124 as published.
+    **more
+        Arguments of :class:`scvi.model.SCVI` that SCALEX has no use for (``gene_likelihood``,
+        ``dispersion``, …) are said to have no effect; others are refused.
+
+    Examples
+    --------
+    >>> SCALEXModel.setup_anndata(adata, layer="counts", batch_key="batch")
+    >>> model = SCALEXModel(adata)
+    >>> model.train()
+    >>> adata.obsm["X_scalex"] = model.get_latent_representation()
+    >>> query_model = SCALEXModel.load_query_data(query, model)
+    >>> query.obsm["X_scalex"] = query_model.get_latent_representation()
+
+    References
+    ----------
+    Xiong et al., Online single-cell data integration through projecting heterogeneous datasets
+    into a common cell-embedding space, Nat Commun 13:6118, 2022.
+    """
+
+    _module_cls = SCALEXVAE
+    _training_plan_cls = SCALEXTrainingPlan
+    _data_splitter_cls = SCALEXDataSplitter
+    _LATENT_QZM_KEY = "scalex_latent_qzm"
+    _LATENT_QZV_KEY = "scalex_latent_qzv"
+
+    is_trained_: bool
+
+    def __init__(
+        self,
+        adata: AnnData | None = None,
+        registry: dict[str, Any] | None = None,
+        n_hidden: int = 1024,
+        n_latent: int = 10,
+        n_layers: int = 1,
+        n_layers_decoder: int = 0,
+        activation: ActivationName = "relu",
+        dropout_rate: float = 0.0,
+        seed: int | None = None,
+        **more: Any,
+    ) -> None:
+        _check_more(more)
+        super().__init__(adata, registry)
+        with seeded(seed):
+            self.module = self._module_cls(
+                n_input=self.summary_stats.n_vars,
+                n_batch=self.summary_stats.n_batch,
+                n_hidden=n_hidden,
+                n_latent=n_latent,
+                n_layers=n_layers,
+                n_layers_decoder=n_layers_decoder,
+                activation=activation,
+                dropout_rate=dropout_rate,
+            )
+        self.module.minified_data_type = self.minified_data_type
+        self._model_summary_string = (
+            f"SCALEX model with the following parameters: \nn_hidden: {n_hidden}, "
+            f"n_latent: {n_latent}, n_layers: {n_layers}, n_layers_decoder: {n_layers_decoder}, "
+            f"activation: {activation}, dropout_rate: {dropout_rate}."
+        )
+        self.n_reference_batches_ = 0
+        self.init_params_ = self._get_init_params(locals())
+
+    @classmethod
+    def setup_anndata(
+        cls,
+        adata: AnnData,
+        batch_key: str | None = None,
+        labels_key: str | None = None,
+        layer: str | None = None,
+        profile: str = "RNA",
+        n_top_features: Any = None,
+        log_normalized: bool | None = None,
+        processed: bool | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Register counts, and fit the transform to values in [0, 1] in one pass over blocks.
+
+        Nothing of ``adata`` changes, but for scvi-tools' registration (columns of ``obs`` and keys
+        of ``uns`` that begin with ``_scvi``): no cell and no gene is left out, and results line up
+        with it. Values are transformed as they are read, in minibatches and blocks.
+
+        Parameters
+        ----------
+        adata
+            Cells × genes (peaks, proteins), counts: dense or sparse, in memory, backed, of a store
+            or of dask. Cells prepared by :mod:`scalex_scvi.pp`, or in [0, 1] by other means, are
+            taken as they are.
+        batch_key
+            Column of ``adata.obs`` with the batches; ``None``: all cells are one batch.
+        labels_key
+            Column of ``adata.obs`` with labels, which the model does not use.
+        layer
+            Layer with the counts, instead of ``adata.X``.
+        profile
+            ``"RNA"``, ``"ATAC"`` or ``"ADT"``: how cells are normalized.
+        n_top_features
+            Features of the model: ``None`` for all of ``adata``; a number of variable ones; a
+            list; or ``"highly_variable"`` for those of ``adata.var["highly_variable"]``. Cells are
+            normalized over all features of ``adata`` in any case.
+        log_normalized
+            Whether the values are log-normalized already. ``None`` decides, and raises when it
+            looks like it.
+        processed
+            Whether the values are in [0, 1] already, and nothing is to be done. ``None`` decides:
+            cells with the record of :mod:`scalex_scvi.pp` are, and fractions that do not exceed 1.
+        **kwargs
+            ``source_registry`` and how to transfer it, by scvi-tools. Covariates are refused.
+
+        Raises
+        ------
+        KeyError, TypeError, ValueError, FileNotFoundError
+            If there is no such column or layer, the values are neither counts nor in [0, 1], gene
+            names repeat, or a batch is missing or has one cell; for covariates. Nothing is
+            registered then.
+        """
+        _refuse_covariates(kwargs)
+        setup_method_args = cls._get_setup_method_args(**locals())
+        check_batch_column(adata, batch_key, lone_cells=True)
+        preparation = Preparation(
+            profile=profile,
+            n_top_features=-1 if n_top_features is None else n_top_features,
+            # Genes are those of the object, as with scvi-tools, unless some are to be selected.
+            min_cells=0 if n_top_features is None else None,
+            dropped_prefixes=None if isinstance(n_top_features, int) else (),
+            log_normalized=log_normalized,
+        )
+        columns = [
+            BatchField(REGISTRY_KEYS.BATCH_KEY, batch_key),
+            LabelsField(REGISTRY_KEYS.LABELS_KEY, labels_key),
+        ]
+        # Registration writes one field after the other: find mistakes before the first.
+        if "source_registry" not in kwargs:
+            for field in columns:
+                if not field.is_default:
+                    field.validate_field(adata)
+        expression = ExpressionField(REGISTRY_KEYS.X_KEY, layer, batch_key, preparation, processed)
+        fields = [expression, *columns]
+        kind = minify_type(adata)
+        if kind is not None:
+            fields += cls._get_fields_for_adata_minification(kind)
+        manager = SCALEXDataManager(fields=fields, setup_method_args=setup_method_args)
+        manager.transform_of = transform_of
+        manager.register_fields(adata, **kwargs)
+        cls.register_manager(manager)
+
+    def _validate_anndata(self, adata: AnnData | None = None, copy_if_view: bool = True) -> AnnData:
+        """Register cells as the model's are; for what the decoder does, their batches are known."""
+        adata = super()._validate_anndata(adata, copy_if_view)
+        manager = self.get_anndata_manager(adata, required=True)
+        new = [name for name in self.batch_names_of(manager) if name not in self._known_batches]
+        if new:
+            msg = (
+                f"The decoder of the model does not know the batches {new!r}. Use "
+                "`SCALEXModel.load_query_data` for cells of new batches; their latent needs none."
+            )
+            raise ValueError(msg)
+        return adata
+
+    def manager_of(self, adata: AnnData | None = None, **declared: Any) -> SCALEXDataManager:
+        """Return what knows the matrix, batches and transform of cells, of new batches too.
+
+        Parameters
+        ----------
+        adata
+            Cells; default: the model's own. They are registered on first use.
+        **declared
+            Arguments of :meth:`setup_anndata` that differ from the model's.
+        """
+        adata = self.adata if adata is None else adata
+        if adata is None:
+            msg = "The model was loaded without cells: give `adata`."
+            raise ValueError(msg)
+        check_if_view(adata, copy_if_view=True)
+        manager = self.get_anndata_manager(adata)
+        if manager is None:
+            arguments = self.registry_[SETUP_ARGS_KEY] | {"processed": None} | declared
+            self.setup_anndata(
+                adata, source_registry=self.registry_, extend_categories=True, **arguments
+            )
+            manager = self._get_most_recent_anndata_manager(adata, required=True)
+            self._register_manager_for_instance(manager)
+        else:
+            manager.validate()
+        return manager
+
+    def get_prepared(self, adata: AnnData | None = None) -> AnnData:
+        """Return cells as the encoder sees them, as a new AnnData.
+
+        Parameters
+        ----------
+        adata
+            Cells; default: the model's own.
+
+        Returns
+        -------
+        Cells × the model's genes, ``X`` (CSR float32, of dask another array) in [0, 1], with
+        ``obs``, ``obsm`` and ``uns`` of the cells, and the record of the transform.
+        """
+        adata = self.adata if adata is None else adata
+        manager = self.manager_of(adata)
+        light = without_matrix(adata)
+        own = [column for column in light.obs if not str(column).startswith("_scvi")]
+        genes = list(self.get_var_names())
+        matrix, transform = manager.get_from_registry(REGISTRY_KEYS.X_KEY), manager.transform
+        if transform is not None:
+            matrix = blocks_of(matrix, manager.codes).collect(transform, n_columns=len(genes))
+        prepared = AnnData(matrix, obs=light.obs[own], obsm=dict(light.obsm), uns=light.uns)
+        prepared.var_names = genes
+        record = record_in(manager.get_state_registry(REGISTRY_KEYS.X_KEY))
+        if record is not None:
+            record.to_adata(prepared)
+        return prepared
+
+    @property
+    def preprocessing(self) -> Preprocessing | None:
+        """The transform of counts; ``None`` if they came in [0, 1] by other means."""
+        return record_in(self._expression_state)
+
+    @preprocessing.setter
+    def preprocessing(self, value: Preprocessing | None) -> None:
+        self._expression_state[RECORD_KEY] = stored_record(value)
+
+    @property
+    def _expression_state(self) -> dict[str, Any]:
+        return self.registry_[FIELD_REGISTRIES_KEY][REGISTRY_KEYS.X_KEY][STATE_REGISTRY_KEY]
+
+    @property
+    def batch_names(self) -> list[Any]:
+        """Names of the batches, in the order of the decoder."""
+        fields = self.registry_[FIELD_REGISTRIES_KEY]
+        return list(fields[REGISTRY_KEYS.BATCH_KEY][STATE_REGISTRY_KEY]["categorical_mapping"])
+
+    @property
+    def _known_batches(self) -> set[str]:
+        return {str(name) for name in self.batch_names}
+
+    @staticmethod
+    def batch_names_of(manager: SCALEXDataManager) -> list[str]:
+        """Names of the batches of registered cells, in the order of their codes, as text."""
+        state = manager.get_state_registry(REGISTRY_KEYS.BATCH_KEY)
+        return [str(name) for name in state["categorical_mapping"]]
+
+    def get_var_names(self, legacy_mudata_format: bool = False) -> Any:
+        """Names of the model's features, which may be some of those of the AnnData."""
+        return self._expression_state[ExpressionField.COLUMN_NAMES_KEY]
+
+
+def transform_of(manager: SCALEXDataManager) -> Transform | None:
+    """Return the transform of registered counts, with the scale of their batches."""
+    state = manager.get_state_registry(REGISTRY_KEYS.X_KEY)
+    genes = state[ExpressionField.COLUMN_NAMES_KEY]
+    same = (
+        len(genes) == manager.adata.n_vars
+        and (genes == manager.adata.var_names.to_numpy().astype(str)).all()
+    )
+    if minify_type(manager.adata) is not None or (state[PROCESSED_KEY] and same):
+        return None
+    if state[PROCESSED_KEY]:
+        record = Preprocessing(genes=tuple(genes), log_normalized=True)
+        return Transform.plan(record, manager.adata.var, log_normalized=True, report=False)
+    record = record_in(state)
+    transform = Transform.plan(
+        record, manager.adata.var, log_normalized=bool(state[LOGARITHMS_KEY]), report=False
+    )
+    one_batch = record.batch_key is None
+    names = ["0"] if one_batch else SCALEXModel.batch_names_of(manager)
+    return transform.with_scale(record.scale_of(names))
+
+
+def _check_more(more: dict[str, Any]) -> None:
+    unknown = [name for name in more if name not in _OF_SCVI]
+    if unknown:
+        msg = (
+            f"SCALEXModel takes no {unknown!r}. It has n_hidden, n_latent, n_layers, "
+            "n_layers_decoder, activation, dropout_rate and seed."
+        )
+        raise TypeError(msg)
+    if more:
+        logger.warning(
+            "%s of scVI has no effect: SCALEX has one loss, and an encoder without batches.",
+            ", ".join(f"`{name}`" for name in more),
+        )
+
+
+def _refuse_covariates(kwargs: dict[str, Any]) -> None:
+    for name in _COVARIATES:
+        value = kwargs.pop(name, None)
+        if value is not None and len(value):
+            msg = (
+                f"`{name}`={value!r}: SCALEX has no covariates beside the batch. Join columns that "
+                "are to be corrected for into one, and give it as `batch_key`."
+            )
+            raise ValueError(msg)

@@ -1,0 +1,134 @@
+"""Picking and ordering the columns of blocks of cells."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import pandas as pd
+from scipy import sparse
+
+from ._profiles import RNA, Profile
+
+logger = logging.getLogger(__name__)
+
+LOW_SHARE = 0.8
+"""A share of found genes below this is worth a warning."""
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Which columns of a block are wanted, and where they go.
+
+    Attributes
+    ----------
+    places
+        For each column of the block its place among the wanted ones, or -1.
+    n_wanted
+        Number of wanted columns; those that the block lacks are empty.
+    """
+
+    places: np.ndarray
+    n_wanted: int
+
+    @classmethod
+    def all_but(cls, left_out: np.ndarray) -> Columns:
+        """Leave out some columns, and keep the order of the others."""
+        kept = ~left_out
+        places = np.where(kept, np.cumsum(kept) - 1, -1)
+        return cls(places, int(kept.sum()))
+
+    @classmethod
+    def find(cls, available: pd.Index, wanted: pd.Index) -> Columns:
+        """Find columns by name."""
+        return cls(wanted.get_indexer(available), len(wanted))
+
+    @classmethod
+    def at(cls, positions: np.ndarray, n_columns: int) -> Columns:
+        """Choose columns by position, in the given order."""
+        places = np.full(n_columns, -1)
+        places[positions] = np.arange(len(positions))
+        return cls(places, len(positions))
+
+    @property
+    def n_found(self) -> int:
+        """Number of wanted columns that the block has."""
+        return int((self.places >= 0).sum())
+
+    @cached_property
+    def is_identity(self) -> bool:
+        """Whether nothing is left out, added or moved."""
+        n_columns = len(self.places)
+        return n_columns == self.n_wanted and np.array_equal(self.places, np.arange(n_columns))
+
+    @cached_property
+    def _keeps_order(self) -> bool:
+        kept = self.places[self.places >= 0]
+        return bool((np.diff(kept) > 0).all())
+
+    def pick(self, csr: sparse.csr_matrix) -> sparse.csr_matrix:
+        """Return the wanted columns of a block, sorted; of ``csr`` nothing changes."""
+        if self.is_identity:
+            return csr
+        places = self.places.astype(np.int32)[csr.indices]
+        kept = places >= 0
+        n_before = np.concatenate([[0], np.cumsum(kept)])
+        picked = sparse.csr_matrix(
+            (csr.data[kept], places[kept], n_before[csr.indptr].astype(np.int32)),
+            shape=(csr.shape[0], self.n_wanted),
+            copy=False,
+        )
+        if not self._keeps_order:
+            picked.has_sorted_indices = False
+            picked.sort_indices()
+        return picked
+
+
+def check_unique_genes(names: pd.Index, *, what: str, profile: Profile = RNA) -> None:
+    """Raise if names of genes (or peaks, proteins) repeat."""
+    if not names.is_unique:
+        repeated = list(names[names.duplicated()].unique())
+        msg = (
+            f"{len(repeated)} {profile.feature} names of {what} occur more than once, for example "
+            f"{repeated[:5]!r}. Run `adata.var_names_make_unique()`, or sum them."
+        )
+        raise ValueError(msg)
+
+
+def find_features(
+    available: pd.Index, wanted: pd.Index, *, profile: Profile = RNA, report: bool = True
+) -> Columns:
+    """Find the wanted features by name, and report how many there are, if that is wanted.
+
+    Raises
+    ------
+    ValueError
+        If none is found, or a wanted one occurs more than once.
+    """
+    check_unique_genes(wanted, what=f"the {profile.feature} list", profile=profile)
+    found = available.isin(wanted)
+    what = "the query (among the wanted ones)"
+    check_unique_genes(available[found], what=what, profile=profile)
+    n_found = int(found.sum())
+    if n_found == 0:
+        msg = (
+            f"The query shares none of the {len(wanted)} {profile.features} of the reference. It "
+            f"has {list(available[:3])!r} …, the reference {list(wanted[:3])!r} …: are the names "
+            f"of the same {profile.naming}?"
+        )
+        raise ValueError(msg)
+    if not report:
+        return Columns.find(available, wanted)
+    share = n_found / len(wanted)
+    level = logging.WARNING if share < LOW_SHARE else logging.INFO
+    logger.log(
+        level,
+        "Found %d of %d %s of the reference (%.1f %%) in the query; the others are zero.",
+        n_found,
+        len(wanted),
+        profile.features,
+        100 * share,
+    )
+    return Columns.find(available, wanted)

@@ -1,0 +1,414 @@
+"""Fitting the transform: one pass over blocks of counts, from totals to genes and scale.
+
+RNA is fitted in one pass, since it is known beforehand which genes a cell is normalized over.
+Peaks and proteins take two: those that are normalized over are found in the first. The median as
+``target_sum`` takes one more.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import reduce
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from scalex_scvi._core.blocks import Blocks
+from scalex_scvi._core.matrices import to_csr
+
+from ._columns import Columns, check_unique_genes
+from ._normalize import check_target_sum, totals
+from ._preparation import Preparation
+from ._profiles import ADT, ATAC, RNA, Profile, get_profile
+from ._record import Preprocessing
+from ._select import ALL, read_selection, select_listed
+from ._sums import BatchMoments, block_moments, merge_moments, rank_genes
+from ._symbols import are_ids, starts_with, symbols
+from ._transform import normalized
+from ._values import ValueSummary, check_counts, check_expression
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What fitting finds.
+
+    Attributes
+    ----------
+    record
+        The transform, with the scale of the batches.
+    detected
+        Number of detected features of each cell, filtered out or not.
+    kept
+        Mask of the cells that pass the filter.
+    passed
+        Positions of the features that pass the filter.
+    selected
+        Positions of the selected ones, in the order of the record.
+    over
+        The features that a cell is normalized over.
+    columns
+        What is known of the features that passed, as columns of ``var``.
+    """
+
+    record: Preprocessing
+    detected: np.ndarray
+    kept: np.ndarray
+    passed: np.ndarray
+    selected: np.ndarray
+    over: Columns
+    columns: pd.DataFrame = field(compare=False)
+
+
+def fit(
+    blocks: Blocks,
+    var: pd.DataFrame,
+    batch_names: Sequence[str],
+    preparation: Preparation,
+    *,
+    name: str = "adata.X",
+    batch_key: str | None = None,
+) -> Fit:
+    """Fit the transform to counts.
+
+    Parameters
+    ----------
+    blocks
+        Cells × features, counts, with the batch of each cell.
+    var
+        Annotation of the features.
+    batch_names
+        Names of the batches.
+    preparation
+        What is to be done.
+    name
+        What to call the matrix in messages.
+    batch_key
+        Column of ``obs`` with the batches, for the record.
+
+    Raises
+    ------
+    TypeError, ValueError, FileNotFoundError
+        See :func:`scalex_scvi.pp.rna`.
+    """
+    profile = get_profile(preparation.profile)
+    options = profile.complete(preparation)
+    selection = read_selection(options["n_top_features"])
+    check_unique_genes(var.index, what="`adata`", profile=profile)
+    _check_options(preparation, options)
+    logger.info("Raw data: %d cells × %d %s.", *blocks.shape, profile.features)
+    fitting = _Fitting(blocks, var, list(batch_names), profile, options, preparation, name)
+    return fitting.run(selection, batch_key)
+
+
+@dataclass(frozen=True)
+class _Tally:
+    """What one pass finds of the values as they come."""
+
+    values: ValueSummary
+    detected: np.ndarray
+    n_cells: np.ndarray
+    """Of each feature, among the cells that pass the filter."""
+
+    def merge(self, other: _Tally) -> _Tally:
+        return _Tally(
+            self.values.merge(other.values),
+            np.concatenate([self.detected, other.detected]),
+            self.n_cells + other.n_cells,
+        )
+
+
+@dataclass(frozen=True)
+class _How:
+    """What a block needs to know; it travels with the blocks."""
+
+    min_features: int
+    over: Columns
+    profile: str
+    target_sum: float | None
+    log1p: bool
+    log_normalized: bool
+
+    def kept(self, block: Any, codes: np.ndarray) -> tuple[Any, np.ndarray, np.ndarray]:
+        """Return a block as CSR, less the cells that are filtered out, and what was detected."""
+        csr = to_csr(block, name="The matrix")
+        detected = csr.getnnz(axis=1)
+        if self.min_features and (detected < self.min_features).any():
+            rows = detected >= self.min_features
+            return csr[rows], codes[rows], detected
+        return csr, codes, detected
+
+    def normalize(self, csr: Any) -> Any:
+        over = self.over.pick(csr)
+        if self.log_normalized:
+            return over
+        return normalized(over, self.profile, self.target_sum, self.log1p, self.over.n_wanted)
+
+
+def _tally(block: Any, codes: np.ndarray, how: _How) -> _Tally:
+    csr = to_csr(block, name="The matrix")
+    values = ValueSummary.of(csr.data)
+    kept, _, detected = how.kept(csr, codes)
+    return _Tally(values, detected, np.bincount(kept.indices, minlength=kept.shape[1]))
+
+
+def _moments(block: Any, codes: np.ndarray, how: _How) -> BatchMoments:
+    csr, codes, _ = how.kept(block, codes)
+    logarithms = how.profile == RNA.name
+    return block_moments(how.normalize(csr), codes, logarithms=logarithms)
+
+
+def _both(block: Any, codes: np.ndarray, how: _How) -> tuple[_Tally, BatchMoments]:
+    csr = to_csr(block, name="The matrix")
+    with np.errstate(all="ignore"):  # values are judged when all of them are known
+        return _tally(csr, codes, how), _moments(csr, codes, how)
+
+
+def _totals(block: Any, codes: np.ndarray, how: _How) -> np.ndarray:
+    csr, _, _ = how.kept(block, codes)
+    return totals(how.over.pick(csr))
+
+
+def _merge_tallies(parts: Sequence[_Tally]) -> _Tally:
+    return reduce(_Tally.merge, parts)
+
+
+def _merge_both(
+    parts: Sequence[tuple[_Tally, BatchMoments]],
+) -> tuple[_Tally, BatchMoments]:
+    tallies, moments = zip(*parts, strict=True)
+    return _merge_tallies(tallies), merge_moments(moments)
+
+
+@dataclass(frozen=True)
+class _Fitting:
+    """The steps of a fit, with what all of them need."""
+
+    blocks: Blocks
+    var: pd.DataFrame
+    batch_names: list[str]
+    profile: Profile
+    options: dict[str, Any]
+    preparation: Preparation
+    name: str
+
+    @property
+    def log_normalized(self) -> bool:
+        # What is not declared is either counts or refused.
+        return bool(self.preparation.log_normalized or self.preparation.processed)
+
+    def run(self, selection: int | list[str], batch_key: str | None) -> Fit:
+        columns = pd.DataFrame(index=self.var.index)
+        everything = Columns.all_but(self._left_out())
+        if self.profile is RNA:
+            how = self._how(everything)
+            tally, moments = self.blocks.fold(_both, _merge_both, how)
+            kept = self._check(tally)
+            passed = self._passed(tally, everything, columns)
+            over, panel = everything, ()
+        else:
+            tally = self.blocks.fold(_tally, _merge_tallies, self._how(everything, None))
+            kept = self._check(tally)
+            passed = self._passed(tally, everything, columns)
+            chosen = self._chosen_peaks(passed, selection, columns) if self._is_atac else passed
+            over = Columns.find(self.var.index, self.var.index[chosen])
+            panel = tuple(self.var.index[chosen].astype(str))
+            how = self._how(over)
+            moments = self.blocks.fold(_moments, merge_moments, how)
+        self._check_batches(moments)
+        if self._is_atac:
+            selected = np.asarray(chosen)
+        else:
+            of_passed = moments.subset(over.places[passed])
+            selected = self._select(passed, selection, of_passed, columns)
+        record = Preprocessing(
+            profile=self.profile.name,
+            target_sum=self._recorded_total(how.target_sum),
+            scale_by=self.preparation.scale_by,
+            dropped_prefixes=tuple(self.options["dropped_prefixes"]),
+            genes=tuple(self.var.index[selected].astype(str)),
+            scale=self._scale(moments, over.places[selected], self.var.index[selected]),
+            panel=panel,
+            log_normalized=self.log_normalized,
+            log1p=self.options["log1p"],
+            batch_key=batch_key,
+        )
+        logger.info(
+            "Processed data: %d cells × %d %s.", kept.sum(), len(selected), self.profile.features
+        )
+        return Fit(record, tally.detected, kept, passed, selected, over, columns.iloc[passed])
+
+    @property
+    def _is_atac(self) -> bool:
+        return self.profile is ATAC
+
+    def _left_out(self) -> np.ndarray:
+        prefixes = self.options["dropped_prefixes"]
+        left_out = starts_with(self.var, prefixes)
+        if left_out.any():
+            found = symbols(self.var)[left_out]
+            logger.info("Left out %d genes, such as %s.", left_out.sum(), ", ".join(found[:3]))
+        elif prefixes and are_ids(symbols(self.var)):
+            logger.warning(
+                "Genes are named by Ensembl ids and var has no column of symbols: mitochondrial "
+                "genes and spike-ins cannot be told and stay. Add var['gene_symbols']."
+            )
+        return left_out
+
+    def _how(self, over: Columns, target_sum: Any = "as given") -> _How:
+        target = self.options["target_sum"] if target_sum == "as given" else target_sum
+        how = _How(
+            self.options["min_features"],
+            over,
+            self.profile.name,
+            None,
+            self.options["log1p"],
+            self.log_normalized,
+        )
+        if target == "median" and not self.log_normalized:
+            target = self._median_total(how)
+        elif target == "median":
+            target = None
+        return _How(**{**how.__dict__, "target_sum": target})
+
+    def _median_total(self, how: _How) -> float:
+        total = np.concatenate(self.blocks.fold(_totals_in_list, _join_lists, how))
+        if not total.any():
+            msg = "No cell has a count in any of the selected columns: select others."
+            raise ValueError(msg)
+        return float(np.median(total[total > 0]))
+
+    def _recorded_total(self, target_sum: float | None) -> float | None:
+        if self.profile is ADT:
+            return None
+        return 1e4 if target_sum is None else float(target_sum)
+
+    def _check(self, tally: _Tally) -> np.ndarray:
+        """Raise for values that cannot be, or no cell left; return the mask of cells."""
+        check_expression(tally.values, name=self.name)
+        declared = True if self.log_normalized else self.preparation.log_normalized
+        check_counts(tally.values, declared, name=self.name, profile=self.profile)
+        least = self.options["min_features"]
+        kept = tally.detected >= least
+        if not kept.any():
+            detected = tally.detected
+            msg = (
+                f"No cell has `min_features`={least!r} {self.profile.features}: the median cell "
+                f"has {np.median(detected):.0f}, the best {detected.max()}. Lower `min_features`."
+            )
+            raise ValueError(msg)
+        logger.info("Kept %d of %d cells (min_features=%d).", kept.sum(), len(kept), least)
+        return kept
+
+    def _passed(self, tally: _Tally, considered: Columns, columns: pd.DataFrame) -> np.ndarray:
+        columns["n_cells"] = tally.n_cells
+        least = self.options["min_cells"]
+        passed = (tally.n_cells >= least) & (considered.places >= 0)
+        n_considered = considered.n_wanted
+        if not passed.any():
+            msg = (
+                f"No {self.profile.feature} is detected in `min_cells`={least!r} of "
+                f"{self.blocks.shape[0]} cells. Lower `min_cells`."
+            )
+            raise ValueError(msg)
+        logger.info(
+            "Kept %d of %d %s (min_cells=%d).",
+            passed.sum(),
+            n_considered,
+            self.profile.features,
+            least,
+        )
+        if self._is_atac:
+            n_kept = max(int((tally.detected >= self.options["min_features"]).sum()), 1)
+            share = columns["n_cells"] / n_kept
+            columns["prop_shared_cells"] = share
+            columns["variability_score"] = 1 - (share - 0.5).abs()
+        return np.flatnonzero(passed)
+
+    def _check_batches(self, moments: BatchMoments) -> None:
+        lone = [
+            self.batch_names[code]
+            for code, sums in sorted(moments.batches.items())
+            if sums.n_cells == 1
+        ]
+        if lone and len(self.batch_names) > 1:
+            msg = (
+                f"Batches with one cell: {lone!r}. A batch needs at least two cells to be scaled "
+                "and normalized. Merge it with another batch, or remove it."
+            )
+            raise ValueError(msg)
+
+    def _chosen_peaks(
+        self, passed: np.ndarray, selection: int | list[str], columns: pd.DataFrame
+    ) -> np.ndarray:
+        """Choose peaks whose share of cells is nearest to one half; ties are kept."""
+        if isinstance(selection, list):
+            return select_listed(self.var.index, passed, selection, self.profile)
+        if selection == ALL or selection >= len(passed):
+            return passed
+        # In whole cells: as floats, shares of 0.3 and 0.7 are not quite equally far from 0.5.
+        n_cells = columns["n_cells"].to_numpy().astype(np.int64)[passed]
+        n_all = round(float(n_cells[0] / columns["prop_shared_cells"].to_numpy()[passed][0]))
+        distance = np.abs(2 * n_cells - n_all)
+        chosen = passed[distance <= np.partition(distance, selection - 1)[selection - 1]]
+        self._log_selection(len(chosen), len(passed), selection)
+        return chosen
+
+    def _select(
+        self,
+        passed: np.ndarray,
+        selection: int | list[str],
+        moments: BatchMoments,
+        columns: pd.DataFrame,
+    ) -> np.ndarray:
+        if isinstance(selection, list):
+            return select_listed(self.var.index, passed, selection, self.profile)
+        if selection == ALL or selection >= len(passed):
+            return passed
+        names = self.var.index[passed]
+        if self.profile is ADT:
+            variance = moments.variance_within()
+            columns.loc[names, "variance_within_batches"] = variance
+            chosen = np.zeros(len(passed), dtype=bool)
+            chosen[np.argsort(-variance, kind="stable")[:selection]] = True
+        else:
+            ranked = rank_genes(moments, names, selection)
+            chosen = ranked["highly_variable"].to_numpy()
+            for column in ranked:
+                columns[column] = ranked[column].reindex(columns.index)
+        self._log_selection(int(chosen.sum()), len(passed), selection)
+        return passed[chosen]
+
+    def _log_selection(self, n_chosen: int, n_all: int, selection: int) -> None:
+        logger.info(
+            "Selected %d of %d %s (n_top_features=%d).",
+            n_chosen,
+            n_all,
+            self.profile.features,
+            selection,
+        )
+
+    def _scale(self, moments: BatchMoments, places: np.ndarray, genes: pd.Index) -> pd.DataFrame:
+        maxima = moments.maxima(self.preparation.scale_by)[:, places]
+        names = [self.batch_names[code] for code in sorted(moments.batches)]
+        return pd.DataFrame(maxima.T.copy(), columns=names, index=genes.astype(str))
+
+
+def _totals_in_list(block: Any, codes: np.ndarray, how: _How) -> list[np.ndarray]:
+    return [_totals(block, codes, how)]
+
+
+def _join_lists(parts: Sequence[list[np.ndarray]]) -> list[np.ndarray]:
+    return [array for part in parts for array in part]
+
+
+def _check_options(preparation: Preparation, options: dict[str, Any]) -> None:
+    if preparation.scale_by not in ("batch", "global"):
+        msg = f"`scale_by` must be 'batch' or 'global', got {preparation.scale_by!r}."
+        raise ValueError(msg)
+    if options["target_sum"] not in (None, "median"):
+        check_target_sum(options["target_sum"])

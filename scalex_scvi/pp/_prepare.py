@@ -1,0 +1,247 @@
+"""Cells taken through the transform, and what of them can be seen in an AnnData."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from scipy import sparse
+
+from scalex_scvi._core.blocks import blocks_of
+from scalex_scvi._core.columns import batch_codes, check_batch_column
+from scalex_scvi._core.matrices import annotations, get_matrix, is_lazy, without_matrix
+
+from ._columns import Columns
+from ._fit import Fit, fit
+from ._preparation import Preparation
+from ._profiles import ATAC, get_profile
+from ._record import Preprocessing
+from ._transform import Transform, divide_by_batch
+
+logger = logging.getLogger(__name__)
+
+
+def fit_adata(
+    adata: AnnData, preparation: Preparation, batch_key: str | None, layer: str | None
+) -> Fit:
+    """Fit the transform to the counts of an AnnData: see :meth:`Preprocessing.fit`."""
+    profile = get_profile(preparation.profile)
+    matrix, name = get_matrix(adata, layer, features=profile.features)
+    light = annotations(adata)
+    check_batch_column(light, batch_key)
+    codes, names = batch_codes(light, batch_key)
+    blocks = blocks_of(matrix, codes)
+    return fit(blocks, light.var, names, preparation, name=name, batch_key=batch_key)
+
+
+def prepare(
+    adata: AnnData,
+    preparation: Preparation,
+    *,
+    batch_key: str | None = None,
+    layer: str | None = None,
+) -> AnnData:
+    """Fit the transform to counts, and return what it makes of them as a new AnnData.
+
+    Parameters
+    ----------
+    adata
+        Cells × features, counts. It is not changed.
+    preparation
+        What is to be done.
+    batch_key
+        Column of ``adata.obs`` with the batches; ``None``: all cells are one batch.
+    layer
+        Layer with the counts, instead of ``adata.X``.
+
+    Returns
+    -------
+    See :func:`scalex_scvi.pp.rna`.
+    """
+    found = fit_adata(adata, preparation, batch_key, layer)
+    record = found.record
+    result = _annotated(adata, found)
+    codes, names = batch_codes(result, batch_key)
+    of_all_cells = np.zeros(adata.n_obs, dtype=np.intp)
+    of_all_cells[found.kept] = codes
+    blocks = blocks_of(get_matrix(adata, layer)[0], of_all_cells)
+    scale = record.scale_of(names)
+    passed = result.uns.pop("_passed")
+    if blocks.is_lazy or record.profile == ATAC.name:
+        transform = Transform.by_position(record, found.over, found.selected).with_scale(scale)
+        x = blocks.collect(transform, n_columns=len(record.genes), keep=found.kept)
+    else:
+        normal = blocks.collect(
+            _normalize,
+            Transform.by_position(record, found.over, found.passed),
+            n_columns=len(found.passed),
+            keep=found.kept,
+        )
+        result.raw = AnnData(normal, obs=result.obs[[]], var=passed)
+        chosen = np.searchsorted(found.passed, found.selected)
+        x = Columns.at(chosen, len(found.passed)).pick(normal)
+        x = divide_by_batch(x.copy() if x is normal else x, codes, scale)
+    if sparse.issparse(x):
+        report_empty_cells(int((x.getnnz(axis=1) == 0).sum()), x.shape, record.profile)
+    result.X = x
+    record.to_adata(result)
+    return result
+
+
+def _normalize(block: Any, codes: np.ndarray, transform: Transform) -> sparse.csr_matrix:
+    return transform.normalize(block)
+
+
+def _annotated(adata: AnnData, found: Fit) -> AnnData:
+    """Annotations of the cells that are kept and of the selected features, without a matrix."""
+    light = without_matrix(adata)
+    light.uns.pop("log1p", None)  # of other values
+    var = light.var.drop(columns=found.columns.columns, errors="ignore")
+    passed = var.iloc[found.passed].join(_as_scanpy(found.columns))
+    chosen = np.searchsorted(found.passed, found.selected)
+    result = AnnData(
+        obs=light.obs[found.kept].copy(),
+        var=passed.iloc[chosen].copy(),
+        obsm={key: value[found.kept] for key, value in light.obsm.items()},
+        uns=light.uns,
+    )
+    result.obs["n_genes"] = found.detected[found.kept]
+    result.uns["_passed"] = passed.drop(columns=[c for c in passed if c in _OF_SELECTION])
+    return result
+
+
+_OF_SELECTION = (
+    "highly_variable",
+    "means",
+    "dispersions",
+    "dispersions_norm",
+    "highly_variable_nbatches",
+    "highly_variable_intersection",
+    "variance_within_batches",
+)
+
+
+def _as_scanpy(columns: pd.DataFrame) -> pd.DataFrame:
+    """Give columns the types that they had before features were left out of them."""
+    types = {
+        "highly_variable": bool,
+        "highly_variable_intersection": bool,
+        "highly_variable_nbatches": np.int64,
+        "dispersions_norm": np.float32,
+    }
+    return columns.astype({name: kind for name, kind in types.items() if name in columns})
+
+
+def prepare_query(
+    adata: AnnData,
+    preprocessing: Preprocessing,
+    *,
+    batch_key: str | None = None,
+    layer: str | None = None,
+    log_normalized: bool | None = None,
+) -> AnnData:
+    """Take counts of new cells through the transform that was fitted to the reference.
+
+    The query is normalized as its profile says, and the reference's genes (peaks, proteins) are
+    picked, with zeros for missing ones:
+
+    - RNA: log-normalized over all genes of the query, or over those that the reference's record
+      names in ``panel``, then picked.
+    - ATAC: picked, then each cell's total brought to the total that the reference used, and
+      logarithms taken where the reference took them.
+    - ADT: picked, then the centered log-ratio taken over the proteins that the query has: other
+      proteins do not matter, and missing ones are left out of the mean instead of taken for zero.
+
+    Then each batch is scaled. A batch that the reference knows keeps the reference's scale, so
+    that cells of the reference come out exactly as they went in; a new batch is scaled by its own
+    maxima. No cell and no gene is filtered out.
+
+    Parameters
+    ----------
+    adata
+        Cells × genes, counts. It is not changed. A dask array of blocks of cells
+        (:func:`scalex_scvi.io.read_lazy`) is read in blocks, and never held whole.
+    preprocessing
+        The reference's record: ``model.preprocessing``, or of an AnnData by
+        :meth:`Preprocessing.from_adata`.
+    batch_key
+        Column of ``adata.obs`` with the batches; ``None``: all cells are one batch.
+    layer
+        Layer with the counts, instead of ``adata.X``.
+    log_normalized
+        Whether the values are normalized already, like the reference's. ``None`` decides, and
+        raises when it looks like it.
+
+    Returns
+    -------
+    Cells × reference genes: ``X`` (CSR, float32) in [0, 1], ``obs``, ``obsm`` and ``uns`` of the
+    query, the number of detected genes in ``obs["n_genes"]``, and the record. From a dask array
+    ``X`` is one too, evaluated when it is written or used.
+
+    Raises
+    ------
+    KeyError, TypeError, ValueError
+        As :func:`rna`; also if no gene is shared, a reference gene occurs more than once, or
+        counts are given where the reference's peaks or proteins came normalized.
+    """
+    from ._query import fit_query
+
+    matrix, _ = get_matrix(adata, layer, features=get_profile(preprocessing.profile).features)
+    found = fit_query(
+        adata, preprocessing, batch_key=batch_key, layer=layer, log_normalized=log_normalized
+    )
+    codes, names = batch_codes(annotations(adata), batch_key)
+    transform = found.transform.with_scale(found.record.scale_of(names))
+    light = without_matrix(adata)
+    query = AnnData(
+        X=blocks_of(matrix, codes).collect(transform, n_columns=len(preprocessing.genes)),
+        obs=light.obs.assign(n_genes=found.detected),
+        var=pd.DataFrame(index=pd.Index(preprocessing.genes)),
+        obsm=dict(light.obsm),
+        uns=light.uns,
+    )
+    replace(found.record, scale=found.record.scale[names]).to_adata(query)
+    return query
+
+
+def report_empty_cells(n_empty: int, shape: tuple[int, int], profile: str) -> None:
+    """Warn of cells without any selected feature."""
+    if n_empty:
+        logger.warning(
+            "%d of %d cells have none of the %d selected %s; their values are all zero.",
+            n_empty,
+            *shape,
+            get_profile(profile).features,
+        )
+
+
+def unscale(adata: AnnData) -> sparse.csr_matrix | None:
+    """Undo the scaling of prepared cells, by their record.
+
+    Parameters
+    ----------
+    adata
+        Prepared cells × genes, ``X`` in [0, 1]. It is not changed.
+
+    Returns
+    -------
+    Normalized expression, cells × genes, in which batches differ by what scaling takes out; or
+    ``None`` if the cells carry no record of their scale, or are in a dask array.
+    """
+    record = Preprocessing.from_adata(adata)
+    if record is None or adata.X is None or is_lazy(adata.X):
+        return None
+    if record.batch_key is not None and record.batch_key not in adata.obs:
+        return None
+    codes, names = batch_codes(adata, record.batch_key)
+    if (codes < 0).any() or not set(names) <= set(record.scale.columns):
+        return None
+    csr = sparse.csr_matrix(adata.X, dtype=np.float32, copy=True)
+    factor = record.scale_of(names)[np.repeat(codes, np.diff(csr.indptr)), csr.indices]
+    # Without a scale there, the value was left as it was, as in `divide_by_batch`.
+    csr.data *= np.where(factor > 0, factor, 1)
+    return csr

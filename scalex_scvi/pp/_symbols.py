@@ -1,0 +1,61 @@
+"""Symbols of genes, whatever column holds them, and which genes they say to leave out."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+SYMBOL_COLUMNS = (
+    "gene_symbols",
+    "gene_symbol",
+    "gene_name",
+    "gene_names",
+    "feature_name",
+    "symbol",
+    "symbols",
+    "SYMBOL",
+    "gene_short_name",
+)
+"""Columns of ``var`` in which scanpy, CELLxGENE, Seurat and others keep symbols."""
+
+_ENSEMBL = re.compile(r"^ENS[A-Z]*G\d{6,}")
+_GENOME = re.compile(r"^(?:GRC[a-z]\d+|hg\d+|mm\d+|[A-Z][A-Za-z]*\d+)_+")
+"""What Cell Ranger puts before the names of a mixture of genomes: ``GRCh38_MT-CO1``."""
+
+
+def symbols(var: pd.DataFrame) -> pd.Index:
+    """Return the symbols of genes: their names or, where these are ids, a column of ``var``.
+
+    Parameters
+    ----------
+    var
+        Annotation of the genes.
+    """
+    if are_ids(var.index):
+        for column in SYMBOL_COLUMNS:
+            if column in var:
+                return pd.Index(var[column].astype(str))
+    return var.index.astype(str)
+
+
+def are_ids(names: pd.Index) -> bool:
+    """Whether most names are Ensembl ids."""
+    some = names[: 10 * max(len(names) // 1000, 100)]
+    return 2 * sum(bool(_ENSEMBL.match(str(name))) for name in some) > len(some)
+
+
+def starts_with(var: pd.DataFrame, prefixes: Sequence[str]) -> np.ndarray:
+    """Tell for each gene whether its symbol, less the name of a genome, starts with a prefix."""
+    if not prefixes:
+        return np.zeros(len(var), dtype=bool)
+    prefixes = tuple(prefixes)
+    return np.array(
+        [
+            name.startswith(prefixes) or _GENOME.sub("", name).startswith(prefixes)
+            for name in symbols(var)
+        ],
+        dtype=bool,
+    )

@@ -1,0 +1,223 @@
+"""The transform: blocks of counts in, blocks of values in [0, 1] out.
+
+This is the one place where counts become what the encoder sees: in memory, from a file, a store
+or dask, in a minibatch of the training, of a reference or of a query.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from scipy import sparse
+
+from scalex_scvi._core.matrices import to_csr
+
+from ._columns import Columns, find_features
+from ._normalize import centered_log_ratio, log_normalize, normalize_total
+from ._profiles import ADT, RNA, get_profile
+from ._symbols import starts_with
+
+if TYPE_CHECKING:
+    from ._record import Preprocessing
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Transform:
+    """A function of blocks of cells × the features that a data set has.
+
+    It has three steps, each of one cell by itself: the features over which a cell is normalized
+    are picked; the cell is normalized as its kind of data needs it; the record's features are
+    picked, and each is divided by its maximum in the batch of the cell.
+
+    Attributes
+    ----------
+    profile, target_sum, log1p
+        See :class:`Preprocessing`.
+    over
+        Features that a cell is normalized over, ``None`` for values that are normalized already.
+    wanted
+        Of these (or of all), the record's features.
+    scale
+        Batches × features: what is divided by; 0 where a feature has no counts in a batch.
+    """
+
+    profile: str
+    target_sum: float | None
+    log1p: bool
+    over: Columns | None
+    wanted: Columns
+    scale: np.ndarray | None = None
+
+    @classmethod
+    def plan(
+        cls,
+        record: Preprocessing,
+        var: pd.DataFrame,
+        *,
+        log_normalized: bool,
+        report: bool = True,
+    ) -> Transform:
+        """Find the record's features among those of a data set, and report what is missing.
+
+        Parameters
+        ----------
+        record
+            What was fitted.
+        var
+            Annotation of the features that the data set has.
+        log_normalized
+            Whether its values are normalized already.
+        report
+            Whether to log what was found, and what was assumed.
+
+        Raises
+        ------
+        ValueError
+            If none is found, names repeat, or counts are given where the record's peaks or
+            proteins came normalized.
+        """
+        profile = get_profile(record.profile)
+        names, genes = var.index.astype(str), pd.Index(record.genes)
+        over = None
+        if log_normalized:
+            wanted = find_features(names, genes, profile=profile, report=report)
+        else:
+            _check_came_as_counts(record, report)
+            if record.panel or profile is not RNA:
+                panel = pd.Index(record.panel or record.genes)
+                over = find_features(names, panel, profile=profile, report=report)
+                wanted = Columns.find(panel, genes)
+            else:
+                over = Columns.all_but(starts_with(var, record.dropped_prefixes))
+                wanted = find_features(
+                    names[over.places >= 0], genes, profile=profile, report=report
+                )
+        return cls(profile.name, record.target_sum, record.log1p, over, wanted)
+
+    @classmethod
+    def by_position(cls, record: Preprocessing, over: Columns, chosen: np.ndarray) -> Transform:
+        """Return the transform of the very features that it was fitted to.
+
+        Parameters
+        ----------
+        record
+            What was fitted.
+        over
+            The features that a cell is normalized over.
+        chosen
+            Positions of the wanted features among those of the data.
+        """
+        if record.log_normalized:
+            wanted = Columns.at(chosen, len(over.places))
+            return cls(record.profile, record.target_sum, record.log1p, None, wanted)
+        wanted = Columns.at(over.places[chosen], over.n_wanted)
+        return cls(record.profile, record.target_sum, record.log1p, over, wanted)
+
+    def with_scale(self, scale: np.ndarray) -> Transform:
+        """Return the transform that also divides; ``scale`` is batches × features."""
+        return Transform(
+            self.profile, self.target_sum, self.log1p, self.over, self.wanted, scale=scale
+        )
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Features that go in, and that come out."""
+        first = self.wanted if self.over is None else self.over
+        return len(first.places), self.wanted.n_wanted
+
+    def normalize(self, block: Any) -> sparse.csr_matrix:
+        """Do all but the scaling: cells × the record's features, normalized."""
+        csr = to_csr(block, name="The matrix")
+        if self.over is None:
+            return self.wanted.pick(csr)
+        over = self.over.pick(csr)
+        return self.wanted.pick(
+            normalized(over, self.profile, self.target_sum, self.log1p, self.over.n_found)
+        )
+
+    def __call__(self, block: Any, codes: np.ndarray) -> sparse.csr_matrix:
+        """Return values in [0, 1], cells × the record's features, CSR float32.
+
+        Parameters
+        ----------
+        block
+            Cells × features that the data set has, counts; not changed.
+        codes
+            Batch of each cell: a row of the scale.
+        """
+        csr = self.normalize(block)
+        if self.scale is None:
+            return csr
+        return divide_by_batch(csr, codes, self.scale)
+
+
+def normalized(
+    csr: sparse.csr_matrix, profile: str, target_sum: float | None, log1p: bool, n_measured: int
+) -> sparse.csr_matrix:
+    """Normalize each cell as its kind of data needs it; ``csr`` may be overwritten.
+
+    Parameters
+    ----------
+    csr
+        Cells × the features to normalize over, counts.
+    profile, target_sum, log1p
+        See :class:`Preprocessing`.
+    n_measured
+        How many of these features were measured.
+    """
+    if profile == ADT.name:
+        return centered_log_ratio(csr, n_measured)
+    take = log_normalize if log1p else normalize_total
+    return take(csr, target_sum if target_sum is not None else 1e4)
+
+
+def divide_by_batch(
+    csr: sparse.csr_matrix, codes: np.ndarray, scale: np.ndarray
+) -> sparse.csr_matrix:
+    """Divide the values of each cell by the maxima of its batch, in place.
+
+    Values above the maximum (of a known batch, seen in new cells) become 1.
+
+    Parameters
+    ----------
+    csr
+        Cells × genes, normalized; overwritten.
+    codes
+        Batch of each cell.
+    scale
+        Batches × genes.
+    """
+    divisor = scale[np.repeat(codes, np.diff(csr.indptr)), csr.indices]
+    # A gene that is zero in all the reference's cells of a batch has no scale there.
+    unknown = divisor <= 0
+    if unknown.any():
+        divisor[unknown] = csr.data[unknown]
+    csr.data /= divisor
+    np.minimum(csr.data, 1, out=csr.data)
+    return csr
+
+
+def _check_came_as_counts(record: Preprocessing, report: bool) -> None:
+    """Warn or raise if the record's values came normalized, nobody knows how."""
+    if not record.log_normalized:
+        return
+    profile = get_profile(record.profile)
+    if profile is not RNA:
+        msg = (
+            f"The reference's {profile.features} came normalized, so that counts cannot be "
+            "normalized alike. Normalize the query like the reference and pass "
+            "`log_normalized=True`."
+        )
+        raise ValueError(msg)
+    if report:
+        logger.warning(
+            "The reference came log-normalized. The query's counts are normalized to a total of %g "
+            "and log1p is taken: if the reference's were not, pass a log-normalized query.",
+            record.target_sum,
+        )
