@@ -147,16 +147,8 @@ def _log_normalized(counts: ad.AnnData, genes: pd.Index) -> np.ndarray:
 
 
 def ours(pair: Pair, rep: str, **how: str) -> Answer:
-    details = sx.label_transfer(
-        *pair,
-        rep,
-        LABEL,
-        max_refused=MAX_REFUSED,
-        batch_key=BATCH,
-        return_details=True,
-        **how,
-    )
-    return Answer(details["label"].to_numpy(str), 1 - details["uncertainty"].to_numpy())
+    scores = sx.tl.label_scores(*pair, rep, LABEL, max_refused=MAX_REFUSED, batch_key=BATCH, **how)
+    return Answer(scores.labels.to_numpy(str), scores.p_values.to_numpy())
 
 
 def peer_on_pcs(pair: Pair, classifier: ClassifierMixin) -> Answer:

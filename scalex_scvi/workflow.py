@@ -33,9 +33,8 @@ from .io import (
     rename_batches,
 )
 from .model import SCALEXModel
-from .pp import Preparation
-from .tl import label_transfer
-from .train import DEFAULT, Recipe, Schedule
+from .tl import label_scores, label_transfer
+from .train import Schedule
 
 logger = logging.getLogger(__name__)
 
@@ -513,11 +512,9 @@ def _transfer(ref: AnnData, query: AnnData, label: str, *, unknown: bool) -> Non
     if not unknown:
         query.obs[f"{label}_transfer"] = label_transfer(ref, query, label=label, batch_key=column)
         return
-    found = label_transfer(
-        ref, query, label=label, unknown=True, batch_key=column, return_details=True
-    )
-    query.obs[f"{label}_transfer"] = found["label"]
-    query.obs[f"{label}_uncertainty"] = found["uncertainty"]
+    found = label_scores(ref, query, labels_key=label, batch_key=column)
+    query.obs[f"{label}_transfer"] = found.labels_or_unknown()
+    query.obs[f"{label}_uncertainty"] = found.uncertainty
 
 
 def _query_alone(query: AnnData) -> AnnData:

@@ -100,11 +100,13 @@ def _transfer(
     )
     query = query_model.adata
     query.obsm[stats] = query_model.get_latent_representation(batch_stats=stats)
-    transfer = partial(sx.tl.label_transfer, model.adata, query, stats, case.label_key, method=by)
     if not unknown:
-        return Answer(transfer().to_numpy(str))
-    details = transfer(batch_key=case.batch_key, return_details=True)
-    return Answer(details["label"].to_numpy(str), details["is_unknown"].to_numpy())
+        labels = sx.tl.label_transfer(model.adata, query, stats, case.label_key, method=by)
+        return Answer(labels.to_numpy(str))
+    scores = sx.tl.label_scores(
+        model.adata, query, stats, case.label_key, method=by, batch_key=case.batch_key
+    )
+    return Answer(scores.labels.to_numpy(str), scores.is_unknown.to_numpy())
 
 
 def scalex(case: Case, seed: int) -> Answers:

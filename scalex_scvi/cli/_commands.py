@@ -15,13 +15,8 @@ from anndata import AnnData
 from scalex_scvi import SCALEXModel, metrics, pl, workflow
 from scalex_scvi._core.files import whole_file
 from scalex_scvi._demo import demo
-from scalex_scvi._outputs import Outputs
-from scalex_scvi.io import Reading, RunFolder, batch_column, read
-from scalex_scvi.pp import Preparation
-from scalex_scvi.tl import label_transfer
-from scalex_scvi.train import Recipe
-
-from ._parser import options_of
+from scalex_scvi.io import RunFolder, read
+from scalex_scvi.tl import label_scores
 
 logger = logging.getLogger(__name__)
 
@@ -86,20 +81,21 @@ def _transfer(args: argparse.Namespace) -> None:
     else:
         msg = f"{args.reference!r} holds no projection: name the query, too."
         raise ValueError(msg)
-    details = label_transfer(
+    scores = label_scores(
         ref,
         query,
-        rep=args.rep,
-        label=args.label,
+        args.rep,
+        args.label,
+        batch_key=batch_column(ref) if batch_column(ref) in ref.obs else None,
         method=args.method,
         n_neighbors=args.n_neighbors,
-        unknown=args.unknown,
         max_refused=args.max_refused,
-        batch_key=batch_column(ref) if batch_column(ref) in ref.obs else None,
         novelty=args.novelty,
-        return_details=True,
     )
-    _write_table(details, args.out, index_label="cell")
+    table = scores.to_frame()
+    if args.unknown:
+        table["label"] = scores.labels_or_unknown()
+    _write_table(table, args.out, index_label="cell")
 
 
 def _impute(args: argparse.Namespace) -> None:

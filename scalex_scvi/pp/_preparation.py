@@ -54,9 +54,7 @@ class Preparation:
         None, "remove cells with fewer features, 0: none (RNA 600, ATAC 100, ADT 0)"
     )
     min_cells: int | None = option(None, "remove features in fewer cells (RNA and ATAC 3)")
-    target_sum: float | Literal["median"] | None = option(
-        None, "total of a cell (RNA, ATAC 10000)"
-    )
+    target_sum: float | Literal["median"] | None = option(None, "total of a cell (RNA, ATAC 10000)")
     # A number, names, or the path of a file with names: see `_select.Selection`.
     n_top_features: Any = option(
         None, "variable features to keep, -1 for all, or a file with one a line (RNA 2000)"

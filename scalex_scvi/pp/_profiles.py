@@ -24,9 +24,6 @@ class Profile:
         Whether counts that are not integers are usual (expected counts of full-length RNA).
     min_cells, target_sum, n_top_features, dropped_prefixes
         Defaults of :class:`Preparation`.
-    documented_min_features
-        Least number of features of a cell by the published documentation, which is the default of
-        :func:`scalex_scvi.SCALEX` alone.
     """
 
     name: str
@@ -37,7 +34,6 @@ class Profile:
     target_sum: float | None = 1e4
     n_top_features: int = -1
     dropped_prefixes: tuple[str, ...] = ()
-    documented_min_features: int = 0
 
     @property
     def features(self) -> str:
@@ -89,14 +85,12 @@ RNA = Profile(
     fractional_counts=True,
     n_top_features=2000,
     dropped_prefixes=DROPPED_PREFIXES,
-    documented_min_features=600,
 )
 ATAC = Profile(
     "ATAC",
     "peak",
     "form (chr1:1-500, chr1_1_500), peak set and genome",
     n_top_features=30_000,
-    documented_min_features=100,
 )
 ADT = Profile("ADT", "protein", "form (CD3, CD3_TotalSeqB)", min_cells=1, target_sum=None)
 

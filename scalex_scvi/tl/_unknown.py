@@ -255,7 +255,7 @@ def check_held_out(max_refused: float, n_held_out: int) -> None:
     if n_held_out < needed:
         msg = (
             f"`max_refused`={max_refused!r} needs at least {needed} held-out reference cells, and "
-            f"there are {n_held_out}. Raise `max_refused`, or leave `unknown` and "
-            "`return_details` off."
+            f"there are {n_held_out}. Raise `max_refused`, or call no cell unknown: "
+            "`label_transfer(unknown=False)`."
         )
         raise ValueError(msg)

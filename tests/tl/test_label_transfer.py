@@ -30,11 +30,14 @@ def ref() -> AnnData:
     return cells([0, 0.1, 0.2, 5, 5.1, 5.2], ["a", "a", "a", "b", "b", "b"])
 
 
+def probabilities(ref: AnnData, query: AnnData, *args: str, **kwargs: object) -> pd.DataFrame:
+    return sx.tl.label_scores(ref, query, *args, novelty="latent", **kwargs).probabilities
+
+
 def test_majority_of_the_neighbours(ref: AnnData) -> None:
     query = cells([0.05, 5.05])
-    labels, proba = sx.label_transfer(
-        ref, query, method="neighbors", n_neighbors=4, return_proba=True
-    )
+    labels = sx.label_transfer(ref, query, method="neighbors", n_neighbors=4)
+    proba = probabilities(ref, query, method="neighbors", n_neighbors=4, max_refused=0.5)
     assert list(labels) == ["a", "b"]
     assert list(labels.cat.categories) == ["a", "b"]
     np.testing.assert_allclose(proba, [[0.75, 0.25], [0.25, 0.75]])
@@ -68,7 +71,7 @@ def test_discriminants_are_those_of_scikit_learn_where_the_query_has_no_offset()
     model.fit(ref.obsm["latent"], ref.obs["celltype"])
     # Each cell has its mirror image beyond the mean of its type: no offset.
     query = AnnData(obs=ref.obs, obsm={"latent": np.repeat(model.means_, [50, 30, 5], axis=0)})
-    labels, proba = sx.label_transfer(ref, query, return_proba=True)
+    labels, proba = sx.label_transfer(ref, query), probabilities(ref, query)
     assert list(labels) == list(model.predict(query.obsm["latent"]))
     np.testing.assert_allclose(proba, model.predict_proba(query.obsm["latent"]), atol=0.05)
     np.testing.assert_allclose(proba.sum(axis=1), 1)
@@ -131,11 +134,8 @@ def test_consensus_is_the_mean_of_discriminants_of_latent_and_log_expression(pre
     pca = PCA(50, svd_solver="full").fit(log[ref.obs_names].X.toarray())
     for adata in (ref, query):
         adata.obsm["pca"] = pca.transform(log[adata.obs_names].X.toarray())
-    alone = [
-        sx.label_transfer(ref, query, rep, method="discriminant", return_proba=True)[1]
-        for rep in ("latent", "pca")
-    ]
-    labels, proba = sx.label_transfer(ref, query, return_proba=True)
+    alone = [probabilities(ref, query, rep, method="discriminant") for rep in ("latent", "pca")]
+    labels, proba = sx.label_transfer(ref, query), probabilities(ref, query)
     np.testing.assert_allclose(proba, (alone[0] + alone[1]) / 2, atol=1e-3)
     assert share_right(labels, query) > 0.9  # by the expression
 

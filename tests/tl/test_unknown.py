@@ -14,7 +14,8 @@ from scipy import sparse, stats
 import scalex_scvi as sx
 
 CENTRES = {"a": (0, 0), "b": (20, 0), "c": (0, 20), "absent": (20, 20)}
-LATENT = {"unknown": True, "novelty": "latent", "batch_key": "batch"}
+SCORES = {"novelty": "latent", "batch_key": "batch"}
+LATENT = SCORES | {"unknown": True}
 
 
 def blobs(sizes: dict[str, int], *, n_batches: int = 3, seed: int = 0) -> AnnData:
@@ -89,7 +90,7 @@ def test_misfit_is_one_minus_correlation_with_the_neighbours_by_agreement(ref: A
     """Ranks of the uncertainty against numpy's correlation, cell by cell."""
     ref = with_expression(ref)
     query = with_expression(blobs({"a": 10, "b": 10}, seed=3), seed=3)
-    details = sx.label_transfer(ref, query, batch_key="batch", return_details=True)
+    details = sx.tl.label_scores(ref, query, batch_key="batch").to_frame()
     x, y = ref.X.toarray(), query.X.toarray()
     apart = np.linalg.norm(ref.obsm["latent"][None] - query.obsm["latent"][:, None], axis=2)
     nearest = np.argsort(apart, axis=1)[:, :10]
@@ -98,25 +99,25 @@ def test_misfit_is_one_minus_correlation_with_the_neighbours_by_agreement(ref: A
     assert stats.spearmanr(expected, details["uncertainty"]).statistic > 0.999
 
 
-def test_details_and_probabilities(ref: AnnData) -> None:
+def test_scores_hold_labels_probabilities_and_p_values(ref: AnnData) -> None:
     query = blobs({"a": 30, "absent": 30}, seed=1)
-    details, proba = sx.label_transfer(
-        ref, query, **LATENT, max_refused=0.1, return_details=True, return_proba=True
-    )
+    scores = sx.tl.label_scores(ref, query, **SCORES, max_refused=0.1)
+    details, proba = scores.to_frame(), scores.probabilities
     assert list(details) == ["label", "probability", "uncertainty", "is_unknown"]
     assert details.index.equals(query.obs_names)
     assert details["uncertainty"].between(0, 1, inclusive="left").all()
-    assert ((details["label"] == "unknown") == details["is_unknown"]).all()
+    labels = scores.labels_or_unknown()
+    assert labels.equals(sx.label_transfer(ref, query, **LATENT, max_refused=0.1))
+    assert labels.cat.categories[-1] == "unknown"
+    assert ((labels == "unknown") == details["is_unknown"]).all()
     assert (details["is_unknown"] == (details["uncertainty"] >= 0.9 - 1e-12)).all()
     np.testing.assert_allclose(details["probability"], proba.max(axis=1))
     assert list(proba) == ["a", "b", "c"]
-    plain = sx.label_transfer(
-        ref, query, batch_key="batch", novelty="latent", max_refused=0.1, return_details=True
-    )
-    assert "unknown" not in plain["label"].cat.categories
-    labels = sx.label_transfer(ref, query, batch_key="batch")
-    assert plain["label"].equals(labels.rename("label"))
-    assert plain["is_unknown"].equals(details["is_unknown"])
+    np.testing.assert_array_equal(scores.uncertainty, 1 - scores.p_values)
+    assert scores.labels.equals(sx.label_transfer(ref, query, batch_key="batch"))
+    assert details["label"].equals(scores.labels.rename("label"))
+    with pytest.raises(AttributeError):
+        scores.labels = labels
 
 
 def test_a_cells_decision_is_its_own_and_repeats(ref: AnnData) -> None:
@@ -133,15 +134,8 @@ def test_a_cells_decision_is_its_own_and_repeats(ref: AnnData) -> None:
 def test_a_type_of_two_cells_is_still_transferred(ref: AnnData) -> None:
     ref = blobs({"a": 300, "b": 300, "c": 2})
     query = blobs({"a": 30, "b": 30, "c": 1}, seed=1)
-    details = sx.label_transfer(
-        ref,
-        query,
-        method="neighbors",
-        novelty="latent",
-        n_neighbors=3,
-        batch_key="batch",
-        return_details=True,
-    )
+    how = SCORES | {"method": "neighbors", "n_neighbors": 3}
+    details = sx.tl.label_scores(ref, query, **how).to_frame()
     assert details["label"].astype(str).iloc[-1] == "c"
     assert details["probability"].iloc[-1] == pytest.approx(2 / 3)
 
@@ -151,9 +145,7 @@ def test_a_tie_goes_to_the_label_that_sorts_first_and_lowers_the_fit() -> None:
     ref.obsm["latent"][:] = 0  # every cell in one place
     query = blobs({"a": 1})
     query.obsm["latent"][:] = 0
-    details = sx.label_transfer(
-        ref, query, novelty="latent", batch_key="batch", n_neighbors=80, return_details=True
-    )
+    details = sx.tl.label_scores(ref, query, **SCORES, n_neighbors=80).to_frame()
     assert details["label"].iloc[0] == "a"
     assert details["probability"].iloc[0] == 0.5
     assert not details["is_unknown"].iloc[0]  # all cells fit alike: nothing is worse

@@ -1,0 +1,158 @@
+"""Reference and query of a label transfer: what is read of them, checked once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from scipy import sparse
+from sklearn.neighbors import NearestNeighbors
+
+from scalex_scvi._core.columns import batch_codes, check_no_missing
+from scalex_scvi._core.matrices import to_csr
+
+from ._unknown import Votes, count_votes
+
+
+@dataclass(frozen=True, eq=False)
+class Pair:
+    """Reference and query in one representation, and the labels of the reference.
+
+    Parameters
+    ----------
+    ref, query
+        Cells in one space.
+    use_rep
+        Key in ``obsm`` of both; ``"X"``: the matrix itself.
+    labels_key
+        Column of ``ref.obs``.
+    batch_key
+        Column of ``ref.obs``, and of ``query.obs`` if it is there.
+    n_neighbors
+        Reference cells that vote for the label of a cell.
+
+    Raises
+    ------
+    KeyError
+        If ``use_rep`` or ``labels_key`` is absent.
+    ValueError
+        If labels are missing, or the two representations differ in width.
+    """
+
+    ref: AnnData
+    query: AnnData
+    use_rep: str
+    labels_key: str
+    batch_key: str | None
+    n_neighbors: int
+
+    def __post_init__(self) -> None:
+        n_ref, n_query = self.points.shape[1], self.targets.shape[1]
+        if n_ref != n_query:
+            msg = (
+                f"The representation {self.use_rep!r} has {n_ref} dimensions in `ref` and "
+                f"{n_query} in `query`: they are not of the same space."
+            )
+            raise ValueError(msg)
+        _ = self.labels  # missing ones are an error
+
+    @cached_property
+    def points(self) -> Any:
+        """Reference cells × dimensions."""
+        return _representation(self.ref, self.use_rep, "ref")
+
+    @cached_property
+    def targets(self) -> Any:
+        """Query cells × dimensions."""
+        return _representation(self.query, self.use_rep, "query")
+
+    @cached_property
+    def labels(self) -> pd.Series:
+        """Label of each reference cell, categorical; each category occurs."""
+        key, obs = self.labels_key, self.ref.obs
+        if key not in obs:
+            msg = f"{key!r} is not a column of ref.obs with labels: {list(obs.columns)!r}."
+            raise KeyError(msg)
+        labels = obs[key].astype("category").cat.remove_unused_categories()
+        n_missing = int(labels.isna().sum())
+        if n_missing:
+            msg = (
+                f"ref.obs[{key!r}] is missing for {n_missing} of {len(obs)} cells. "
+                "Leave those cells out of `ref`."
+            )
+            raise ValueError(msg)
+        return labels
+
+    @property
+    def codes(self) -> np.ndarray:
+        """Code of each reference cell's label, from 0 on; each occurs."""
+        return self.labels.cat.codes.to_numpy()
+
+    @cached_property
+    def votes(self) -> Votes:
+        """What the neighbors of each query cell vote for."""
+        n_neighbors = min(self.n_neighbors, self.points.shape[0])
+        knn = NearestNeighbors(n_neighbors=n_neighbors).fit(self.points)
+        return count_votes(*knn.kneighbors(self.targets), self.codes)
+
+    def ref_batches(self) -> np.ndarray | None:
+        """Return the batch code of each reference cell, ``None`` without ``batch_key``.
+
+        Raises
+        ------
+        KeyError, ValueError
+            If the column is absent or incomplete.
+        """
+        key, obs = self.batch_key, self.ref.obs
+        if key is None:
+            return None
+        if key not in obs:
+            msg = f"`batch_key` {key!r} is not a column of ref.obs: {list(obs.columns)!r}."
+            raise KeyError(msg)
+        check_no_missing(self.ref, key, what="batch")
+        return batch_codes(self.ref, key)[0]
+
+    def query_batches(self) -> np.ndarray:
+        """Return the batch code of each query cell; one batch where the query names none.
+
+        Raises
+        ------
+        ValueError
+            If the column is incomplete.
+        """
+        if self.batch_key is None or self.batch_key not in self.query.obs:
+            return np.zeros(self.query.n_obs, dtype=np.int64)
+        check_no_missing(self.query, self.batch_key, what="batch")
+        return batch_codes(self.query, self.batch_key)[0]
+
+    def expression(self) -> tuple[sparse.csr_matrix, sparse.csr_matrix]:
+        """Return ``X`` of reference and query.
+
+        Raises
+        ------
+        ValueError
+            If their genes are not the same.
+        """
+        ref, query = self.ref, self.query
+        if ref.X is None or query.X is None or not ref.var_names.equals(query.var_names):
+            msg = (
+                f"`novelty='expression'` compares the same genes in `X`: `ref` has {ref.n_vars} "
+                f"genes (X: {type(ref.X).__name__}), `query` {query.n_vars} (X: "
+                f"{type(query.X).__name__}), not the same ones or not in the same order. Pass the "
+                "`adata` of the reference's and of the query's model, or `novelty='latent'`."
+            )
+            raise ValueError(msg)
+        return to_csr(ref.X, name="ref.X"), to_csr(query.X, name="query.X")
+
+
+def _representation(adata: AnnData, use_rep: str, which: str) -> Any:
+    if use_rep == "X":
+        return adata.X
+    if use_rep not in adata.obsm:
+        msg = f"The representation {use_rep!r} is not in {which}.obsm: {list(adata.obsm)!r}."
+        raise KeyError(msg)
+    return np.asarray(adata.obsm[use_rep])
