@@ -72,7 +72,7 @@ def warn_of_lost_cells(before: AnnData, after: AnnData, label: str | None) -> No
 
 
 def _lost_in_each(before: pd.Series, after: pd.Series) -> str:
-    """Removed and all cells of each group, the largest share first."""
+    """Count removed and all cells of each group, the largest share first."""
     n_before = before.astype(str).value_counts()
     n_lost = n_before - after.astype(str).value_counts().reindex(n_before.index, fill_value=0)
     order = (n_lost / n_before).sort_values(ascending=False, kind="stable").index

@@ -33,8 +33,9 @@ from .io import (
     rename_batches,
 )
 from .model import SCALEXModel
+from .pp import Preparation
 from .tl import label_scores, label_transfer
-from .train import Schedule
+from .train import DEFAULT, Recipe, Schedule
 
 logger = logging.getLogger(__name__)
 

@@ -7,5 +7,5 @@ from typing import Any
 
 
 def option(default: Any, help: str) -> Any:
-    """Return a dataclass field with a default and one line of help, which the command line shows."""
+    """Return a dataclass field with a default, and the help that the command line shows."""
     return field(default=default, metadata={"help": help})

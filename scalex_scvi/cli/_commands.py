@@ -15,8 +15,13 @@ from anndata import AnnData
 from scalex_scvi import SCALEXModel, metrics, pl, workflow
 from scalex_scvi._core.files import whole_file
 from scalex_scvi._demo import demo
-from scalex_scvi.io import RunFolder, read
+from scalex_scvi._outputs import Outputs
+from scalex_scvi.io import Reading, RunFolder, batch_column, read
+from scalex_scvi.pp import Preparation
 from scalex_scvi.tl import label_scores
+from scalex_scvi.train import Recipe
+
+from ._parser import options_of
 
 logger = logging.getLogger(__name__)
 

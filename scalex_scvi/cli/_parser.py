@@ -368,7 +368,7 @@ def _add_quiet(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_without_effect(parser: argparse.ArgumentParser, help: str | None = None) -> None:
-    """Add flags of the published command that change nothing, or nothing that is not the default."""
+    """Add flags of the published command that change nothing, or only repeat a default."""
     for flag, what, how in (
         ("--num-workers", "no effect, see SCALEX()", {"type": int, "default": 4}),
         (
