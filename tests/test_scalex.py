@@ -185,9 +185,10 @@ def test_assess_adds_scores(counts: AnnData) -> None:
 def test_batch_name_combines_columns(counts: AnnData) -> None:
     counts.obs["lane"] = np.where(np.arange(150) < 75, "a", "b")
     adata = sx.SCALEX(counts, batch_name="batch,lane", **FAST)
-    assert sorted(adata.obs["batch"].unique()) == sorted(
+    assert sorted(adata.obs["batch,lane"].unique()) == sorted(
         f"batch{i}_{lane}" for i in range(3) for lane in "ab"
     )
+    assert list(adata.obs["batch"]) == list(counts.obs["batch"])  # the user's own, kept
     assert set(counts.obs["batch"]) == {"batch0", "batch1", "batch2"}
 
 
@@ -338,7 +339,7 @@ def test_documented_defaults_run(counts: AnnData, monkeypatch: pytest.MonkeyPatc
     train, used = sx.SCALEXModel.train, {}
 
     def short(self: sx.SCALEXModel, **kwargs: object) -> None:
-        used.update(kwargs)
+        used.update(kwargs | dict(kwargs["recipe"]))
         train(self, **(kwargs | {"max_steps": 4}))
 
     monkeypatch.setattr(sx.SCALEXModel, "train", short)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import anndata as ad
 import numpy as np
@@ -13,17 +14,31 @@ from anndata import AnnData
 from conftest import QUIET, simulate_counts
 
 import scalex_scvi as sx
-from scalex_scvi import _outputs, workflow
+from scalex_scvi import _results, workflow
+from scalex_scvi._outputs import Outputs
+from scalex_scvi.pp import Preparation
 
-FAST = {"max_epochs": 4, "lr": 2e-3} | QUIET
-UNFILTERED = {"min_features": 0}
+
+def integrate(
+    data: AnnData, outdir: Path | None = None, seed: int | None = None, **outputs: Any
+) -> AnnData:
+    """Integrate all cells, in a few epochs."""
+    return workflow.integrate(
+        data,
+        preparation=Preparation(min_features=0),
+        outputs=Outputs(outdir=outdir, **outputs),
+        seed=seed,
+        train_kwargs={"max_epochs": 4} | QUIET,
+    )
+
+
+def project(query: AnnData, reference: Path, outdir: Path | None = None, **outputs: Any) -> AnnData:
+    return workflow.project(query, reference, outputs=Outputs(outdir=outdir, **outputs))
 
 
 @pytest.fixture
 def reference(counts: AnnData, tmp_path: Path) -> Path:
-    workflow.integrate(
-        counts, tmp_path / "ref", label="celltype", preprocessing=UNFILTERED, training=FAST
-    )
+    integrate(counts, tmp_path / "ref", label="celltype")
     return tmp_path / "ref"
 
 
@@ -49,7 +64,7 @@ def test_integrate_leaves_a_run_folder(reference: Path) -> None:
 def test_project_returns_reference_and_query(
     reference: Path, query: AnnData, tmp_path: Path
 ) -> None:
-    adata = workflow.project(query, reference, tmp_path / "out", label="celltype")
+    adata = project(query, reference, tmp_path / "out", label="celltype")
     assert adata.obs["projection"].value_counts().to_dict() == {"reference": 150, "query": 80}
     is_query = (adata.obs["projection"] == "query").to_numpy()
     assert adata.obs["celltype_transfer"][is_query].notna().all()
@@ -65,11 +80,9 @@ def test_project_returns_reference_and_query(
 
 
 def test_transferred_labels_may_be_unknown(reference: Path, query: AnnData) -> None:
-    plain = workflow.project(query, reference, label="celltype", repeat=True, ignore_umap=True)
+    plain = project(query, reference, label="celltype", repeat=True, ignore_umap=True)
     query.X = query.X[:, ::-1]  # nothing like the reference
-    odd = workflow.project(
-        query, reference, label="celltype", unknown=True, repeat=True, ignore_umap=True
-    )
+    odd = project(query, reference, label="celltype", unknown=True, repeat=True, ignore_umap=True)
     assert "unknown" not in set(plain.obs["celltype_transfer"])
     assert (odd.obs["celltype_transfer"] == "unknown").mean() > 0.5
     assert odd.obs["celltype_uncertainty"].between(0, 1).all()
@@ -78,8 +91,8 @@ def test_transferred_labels_may_be_unknown(reference: Path, query: AnnData) -> N
 def test_a_projection_can_be_projected_onto(
     reference: Path, query: AnnData, tmp_path: Path
 ) -> None:
-    workflow.project(query, reference, tmp_path / "first")
-    again = workflow.project(query, tmp_path / "first", tmp_path / "second", repeat=True)
+    project(query, reference, tmp_path / "first")
+    again = project(query, tmp_path / "first", tmp_path / "second", repeat=True)
     first = ad.read_h5ad(tmp_path / "first" / "adata.h5ad")
     latent = first.obsm["latent"][(first.obs["projection"] == "query").to_numpy()]
     np.testing.assert_array_equal(again.obsm["latent"], latent)
@@ -88,7 +101,7 @@ def test_a_projection_can_be_projected_onto(
 def test_project_with_repeated_cell_names(
     reference: Path, query: AnnData, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    adata = workflow.project(query, reference, tmp_path / "out")
+    adata = project(query, reference, tmp_path / "out")
     assert adata.obs_names.is_unique
     assert "80 cell names are in both" in caplog.text
 
@@ -97,15 +110,13 @@ def test_project_without_the_reference_s_cells(
     reference: Path, query: AnnData, tmp_path: Path
 ) -> None:
     (reference / "adata.h5ad").unlink()
-    assert workflow.project(query, reference, tmp_path / "out").n_obs == 80
+    assert project(query, reference, tmp_path / "out").n_obs == 80
     with pytest.raises(FileNotFoundError, match="to transfer 'celltype' from"):
-        workflow.project(query, reference, tmp_path / "out2", label="celltype")
+        project(query, reference, tmp_path / "out2", label="celltype")
 
 
 def test_same_seed_same_result(counts: AnnData) -> None:
-    first, second = (
-        workflow.integrate(counts.copy(), preprocessing=UNFILTERED, training=FAST) for _ in range(2)
-    )
+    first, second = (integrate(counts.copy()) for _ in range(2))
     for key in ("latent", "X_umap"):
         np.testing.assert_array_equal(first.obsm[key], second.obsm[key])
     assert list(first.obs["leiden"]) == list(second.obs["leiden"])
@@ -124,7 +135,7 @@ def test_mistakes_are_found_before_the_training(
 
     monkeypatch.setattr(sx.SCALEXModel, "train", trained)
     with pytest.raises((KeyError, ValueError), match=message):
-        workflow.integrate(counts, preprocessing=UNFILTERED, **outputs)
+        integrate(counts, **outputs)
 
 
 def test_an_interrupted_run_leaves_the_previous_results(
@@ -136,9 +147,9 @@ def test_an_interrupted_run_leaves_the_previous_results(
         raise KeyboardInterrupt
 
     # The last step: model and cells of the new run are written by then.
-    monkeypatch.setattr(_outputs.Outputs, "_draw", interrupted)
+    monkeypatch.setattr(_results, "_draw", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        workflow.integrate(counts, reference, seed=1, preprocessing=UNFILTERED, training=FAST)
+        integrate(counts, reference, seed=1)
     for path, content in kept.items():
         assert path.read_bytes() == content, path
     assert {path.name for path in reference.iterdir()} == {
@@ -155,19 +166,19 @@ def test_an_interrupted_run_leaves_the_previous_results(
 def test_a_run_without_picture_leaves_none_of_an_earlier_run(
     counts: AnnData, reference: Path
 ) -> None:
-    workflow.integrate(counts, reference, ignore_umap=True, preprocessing=UNFILTERED, training=FAST)
+    integrate(counts, reference, ignore_umap=True)
     assert {path.name for path in reference.iterdir()} == {"adata.h5ad", "checkpoint", "log.txt"}
 
 
 def test_a_projection_does_not_replace_its_reference(reference: Path, query: AnnData) -> None:
     before = (reference / "adata.h5ad").read_bytes()
     with pytest.raises(ValueError, match="is the reference"):
-        workflow.project(query, reference, reference.parent / "." / "ref")
+        project(query, reference, reference.parent / "." / "ref")
     assert (reference / "adata.h5ad").read_bytes() == before
 
 
 def test_a_second_run_replaces_the_first(counts: AnnData, reference: Path) -> None:
-    adata = workflow.integrate(counts, reference, seed=1, preprocessing=UNFILTERED, training=FAST)
+    adata = integrate(counts, reference, seed=1)
     written = ad.read_h5ad(reference / "adata.h5ad")
     np.testing.assert_array_equal(written.obsm["latent"], adata.obsm["latent"])
     loaded = sx.SCALEXModel.load(reference / "checkpoint", written)

@@ -14,6 +14,8 @@ from conftest import QUIET, simulate_counts
 import scalex_scvi as sx
 from scalex_scvi import cli
 from scalex_scvi._demo import demo
+from scalex_scvi._outputs import Outputs
+from scalex_scvi.pp import Preparation
 
 FAST = ["--min-features", "0", "--max-iteration", "8", "--lr", "2e-3", "--quiet"]
 NO_UMAP = [*FAST, "--ignore-umap"]
@@ -255,11 +257,11 @@ def test_demo_on_the_embedded_data(tmp_path: Path, capsys: pytest.CaptureFixture
 
 def test_demo_on_given_data(counts: AnnData, tmp_path: Path) -> None:
     scores = demo(
-        tmp_path / "out",
         counts,
         held_out="batch1",
-        training={"max_epochs": 4, "lr": 2e-3} | QUIET,
-        preprocessing={"min_features": 0},
+        preparation=Preparation(min_features=0),
+        outputs=Outputs(outdir=tmp_path / "out"),
+        train_kwargs={"max_epochs": 4} | QUIET,
     )
     assert len(scores) == 6
     assert scores["value"].between(0, 1).all()

@@ -1,0 +1,27 @@
+"""What is imported before anything is asked for: nothing that is slow."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = ("torch", "scvi", "scanpy", "anndata", "pandas", "numpy", "matplotlib", "lightning")
+REPORT = f"import sys; print([name for name in {HEAVY!r} if name in sys.modules], file=sys.stderr)"
+STARTS = {
+    "import": "import scalex_scvi; scalex_scvi.__version__",
+    "recipes": "import scalex_scvi as sx; sx.train.QUICK",
+    "help": "from scalex_scvi.cli import main; main(['--help'])",
+    "help of a command": "from scalex_scvi.cli import main; main(['integrate', '--help'])",
+    "version": "from scalex_scvi.cli import main; main(['--version'])",
+    "mistake": "from scalex_scvi.cli import main; main(['integrate', '--nonsense'])",
+    "published command": "from scalex_scvi.cli import scalex_main; scalex_main(['--help'])",
+}
+
+
+@pytest.mark.parametrize("code", STARTS.values(), ids=STARTS.keys())
+def test_nothing_slow_is_imported(code: str) -> None:
+    program = f"try:\n    {code}\nexcept SystemExit: pass\n{REPORT}"
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert ended.stderr.splitlines()[-1] == "[]", ended.stderr
