@@ -11,7 +11,9 @@ from . import tl as tl
 from . import train as train
 from . import workflow as workflow
 from .model import SCALEXModel as SCALEXModel
+from .tl import integrate as integrate
 from .tl import label_transfer as label_transfer
+from .tl import map_query as map_query
 from .workflow import SCALEX as SCALEX
 
 __version__: str

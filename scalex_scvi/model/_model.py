@@ -337,6 +337,11 @@ class SCALEXModel(
         return list(fields[REGISTRY_KEYS.BATCH_KEY][STATE_REGISTRY_KEY]["categorical_mapping"])
 
     @property
+    def batch_key(self) -> str | None:
+        """Column of ``obs`` with the batches."""
+        return self.registry_[SETUP_ARGS_KEY]["batch_key"]
+
+    @property
     def _known_batches(self) -> set[str]:
         return {str(name) for name in self.batch_names}
 

@@ -1,0 +1,12 @@
+"""Names under which results lie in an AnnData."""
+
+from __future__ import annotations
+
+LATENT_KEY = "X_scalex"
+"""Of the latent, in ``obsm``, by the functions that work in place."""
+
+UMAP_KEY = "X_umap"
+"""Of two dimensions to look at, in ``obsm``, as scanpy has it."""
+
+MAPPING_KEY = "scalex_mapping"
+"""Of what a mapping found, in ``uns``."""

@@ -1,0 +1,89 @@
+"""Integration in place, for those who work with scanpy."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from anndata import AnnData
+
+from scalex_scvi._core.keys import LATENT_KEY
+from scalex_scvi._core.messages import messages_on_console
+from scalex_scvi.model import SCALEXModel
+from scalex_scvi.train import DEFAULT, Recipe
+
+logger = logging.getLogger(__name__)
+
+N_TOP_FEATURES = {"RNA": 2_000, "ATAC": 30_000}
+"""Variable features that are selected where ``adata`` has more and marks none."""
+
+
+def integrate(
+    adata: AnnData,
+    batch_key: str | None = None,
+    layer: str | None = None,
+    *,
+    profile: str = "RNA",
+    n_top_features: Any = None,
+    recipe: Recipe = DEFAULT,
+    seed: int | None = None,
+    **train_kwargs: Any,
+) -> SCALEXModel:
+    """Integrate the batches of an AnnData in place, and return the trained model.
+
+    No cell and no gene is left out, and nothing of ``adata`` changes, but that the latent is
+    added, for ``scanpy.pp.neighbors(adata, use_rep="X_scalex")``.
+
+    Parameters
+    ----------
+    adata
+        Cells × genes (peaks, proteins), counts. Added are ``obsm["X_scalex"]``, cells × latent
+        dimensions, float32, and scvi-tools' registration (columns of ``obs`` and keys of ``uns``
+        that begin with ``_scvi``).
+    batch_key
+        Column of ``adata.obs`` with the batches; ``None``: all cells are one batch.
+    layer
+        Layer with the counts, instead of ``adata.X``.
+    profile
+        Kind of data: ``"RNA"``, ``"ATAC"`` or ``"ADT"``.
+    n_top_features
+        Features of the model: a number of variable ones, -1 for all, or a list. ``None``: those
+        that ``adata.var["highly_variable"]`` marks, as scanpy's PCA has it, else 2 000 genes or
+        30 000 peaks, if there are more. Cells are normalized over all features in any case.
+    recipe
+        How the model is trained: ``scalex_scvi.train.DEFAULT``, ``QUICK`` or ``PUBLISHED``.
+    seed
+        Seed of everything random; ``None``: ``scvi.settings.seed``, else 124.
+    **train_kwargs
+        Further arguments of :meth:`scalex_scvi.SCALEXModel.train`, for example
+        ``enable_progress_bar=False``.
+
+    Returns
+    -------
+    The trained model, whose ``adata`` is ``adata``: for :func:`map_query`, to save, or for
+    expression without batches.
+
+    Raises
+    ------
+    KeyError, TypeError, ValueError
+        See :meth:`scalex_scvi.SCALEXModel.setup_anndata`. Nothing is added then.
+    """
+    with messages_on_console(True):
+        chosen = _features(adata, profile, n_top_features)
+        SCALEXModel.setup_anndata(
+            adata, batch_key=batch_key, layer=layer, profile=profile, n_top_features=chosen
+        )
+        model = SCALEXModel(adata, seed=seed)
+        model.train(recipe=recipe, seed=seed, **train_kwargs)
+        adata.obsm[LATENT_KEY] = model.get_latent_representation()
+    return model
+
+
+def _features(adata: AnnData, profile: str, given: Any) -> Any:
+    if given is not None:
+        return given
+    if "highly_variable" in adata.var:
+        logger.info("The model has the features that adata.var['highly_variable'] marks.")
+        return "highly_variable"
+    usual = N_TOP_FEATURES.get(str(profile).upper())
+    return usual if usual is not None and adata.n_vars > usual else -1

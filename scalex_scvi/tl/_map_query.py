@@ -1,0 +1,171 @@
+"""A query on a reference, in place: where its cells are, what they are, and how sure that is."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from anndata import AnnData
+from sklearn.neighbors import KNeighborsRegressor
+
+from scalex_scvi._core.keys import LATENT_KEY, MAPPING_KEY, UMAP_KEY
+from scalex_scvi._core.messages import messages_on_console
+from scalex_scvi.model import SCALEXModel
+
+from ._label_scores import label_scores
+
+logger = logging.getLogger(__name__)
+
+N_NEIGHBORS = 15
+"""Neighbors that place a cell on the reference's map: as many as draw it, by scanpy's default."""
+
+
+def map_query(
+    query: AnnData,
+    reference: SCALEXModel | str | os.PathLike[str],
+    labels: str | Sequence[str] | None = None,
+    *,
+    layer: str | None = None,
+    max_refused: float = 0.05,
+) -> SCALEXModel:
+    """Map new cells onto a trained reference, in place and without training.
+
+    Parameters
+    ----------
+    query
+        Cells × genes, counts, with the reference's ``batch_key`` in ``obs``; genes may be missing,
+        additional or in another order. Added are
+
+        - ``obsm["X_scalex"]``: the latent, cells × latent dimensions, float32;
+        - for each of ``labels``: ``obs[f"{label}_transfer"]``, the most probable label of the
+          reference; ``obs[f"{label}_probability"]``, its probability; ``obs[f"{label}_unknown"]``,
+          whether the cell fits its neighbors worse than nearly all held-out reference cells do;
+        - ``obsm["X_umap"]``, if the reference has one: the position on the reference's own map, of
+          which nothing moves: the mean of the cell's 15 nearest reference cells, weighted by the
+          inverse of their distances;
+        - ``uns["scalex_mapping"]``: how many of the reference's genes were found;
+        - scvi-tools' registration (keys and columns that begin with ``_scvi``).
+
+        Nothing else changes, and no cell is left out.
+    reference
+        Trained model, with its cells for labels and map, the folder of a saved one, or the run
+        folder of :func:`scalex_scvi.SCALEX`.
+    labels
+        Column or columns of the reference's ``obs`` to transfer. Reference cells without a label
+        (NaN) stay out of it.
+    layer
+        Layer of the query with the counts; default: that of the reference.
+    max_refused
+        Share of held-out reference cells that may be called unknown (see
+        :func:`scalex_scvi.tl.label_scores`).
+
+    Returns
+    -------
+    The query's model, whose ``adata`` is ``query``.
+
+    Raises
+    ------
+    KeyError, ValueError
+        For a label that the reference does not have, a reference without cells where labels are
+        wanted, and as :meth:`scalex_scvi.SCALEXModel.load_query_data`. Nothing is added then but
+        scvi-tools' registration.
+    """
+    with messages_on_console(True):
+        model = _open(reference)
+        wanted = [labels] if isinstance(labels, str) else list(labels or [])
+        _check_labels(model, wanted)
+        mapped = SCALEXModel.load_query_data(query, model, layer=layer)
+        latent = mapped.get_latent_representation()
+        columns: dict[str, object] = {}
+        if wanted:
+            columns = _transferred(model, mapped, latent, wanted, max_refused)
+        positions = _positions(model, latent)
+        query.obsm[LATENT_KEY] = latent
+        if positions is not None:
+            query.obsm[UMAP_KEY] = positions
+        for name, values in columns.items():
+            query.obs[name] = values
+        query.uns[MAPPING_KEY] = _found(model, query)
+    return mapped
+
+
+def _open(reference: SCALEXModel | str | os.PathLike[str]) -> SCALEXModel:
+    if isinstance(reference, SCALEXModel):
+        return reference
+    folder = Path(reference)
+    if (folder / "checkpoint").is_dir():  # the run folder of SCALEX()
+        import anndata as ad
+
+        cells = folder / "adata.h5ad"
+        return SCALEXModel.load(
+            folder / "checkpoint", adata=ad.read_h5ad(cells) if cells.is_file() else False
+        )
+    return SCALEXModel.load(folder)
+
+
+def _check_labels(model: SCALEXModel, wanted: list[str]) -> None:
+    if not wanted:
+        return
+    if model.adata is None:
+        msg = (
+            f"The reference has no cells to take {wanted!r} from: load it with them, "
+            "`SCALEXModel.load(folder, adata)`, or save it by `save(folder, save_anndata=True)`."
+        )
+        raise ValueError(msg)
+    for label in wanted:
+        if label not in model.adata.obs:
+            own = [c for c in model.adata.obs if not str(c).startswith("_scvi")]
+            msg = f"`labels` {label!r} is not a column of the reference's obs: {own!r}."
+            raise KeyError(msg)
+
+
+def _transferred(
+    model: SCALEXModel, mapped: SCALEXModel, latent: np.ndarray, wanted: list[str], share: float
+) -> dict[str, object]:
+    """Columns for the query's ``obs``."""
+    ref, query = model.get_prepared(), mapped.get_prepared()
+    ref.obsm[LATENT_KEY] = model.get_latent_representation()
+    query.obsm[LATENT_KEY] = latent
+    columns: dict[str, object] = {}
+    for label in wanted:
+        known = ref.obs[label].notna().to_numpy()
+        if not known.all():
+            logger.warning(
+                "%d of %d reference cells have no %r: they stay out of the transfer.",
+                (~known).sum(),
+                len(known),
+                label,
+            )
+        found = label_scores(
+            ref if known.all() else ref[known].copy(),
+            query,
+            LATENT_KEY,
+            label,
+            batch_key=model.batch_key,
+            max_refused=share,
+        )
+        columns[f"{label}_transfer"] = found.labels
+        columns[f"{label}_probability"] = found.probabilities.max(axis=1)
+        columns[f"{label}_unknown"] = found.is_unknown
+    return columns
+
+
+def _positions(model: SCALEXModel, latent: np.ndarray) -> np.ndarray | None:
+    """Place cells on the reference's map, ``None`` if it has none."""
+    if model.adata is None or UMAP_KEY not in model.adata.obsm:
+        logger.info("The reference has no obsm[%r]: the query gets none.", UMAP_KEY)
+        return None
+    n_neighbors = min(N_NEIGHBORS, model.adata.n_obs)
+    by_neighbors = KNeighborsRegressor(n_neighbors, weights="distance")
+    by_neighbors.fit(model.get_latent_representation(), np.asarray(model.adata.obsm[UMAP_KEY]))
+    return by_neighbors.predict(latent).astype(np.float32)
+
+
+def _found(model: SCALEXModel, query: AnnData) -> dict[str, int]:
+    genes = np.asarray(model.get_var_names(), dtype=str)
+    n_found = int(np.isin(genes, query.var_names.to_numpy(dtype=str)).sum())
+    logger.info("Mapped %d cells by %d of %d genes.", query.n_obs, n_found, len(genes))
+    return {"genes_found": n_found, "genes_of_reference": len(genes)}

@@ -1,0 +1,158 @@
+"""`integrate` and `map_query`: in place, on the object at hand."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scanpy as sc
+from anndata import AnnData
+from conftest import QUIET, real_data, simulate_counts
+
+import scalex_scvi as sx
+
+FEW = {"max_epochs": 8} | QUIET
+
+
+@pytest.fixture
+def reference(counts: AnnData) -> sx.SCALEXModel:
+    model = sx.integrate(counts, "batch", **FEW)
+    counts.obsm["X_umap"] = counts.obsm["X_scalex"][:, :2].copy()
+    return model
+
+
+@pytest.fixture
+def query() -> AnnData:
+    query = simulate_counts(80, n_batches=1, seed=5)
+    query.obs["batch"] = "new"
+    return query[:, ::-1][:, 5:].copy()
+
+
+def test_integrate_adds_the_latent_and_nothing_else(counts: AnnData) -> None:
+    counts.layers["counts"] = counts.X.copy()
+    before = counts.copy()
+    model = sx.integrate(counts, "batch", layer="counts", **FEW)
+    assert model.adata is counts
+    assert counts.obsm["X_scalex"].shape == (150, 10)
+    np.testing.assert_array_equal(counts.obsm["X_scalex"], model.get_latent_representation())
+    assert list(counts.obsm) == ["X_scalex"]
+    assert (counts.X != before.X).nnz == 0
+    assert [c for c in counts.obs if not c.startswith("_scvi")] == list(before.obs)
+    assert list(counts.var_names) == list(before.var_names)
+
+
+def test_integrate_uses_the_genes_that_scanpy_marked(counts: AnnData) -> None:
+    counts.var["highly_variable"] = np.arange(60) < 25
+    model = sx.integrate(counts, "batch", **FEW)
+    assert list(model.get_var_names()) == list(counts.var_names[:25])
+    assert len(sx.integrate(counts, "batch", n_top_features=-1, **FEW).get_var_names()) == 60
+
+
+def test_map_query_adds_latent_labels_and_position(
+    reference: sx.SCALEXModel, query: AnnData
+) -> None:
+    umap = reference.adata.obsm["X_umap"].copy()
+    before = query.copy()
+    mapped = sx.map_query(query, reference, labels="celltype")
+    assert mapped.adata is query
+    np.testing.assert_array_equal(query.obsm["X_scalex"], mapped.get_latent_representation())
+    assert (query.obs["celltype_transfer"] == query.obs["celltype"]).mean() > 0.5
+    assert query.obs["celltype_probability"].between(0, 1).all()
+    assert query.obs["celltype_unknown"].dtype == bool
+    assert query.uns["scalex_mapping"] == {"genes_found": 55, "genes_of_reference": 60}
+    np.testing.assert_array_equal(reference.adata.obsm["X_umap"], umap)
+    assert (query.X != before.X).nnz == 0
+    assert list(query.obs_names) == list(before.obs_names)
+    assert list(query.obs["celltype"]) == list(before.obs["celltype"])
+
+
+def test_cells_of_the_reference_are_where_they_were(
+    reference: sx.SCALEXModel, counts: AnnData
+) -> None:
+    again = counts[10:40].copy()
+    again.obsm.clear()
+    sx.map_query(again, reference)
+    np.testing.assert_allclose(again.obsm["X_scalex"], counts.obsm["X_scalex"][10:40], atol=1e-5)
+    np.testing.assert_allclose(again.obsm["X_umap"], counts.obsm["X_umap"][10:40], atol=1e-3)
+
+
+@pytest.mark.parametrize("n_cells", [1, 2, 3])
+def test_a_query_of_few_cells(reference: sx.SCALEXModel, query: AnnData, n_cells: int) -> None:
+    few = query[:n_cells].copy()
+    sx.map_query(few, reference, labels=["celltype"])
+    assert few.obs["celltype_transfer"].notna().all()
+    assert np.isfinite(few.obsm["X_umap"]).all()
+
+
+def test_a_reference_that_is_partly_labelled(
+    reference: sx.SCALEXModel, query: AnnData, caplog: pytest.LogCaptureFixture
+) -> None:
+    labels = reference.adata.obs["celltype"].astype(object)
+    labels.iloc[:50] = None
+    reference.adata.obs["partly"] = labels
+    sx.map_query(query, reference, labels="partly")
+    assert "50 of 150 reference cells have no 'partly'" in caplog.text
+    assert query.obs["partly_transfer"].notna().all()
+
+
+@pytest.mark.parametrize("kind", ["model", "run"])
+def test_a_reference_in_a_folder(
+    counts: AnnData, query: AnnData, tmp_path: Path, kind: str
+) -> None:
+    if kind == "model":
+        model = sx.integrate(counts, "batch", **FEW)
+        counts.obsm["X_umap"] = counts.obsm["X_scalex"][:, :2].copy()
+        model.save(tmp_path / "ref", save_anndata=True)
+    else:
+        sx.SCALEX(
+            counts,
+            outdir=tmp_path / "ref",
+            min_features=0,
+            max_iteration=10,
+            show=False,
+            progress_bar=False,
+        )
+    mapped = sx.map_query(query, tmp_path / "ref", labels="celltype")
+    assert {"X_scalex", "X_umap"} <= set(query.obsm)
+    assert mapped.batch_names[-1] == "new"
+
+
+def test_mistakes(reference: sx.SCALEXModel, query: AnnData, tmp_path: Path) -> None:
+    with pytest.raises(KeyError, match="'type' is not a column of the reference's obs"):
+        sx.map_query(query, reference, labels="type")
+    reference.save(tmp_path / "ref")
+    with pytest.raises(ValueError, match=r"no cells to take \['celltype'\] from.*save_anndata"):
+        sx.map_query(query, tmp_path / "ref", labels="celltype")
+    assert not query.obsm
+
+
+def test_what_was_found_is_said(
+    reference: sx.SCALEXModel, query: AnnData, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "scalex_scvi")
+    sx.map_query(query, reference)
+    assert "Found 55 of 60 genes of the reference" in caplog.text
+
+
+@pytest.mark.real_data
+def test_a_left_out_technology_of_the_pancreas() -> None:
+    adata = real_data("embedded/pancreas_5tech")
+    batches = list(adata.obs["batch"].astype(str).unique())
+    is_query = (adata.obs["batch"].astype(str) == batches[-1]).to_numpy()
+    ref, query = adata[~is_query].copy(), adata[is_query].copy()
+    model = sx.integrate(ref, "batch", recipe=sx.train.QUICK, **QUIET)
+    sc.pp.neighbors(ref, use_rep="X_scalex")
+    sc.tl.umap(ref)
+    sx.map_query(query, model, labels="celltype")
+    right = query.obs["celltype_transfer"].astype(str) == query.obs["celltype"].astype(str)
+    assert right.mean() > 0.9
+    middle = {
+        t: ref.obsm["X_umap"][(ref.obs["celltype"] == t).to_numpy()].mean(axis=0)
+        for t in ref.obs["celltype"].unique()
+    }
+    types = list(middle)
+    at = query.obsm["X_umap"]
+    distance = np.stack([np.linalg.norm(at - middle[t], axis=1) for t in types])
+    assert (np.array(types)[distance.argmin(axis=0)] == query.obs["celltype"]).mean() > 0.8
