@@ -107,7 +107,6 @@ class ImputationMixin(_Base):
         units: Units = "scaled",
         threshold: float | None = None,
         chunk_size: int = _CHUNK,
-        batch_size: int | None = None,
     ) -> None:
         """Decode the latent of all cells, chunk by chunk, into a layer or into a file.
 
@@ -140,8 +139,6 @@ class ImputationMixin(_Base):
         chunk_size
             Cells decoded at once. It does not change the result. Decoding takes about five dense
             chunks of cells × genes × 4 bytes.
-        batch_size
-            Cells per minibatch when encoding.
 
         Raises
         ------
@@ -163,7 +160,7 @@ class ImputationMixin(_Base):
             genes,
             transform_batch=transform_batch,
             units=units,
-            batch_size=batch_size,
+            batch_size=None,
             chunk_size=chunk_size,
         )
         blocks = (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ._normalise import Statistics, minibatch_moments, normalise
+from ._normalize import Statistics, minibatch_moments, normalise
 
 
 class BatchNorm1d(nn.BatchNorm1d):

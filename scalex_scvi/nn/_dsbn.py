@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ._normalise import Statistics, minibatch_moments, normalise
+from ._normalize import Statistics, minibatch_moments, normalise
 
 
 class DomainSpecificBatchNorm1d(nn.Module):

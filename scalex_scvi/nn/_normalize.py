@@ -85,7 +85,7 @@ def normalise(
     -------
     Tensor of shape ``(n_cells, n_features)``.
     """
-    return _Normalise.apply(x, weight, bias, rows, *statistics, eps, synchronise)
+    return _Normalise.apply(x, weight, bias, rows, statistics, eps, synchronise)
 
 
 class _Normalise(torch.autograd.Function):
@@ -96,15 +96,13 @@ class _Normalise(torch.autograd.Function):
         weight: Tensor,
         bias: Tensor,
         rows: Tensor,
-        mean: Tensor,
-        var: Tensor,
-        share: Tensor,
+        statistics: Statistics,
         eps: float,
         synchronise: bool,
     ) -> Tensor:
-        centred = _centre(x, rows, mean)
-        inverse = torch.rsqrt(var + eps)
-        ctx.save_for_backward(centred, rows, weight, inverse, share)
+        centred = _centre(x, rows, statistics.mean)
+        inverse = torch.rsqrt(statistics.var + eps)
+        ctx.save_for_backward(centred, rows, weight, inverse, statistics.share)
         ctx.synchronise = synchronise
         return torch.addcmul(rows @ bias, centred, rows @ (weight * inverse))
 
@@ -121,7 +119,7 @@ class _Normalise(torch.autograd.Function):
         through_var = rows @ (scale * share * inverse * common_weight)
         of_x = gradient * (rows @ scale) - through_mean
         of_x.addcmul_(centred, through_var, value=-1)
-        return of_x, of_weight, of_bias, None, None, None, None, None, None
+        return of_x, of_weight, of_bias, None, None, None, None
 
 
 def _centre(x: Tensor, rows: Tensor, mean: Tensor) -> Tensor:
