@@ -85,7 +85,7 @@ class Outputs:
     def _assess(self, adata: AnnData) -> None:
         """Write the scores of the latent space into ``uns``."""
         scores = metrics.integration_scores(
-            adata, batch_key=BATCH, label_key=self._label_in(adata), seed=self.seed
+            adata, batch_key=BATCH, labels_key=self._label_in(adata), seed=self.seed
         )
         for name, value in scores.items():
             logger.info("%s: %.3f", name, value)

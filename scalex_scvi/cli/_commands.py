@@ -159,9 +159,11 @@ def _plot_confusion(adata: AnnData, truth: str, predicted: str, options: dict[st
 def _assess(args: argparse.Namespace) -> None:
     adata = _read_results(args.run)
     if args.benchmark:
-        scores = metrics.benchmark(adata, args.rep, batch_key=args.batch_name, label_key=args.label)
+        scores = metrics.benchmark(
+            adata, args.rep, batch_key=args.batch_name, labels_key=args.label
+        )
     else:
-        keys = {"batch_key": args.batch_name, "label_key": args.label, "seed": args.seed}
+        keys = {"batch_key": args.batch_name, "labels_key": args.label, "seed": args.seed}
         found = {rep: metrics.integration_scores(adata, rep, **keys) for rep in args.rep}
         scores = pd.DataFrame(found).T
     sys.stdout.write(scores.round(3).to_string() + "\n")

@@ -21,8 +21,8 @@ from sklearn.utils import check_array
 from scalex_scvi._core.files import whole_file
 
 from ._benchmark_picture import draw_scores
-from ._demo import uncorrected_pca
 from ._inputs import column, import_extra, representation
+from ._uncorrected import uncorrected_pca
 
 BIO_METRICS = (
     "isolated_labels",
@@ -40,7 +40,7 @@ BATCH_METRICS = (
 WEIGHTS = {"Batch correction": 0.4, "Bio conservation": 0.6}
 """Of the total, as in Luecken et al."""
 MIN_CELLS = 90
-"""scib-metrics computes LISI from this many neighbours, the cell itself among them."""
+"""scib-metrics computes LISI from this many neighbors, the cell itself among them."""
 
 
 def benchmark(
@@ -48,7 +48,7 @@ def benchmark(
     keys: str | Sequence[str],
     *,
     batch_key: str = "batch",
-    label_key: str = "celltype",
+    labels_key: str = "celltype",
     pre_integrated: str | None = None,
     bio_metrics: Sequence[str] = BIO_METRICS,
     batch_metrics: Sequence[str] = BATCH_METRICS,
@@ -67,7 +67,7 @@ def benchmark(
     others; then compare aggregate scores only with tables of the same metrics.
 
     The same input gives the same table, up to the last digits of JAX's single precision (1e-6):
-    neighbours are exact, and the seeds inside scib-metrics are fixed. The first call of a session
+    neighbors are exact, and the seeds inside scib-metrics are fixed. The first call of a session
     compiles for up to a minute, most of it for *KBET*. The time of the silhouettes grows with the
     square of the cells: draw a sample of a large atlas.
 
@@ -78,7 +78,7 @@ def benchmark(
     keys
         Embeddings, for instance ``["uncorrected", "latent"]`` after
         ``adata.obsm["uncorrected"] = uncorrected_pca(adata)``.
-    batch_key, label_key
+    batch_key, labels_key
         Columns of ``obs``.
     pre_integrated
         Key in ``obsm`` of the uncorrected embedding that ``"pcr_comparison"`` compares with. By
@@ -92,7 +92,7 @@ def benchmark(
         it turns a difference of 0.001 into one of 1, and every score then depends on which other
         embeddings are in the table.
     n_jobs
-        Processes of the neighbour search.
+        Processes of the neighbor search.
     progress_bar
         Whether to show scib-metrics' progress bars.
     save
@@ -131,7 +131,7 @@ def benchmark(
     if bio is None and batch is None:
         msg = "`bio_metrics` and `batch_metrics` are both empty; give at least one metric."
         raise ValueError(msg)
-    bare = _bare(adata, keys, batch_key, label_key)
+    bare = _bare(adata, keys, batch_key, labels_key)
     before = keys[0]
     if "pcr_comparison" in batch_metrics:
         before = _add_pre_integrated(bare, adata, pre_integrated)
@@ -183,7 +183,7 @@ def _selection(kind: Any, names: Sequence[str], argument: str) -> Any:
     return kind(**{name: name in names for name in known}) if names else None
 
 
-def _bare(adata: AnnData, keys: list[str], batch_key: str, label_key: str) -> AnnData:
+def _bare(adata: AnnData, keys: list[str], batch_key: str, labels_key: str) -> AnnData:
     """Only what is scored: scib-metrics writes into what it is given."""
     if adata.n_obs < MIN_CELLS:
         msg = f"`adata` has {adata.n_obs} cells; scib-metrics needs at least {MIN_CELLS}."
@@ -191,11 +191,11 @@ def _bare(adata: AnnData, keys: list[str], batch_key: str, label_key: str) -> An
     obs = pd.DataFrame(
         {
             "batch": column(adata, batch_key, name="batch_key").astype(str),
-            "label": column(adata, label_key, name="label_key").astype(str),
+            "label": column(adata, labels_key, name="labels_key").astype(str),
         },
         index=pd.RangeIndex(adata.n_obs).astype(str),
     )
-    for kind, key in {"batch": batch_key, "label": label_key}.items():
+    for kind, key in {"batch": batch_key, "label": labels_key}.items():
         if obs[kind].nunique() < 2:
             msg = f"adata.obs[{key!r}] has one value only; the metrics need two or more."
             raise ValueError(msg)

@@ -47,7 +47,7 @@ def example(n_cells: int = 120) -> AnnData:
 
 
 def plain_connectivity(points: np.ndarray, labels: np.ndarray) -> float:
-    """Mean share of each label's largest component in the graph of 15 neighbours, self included."""
+    """Mean share of each label's largest component in the graph of 15 neighbors, self included."""
     distance = cdist(points, points)
     graph = np.zeros_like(distance)
     np.put_along_axis(graph, np.argsort(distance, axis=1)[:, :15], 1, axis=1)
@@ -61,9 +61,9 @@ def plain_connectivity(points: np.ndarray, labels: np.ndarray) -> float:
 
 def plain_explained(points: np.ndarray, batches: np.ndarray) -> float:
     """Share of the variance that is between batches."""
-    centred = points - points.mean(0)
-    means = np.stack([centred[batches == b].mean(0) for b in batches])
-    return float((means**2).sum() / (centred**2).sum())
+    centered = points - points.mean(0)
+    means = np.stack([centered[batches == b].mean(0) for b in batches])
+    return float((means**2).sum() / (centered**2).sum())
 
 
 @needs_scib
@@ -121,7 +121,7 @@ def test_one_kind_only_and_other_names_of_columns() -> None:
         adata,
         "mixed",
         batch_key="donor",
-        label_key="type",
+        labels_key="type",
         bio_metrics=["silhouette_label"],
         batch_metrics=[],
     )
@@ -175,9 +175,9 @@ def test_picture(tmp_path: Path) -> None:
         ({"keys": ["mixed", "mixed"]}, ValueError, "give one embedding or more, each once"),
         ({"keys": "broken"}, ValueError, r"adata.obsm\['broken'\] contains NaN"),
         ({"batch_key": "donor"}, KeyError, "`batch_key` 'donor' is not a column"),
-        ({"label_key": "type"}, KeyError, "`label_key` 'type' is not a column"),
+        ({"labels_key": "type"}, KeyError, "`labels_key` 'type' is not a column"),
         ({"batch_key": "same"}, ValueError, r"adata.obs\['same'\] has one value only"),
-        ({"label_key": "holes"}, ValueError, r"adata.obs\['holes'\] is missing for 60 of 120"),
+        ({"labels_key": "holes"}, ValueError, r"adata.obs\['holes'\] is missing for 60 of 120"),
         ({"bio_metrics": ["asw"]}, ValueError, r"`bio_metrics` has \['asw'\]; .*silhouette_label"),
         ({"bio_metrics": [], "batch_metrics": []}, ValueError, "both empty"),
         ({}, ValueError, "Give its key in adata.obsm as `pre_integrated`"),
@@ -218,13 +218,13 @@ def test_the_default_metrics_on_real_data() -> None:
     pca = sx.metrics.uncorrected_pca(adata)
     adata.obsm["uncorrected"] = pca
     batches = adata.obs["batch"].to_numpy()
-    adata.obsm["centred"] = pca - np.stack([pca[batches == b].mean(0) for b in batches])
+    adata.obsm["centered"] = pca - np.stack([pca[batches == b].mean(0) for b in batches])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        table = sx.metrics.benchmark(adata, ["uncorrected", "centred"])
+        table = sx.metrics.benchmark(adata, ["uncorrected", "centered"])
     assert len(table.columns) == 13
     assert table.notna().all(axis=None)
     assert ((table > -0.1) & (table <= 1)).all(axis=None)
-    gain = table.loc["centred"] - table.loc["uncorrected"]
+    gain = table.loc["centered"] - table.loc["uncorrected"]
     assert gain["Batch correction"] > 0.1
     assert gain["PCR comparison"] > 0.5

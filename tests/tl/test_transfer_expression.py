@@ -1,4 +1,4 @@
-"""transfer_expression: the mean of the neighbours in the reference."""
+"""transfer_expression: the mean of the neighbors in the reference."""
 
 from __future__ import annotations
 
@@ -172,7 +172,7 @@ BAD = {
     "no raw": (_fine, {"use_raw": True}, ValueError, "there is no `ref.raw`"),
     "no layer": (_fine, {"layer": "x"}, KeyError, "not in ref.layers"),
     "weights": (_fine, {"weights": "gaussian"}, ValueError, "'uniform' or 'distance'"),
-    "neighbours": (_fine, {"n_neighbors": 0}, ValueError, "at least 1, got 0"),
+    "neighbors": (_fine, {"n_neighbors": 0}, ValueError, "at least 1, got 0"),
 }
 
 
