@@ -58,7 +58,8 @@ def integration_scores(
     if labels_key is None:
         return scores
     if labels_key not in adata.obs:
-        msg = f"`labels_key` {labels_key!r} is not a column of adata.obs: {list(adata.obs.columns)!r}."
+        columns = list(adata.obs.columns)
+        msg = f"`labels_key` {labels_key!r} is not a column of adata.obs: {columns!r}."
         raise KeyError(msg)
     labels = adata.obs[labels_key]
     labeled = labels.notna().to_numpy()

@@ -130,7 +130,8 @@ def _contrast_with_white(color: str) -> float:
 
 def pale(color: str) -> str:
     """Return the color of background cells: a quarter of it, the rest white."""
-    return to_hex(0.25 * np.array(to_rgb(color)) + 0.75)
+    red, green, blue = (0.25 * part + 0.75 for part in to_rgb(color))
+    return to_hex((red, green, blue))
 
 
 def _is_pale(color: str) -> bool:

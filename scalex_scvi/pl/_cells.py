@@ -70,7 +70,7 @@ def draw_cells(
         palette={name: colors[name] for name in names} or None,
         na_color=GRAY,
         na_in_legend=False,
-        size=size if np.isscalar(size) else size[order],
+        size=size[order] if isinstance(size, np.ndarray) else size,
         ax=axis,
         show=False,
         **({"legend_loc": "none"} | legend),

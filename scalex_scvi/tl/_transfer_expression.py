@@ -149,8 +149,8 @@ def _neighbor_weights(
     points, targets = _points(ref, use_rep, "ref"), _points(query, use_rep, "query")
     if points.shape[1] != targets.shape[1]:
         msg = (
-            f"`use_rep` {use_rep!r} has {points.shape[1]} dimensions in `ref` and {targets.shape[1]} in "
-            "`query`: they are not of the same space."
+            f"`use_rep` {use_rep!r} has {points.shape[1]} dimensions in `ref` and "
+            f"{targets.shape[1]} in `query`: they are not of the same space."
         )
         raise ValueError(msg)
     n_neighbors = min(n_neighbors, len(points))

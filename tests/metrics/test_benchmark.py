@@ -22,7 +22,7 @@ import scalex_scvi as sx
 
 AGGREGATES = ["Batch correction", "Bio conservation", "Total"]
 # Those that need little compilation.
-QUICK = {"bio_metrics": ["silhouette_label"], "batch_metrics": ["graph_connectivity"]}
+QUICK = {"metrics": ["silhouette_label", "graph_connectivity"]}
 
 needs_scib = pytest.mark.skipif(
     find_spec("scib_metrics") is None,
@@ -73,8 +73,7 @@ def test_scores_equal_plain_computations() -> None:
         adata,
         ["mixed", "apart"],
         pre_integrated="apart",
-        bio_metrics=["silhouette_label"],
-        batch_metrics=["graph_connectivity", "pcr_comparison"],
+        metrics=["silhouette_label", "graph_connectivity", "pcr_comparison"],
     )
     metrics = ["Silhouette label", "Graph connectivity", "PCR comparison"]
     assert list(table.index) == ["mixed", "apart"]
@@ -122,8 +121,7 @@ def test_one_kind_only_and_other_names_of_columns() -> None:
         "mixed",
         batch_key="donor",
         labels_key="type",
-        bio_metrics=["silhouette_label"],
-        batch_metrics=[],
+        metrics="silhouette_label",
     )
     assert list(table.columns) == ["Silhouette label", "Bio conservation"]
 
@@ -148,7 +146,7 @@ def test_min_max_scaling_stretches_and_is_off() -> None:
 @needs_scib
 def test_pre_integrated_is_the_uncorrected_pca_by_default(prepared: AnnData) -> None:
     prepared.obsm["uncorrected"] = sx.metrics.uncorrected_pca(prepared)
-    options = {"bio_metrics": [], "batch_metrics": ["pcr_comparison"]}
+    options = {"metrics": ["pcr_comparison"]}
     named, default = (
         sx.metrics.benchmark(prepared, ["uncorrected"], pre_integrated=key, **options)
         for key in ("uncorrected", None)
@@ -178,8 +176,8 @@ def test_picture(tmp_path: Path) -> None:
         ({"labels_key": "type"}, KeyError, "`labels_key` 'type' is not a column"),
         ({"batch_key": "same"}, ValueError, r"adata.obs\['same'\] has one value only"),
         ({"labels_key": "holes"}, ValueError, r"adata.obs\['holes'\] is missing for 60 of 120"),
-        ({"bio_metrics": ["asw"]}, ValueError, r"`bio_metrics` has \['asw'\]; .*silhouette_label"),
-        ({"bio_metrics": [], "batch_metrics": []}, ValueError, "both empty"),
+        ({"metrics": ["asw"]}, ValueError, r"`metrics` has \['asw'\]; .*silhouette_label"),
+        ({"metrics": []}, ValueError, r"`metrics` has \[\]; give one or more"),
         ({}, ValueError, "Give its key in adata.obsm as `pre_integrated`"),
         ({"pre_integrated": "X_pca"}, KeyError, "`pre_integrated` 'X_pca' is not in adata.obsm"),
         ({"save": "absent/table.png"}, ValueError, "its folder does not exist"),
