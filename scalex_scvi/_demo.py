@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from anndata import AnnData
+from sklearn.metrics import accuracy_score, f1_score
 
 from . import datasets, metrics
 from ._outputs import LABEL, Outputs
@@ -75,9 +76,7 @@ def demo(
         outputs=replace(outputs, outdir=folder.path / "projection"),
         seed=seed,
     )
-    scores = metrics.demo_scores(
-        ref, together, batch_key=batch_column(together), label=outputs.label
-    )
+    scores = demo_scores(ref, together, batch_key=batch_column(together), label=outputs.label)
     folder.write_text(scores.to_csv(index=False), "scores.csv")
     return scores
 
@@ -91,3 +90,61 @@ def _held_out(counts: AnnData, name: str | None) -> np.ndarray:
         msg = f"`held_out` {name!r} must be one of two or more batches: {batches!r}."
         raise ValueError(msg)
     return (batch.astype(str) == name).to_numpy()
+
+
+def demo_scores(ref: AnnData, together: AnnData, *, batch_key: str, label: str) -> pd.DataFrame:
+    """Score an integrated reference and a query that was projected onto it.
+
+    Parameters
+    ----------
+    ref
+        Integrated cells, with ``obsm["latent"]``.
+    together
+        Reference and query, with ``obs["projection"]`` and ``obs[f"{label}_transfer"]``.
+    batch_key, label
+        Columns of ``obs``.
+
+    Returns
+    -------
+    Columns ``score``, ``value`` and ``meaning``.
+    """
+    batch, labels = ref.obs[batch_key], ref.obs[label]
+    pca, latent = metrics.uncorrected_pca(ref), ref.obsm["latent"]
+    query = together.obs[together.obs["projection"] == "query"]
+    truth, predicted = query[label].astype(str), query[f"{label}_transfer"].astype(str)
+    mixed = metrics.expected_same_batch_share(batch)
+    rows = [
+        (
+            "same-batch neighbors, uncorrected",
+            metrics.same_batch_share(pca, batch),
+            f"share of 30 neighbors from a cell's own batch; 1 = apart, {mixed:.2f} = mixed",
+        ),
+        (
+            "same-batch neighbors, integrated",
+            metrics.same_batch_share(latent, batch),
+            "the same in the latent space; lower is better",
+        ),
+        (
+            "cell-type purity, uncorrected",
+            metrics.knn_purity(pca, labels),
+            "share of 30 neighbors of a cell's own type; higher is better",
+        ),
+        (
+            "cell-type purity, integrated",
+            metrics.knn_purity(latent, labels),
+            "the same in the latent space; it should not fall",
+        ),
+        (
+            "accuracy of transferred labels",
+            float(accuracy_score(truth, predicted)),
+            "projected cells that got their true label, without any training on them",
+        ),
+        (
+            "macro-F1 of transferred labels",
+            float(
+                f1_score(truth, predicted, average="macro", labels=truth.unique(), zero_division=0)
+            ),
+            "the same with each cell type counting alike, rare ones too",
+        ),
+    ]
+    return pd.DataFrame(rows, columns=["score", "value", "meaning"])

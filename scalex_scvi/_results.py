@@ -114,7 +114,7 @@ def _label_in(adata: AnnData, outputs: Outputs) -> str | None:
 def _assess(adata: AnnData, label: str | None, seed: int | None) -> None:
     """Write the scores of the latent space into ``uns``."""
     scores = metrics.integration_scores(
-        adata, batch_key=batch_column(adata), label_key=label, seed=seed
+        adata, batch_key=batch_column(adata), labels_key=label, seed=seed
     )
     for name, value in scores.items():
         logger.info("%s: %.3f", name, value)

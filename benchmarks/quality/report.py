@@ -122,9 +122,9 @@ def _score(cells: ad.AnnData, place: Path) -> pd.DataFrame:
         scored,
         list(embeddings),
         batch_key="batch",
-        label_key="label",
+        labels_key="label",
         pre_integrated="before",
-        bio_metrics=BIO_METRICS,
+        metrics=(*BIO_METRICS, *sx.metrics.BATCH_METRICS),
     )
     return scores.rename_axis("embedding").reset_index()
 

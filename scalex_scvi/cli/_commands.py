@@ -151,9 +151,9 @@ def _assess(args: argparse.Namespace) -> None:
     adata = _read_results(args.run)
     batch_key = args.batch_name or batch_column(adata)
     if args.benchmark:
-        scores = metrics.benchmark(adata, args.rep, batch_key=batch_key, label_key=args.label)
+        scores = metrics.benchmark(adata, args.rep, batch_key=batch_key, labels_key=args.label)
     else:
-        keys = {"batch_key": batch_key, "label_key": args.label, "seed": args.seed}
+        keys = {"batch_key": batch_key, "labels_key": args.label, "seed": args.seed}
         found = {rep: metrics.integration_scores(adata, rep, **keys) for rep in args.rep}
         scores = pd.DataFrame(found).T
     sys.stdout.write(scores.round(3).to_string() + "\n")

@@ -20,7 +20,7 @@ def pbmc_chromatin(*, seed: int = 0) -> AnnData:
 
     Cells, cell types and expression are those of :func:`pbmc_technologies`. Each gene gets four
     peaks, seen open in a cell with a probability that rises with the gene's expression in the
-    cell and its neighbours; each peak has a log-odds of its own (mean -2.5, SD 1.2). Cells are
+    cell and its neighbors; each peak has a log-odds of its own (mean -2.5, SD 1.2). Cells are
     dealt at random to two platforms; in the second each peak is seen less, to a degree of its own.
 
     Parameters
@@ -93,7 +93,7 @@ def gene_activity(peaks: AnnData, gene_key: str = "gene") -> AnnData:
 
 
 def _activity(source: AnnData) -> np.ndarray:
-    """Expression of each cell and its neighbours, standardised per gene: cells × genes."""
+    """Expression of each cell and its neighbors, standardized per gene: cells × genes."""
     graph = source.obsp["connectivities"] + sparse.identity(source.n_obs)
     weights = sparse.diags(1 / np.asarray(graph.sum(axis=1)).ravel())
     smooth = np.asarray((weights @ graph @ source.raw.X).todense())

@@ -69,11 +69,11 @@ def pbmc_technologies(*, seed: int = 0) -> AnnData:
     return adata
 
 
-def _recover_counts(log_normalised: sparse.spmatrix) -> np.ndarray:
+def _recover_counts(log_normalized: sparse.spmatrix) -> np.ndarray:
     """Molecules from log1p of counts per cell times a factor: each cell's smallest value is one."""
-    normalised = np.expm1(np.asarray(sparse.csr_matrix(log_normalised).toarray(), dtype=float))
-    one = np.where(normalised > 0, normalised, np.inf).min(axis=1, keepdims=True)
-    return np.rint(normalised / one).astype(np.int64)
+    normalized = np.expm1(np.asarray(sparse.csr_matrix(log_normalized).toarray(), dtype=float))
+    one = np.where(normalized > 0, normalized, np.inf).min(axis=1, keepdims=True)
+    return np.rint(normalized / one).astype(np.int64)
 
 
 def _measure(

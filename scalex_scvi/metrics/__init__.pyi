@@ -1,9 +1,10 @@
+from ._benchmark import BATCH_METRICS as BATCH_METRICS
+from ._benchmark import BIO_METRICS as BIO_METRICS
 from ._benchmark import benchmark as benchmark
-from ._demo import demo_scores as demo_scores
-from ._demo import uncorrected_pca as uncorrected_pca
 from ._entropy import batch_entropy_mixing_score as batch_entropy_mixing_score
 from ._integration import integration_scores as integration_scores
 from ._neighbors import expected_same_batch_share as expected_same_batch_share
 from ._neighbors import knn_purity as knn_purity
 from ._neighbors import same_batch_share as same_batch_share
 from ._silhouette import silhouette_score as silhouette_score
+from ._uncorrected import uncorrected_pca as uncorrected_pca

@@ -21,8 +21,8 @@ from sklearn.utils import check_array
 from scalex_scvi._core.files import whole_file
 
 from ._benchmark_picture import draw_scores
-from ._demo import uncorrected_pca
 from ._inputs import column, import_extra, representation
+from ._uncorrected import uncorrected_pca
 
 BIO_METRICS = (
     "isolated_labels",
@@ -40,7 +40,7 @@ BATCH_METRICS = (
 WEIGHTS = {"Batch correction": 0.4, "Bio conservation": 0.6}
 """Of the total, as in Luecken et al."""
 MIN_CELLS = 90
-"""scib-metrics computes LISI from this many neighbours, the cell itself among them."""
+"""scib-metrics computes LISI from this many neighbors, the cell itself among them."""
 
 
 def benchmark(
@@ -48,13 +48,10 @@ def benchmark(
     keys: str | Sequence[str],
     *,
     batch_key: str = "batch",
-    label_key: str = "celltype",
+    labels_key: str = "celltype",
     pre_integrated: str | None = None,
-    bio_metrics: Sequence[str] = BIO_METRICS,
-    batch_metrics: Sequence[str] = BATCH_METRICS,
+    metrics: str | Sequence[str] = (*BIO_METRICS, *BATCH_METRICS),
     min_max_scale: bool = False,
-    n_jobs: int = 1,
-    progress_bar: bool = False,
     save: str | os.PathLike[str] | None = None,
 ) -> pd.DataFrame:
     """Score embeddings side by side with scib-metrics.
@@ -67,7 +64,7 @@ def benchmark(
     others; then compare aggregate scores only with tables of the same metrics.
 
     The same input gives the same table, up to the last digits of JAX's single precision (1e-6):
-    neighbours are exact, and the seeds inside scib-metrics are fixed. The first call of a session
+    neighbors are exact, and the seeds inside scib-metrics are fixed. The first call of a session
     compiles for up to a minute, most of it for *KBET*. The time of the silhouettes grows with the
     square of the cells: draw a sample of a large atlas.
 
@@ -78,23 +75,20 @@ def benchmark(
     keys
         Embeddings, for instance ``["uncorrected", "latent"]`` after
         ``adata.obsm["uncorrected"] = uncorrected_pca(adata)``.
-    batch_key, label_key
+    batch_key, labels_key
         Columns of ``obs``.
     pre_integrated
         Key in ``obsm`` of the uncorrected embedding that ``"pcr_comparison"`` compares with. By
         default :func:`uncorrected_pca` of ``adata``, which needs the output of
         :func:`scalex_scvi.pp.rna`.
-    bio_metrics, batch_metrics
+    metrics
         Names of metrics, as the fields of :class:`scib_metrics.benchmark.BioConservation` and
-        :class:`~scib_metrics.benchmark.BatchCorrection`. An empty sequence leaves the kind out.
+        :class:`~scib_metrics.benchmark.BatchCorrection`; a kind that none is of is left out.
+        ``metrics.BIO_METRICS`` and ``metrics.BATCH_METRICS`` are those of the default.
     min_max_scale
         Whether to stretch each metric so that the worst embedding gets 0 and the best 1. Off:
         it turns a difference of 0.001 into one of 1, and every score then depends on which other
         embeddings are in the table.
-    n_jobs
-        Processes of the neighbour search.
-    progress_bar
-        Whether to show scib-metrics' progress bars.
     save
         File for a picture of the table; its ending chooses the format (``.png``, ``.pdf``,
         ``.svg``). Written whole or not at all.
@@ -126,14 +120,11 @@ def benchmark(
     if not keys or len(set(keys)) < len(keys):
         msg = f"`keys` is {keys!r}; give one embedding or more, each once."
         raise ValueError(msg)
-    bio = _selection(scib.BioConservation, bio_metrics, "bio_metrics")
-    batch = _selection(scib.BatchCorrection, batch_metrics, "batch_metrics")
-    if bio is None and batch is None:
-        msg = "`bio_metrics` and `batch_metrics` are both empty; give at least one metric."
-        raise ValueError(msg)
-    bare = _bare(adata, keys, batch_key, label_key)
+    names = [metrics] if isinstance(metrics, str) else list(metrics)
+    bio, batch = _selection((scib.BioConservation, scib.BatchCorrection), names)
+    bare = _bare(adata, keys, batch_key, labels_key)
     before = keys[0]
-    if "pcr_comparison" in batch_metrics:
+    if "pcr_comparison" in names:
         before = _add_pre_integrated(bare, adata, pre_integrated)
     bench = scib.Benchmarker(
         bare,
@@ -143,10 +134,10 @@ def benchmark(
         bio_conservation_metrics=bio,
         batch_correction_metrics=batch,
         pre_integrated_embedding_obsm_key=before,
-        progress_bar=progress_bar,
+        progress_bar=False,
     )
     with _cheap_garbage_collection():
-        bench.prepare(neighbor_computer=lambda x, k: _exact_neighbors(x, k, n_jobs))
+        bench.prepare(neighbor_computer=_exact_neighbors)
         bench.benchmark()
     results = bench.get_results(min_max_scale=False)
     kinds = results.loc["Metric Type"]
@@ -172,18 +163,23 @@ def _check_picture(save: str | os.PathLike[str] | None) -> None:
         raise ValueError(msg)
 
 
-def _selection(kind: Any, names: Sequence[str], argument: str) -> Any:
-    """Switch on the named metrics, and no others whatever the version's defaults."""
-    known = [field.name for field in fields(kind)]
-    names = [names] if isinstance(names, str) else list(names)
-    unknown = [name for name in names if name not in known]
-    if unknown:
-        msg = f"`{argument}` has {unknown!r}; the installed scib-metrics knows {known!r}."
+def _selection(kinds: Sequence[Any], names: Sequence[str]) -> list[Any]:
+    """Switch on the named metrics of each kind, and no others whatever the version's defaults."""
+    known = [[field.name for field in fields(kind)] for kind in kinds]
+    unknown = [name for name in names if not any(name in of_kind for of_kind in known)]
+    if unknown or not names:
+        msg = (
+            f"`metrics` has {unknown or names!r}; give one or more of those that the installed "
+            f"scib-metrics knows: {sum(known, [])!r}."
+        )
         raise ValueError(msg)
-    return kind(**{name: name in names for name in known}) if names else None
+    return [
+        kind(**{name: name in names for name in of_kind}) if set(names) & set(of_kind) else None
+        for kind, of_kind in zip(kinds, known, strict=True)
+    ]
 
 
-def _bare(adata: AnnData, keys: list[str], batch_key: str, label_key: str) -> AnnData:
+def _bare(adata: AnnData, keys: list[str], batch_key: str, labels_key: str) -> AnnData:
     """Only what is scored: scib-metrics writes into what it is given."""
     if adata.n_obs < MIN_CELLS:
         msg = f"`adata` has {adata.n_obs} cells; scib-metrics needs at least {MIN_CELLS}."
@@ -191,11 +187,11 @@ def _bare(adata: AnnData, keys: list[str], batch_key: str, label_key: str) -> An
     obs = pd.DataFrame(
         {
             "batch": column(adata, batch_key, name="batch_key").astype(str),
-            "label": column(adata, label_key, name="label_key").astype(str),
+            "label": column(adata, labels_key, name="labels_key").astype(str),
         },
         index=pd.RangeIndex(adata.n_obs).astype(str),
     )
-    for kind, key in {"batch": batch_key, "label": label_key}.items():
+    for kind, key in {"batch": batch_key, "label": labels_key}.items():
         if obs[kind].nunique() < 2:
             msg = f"adata.obs[{key!r}] has one value only; the metrics need two or more."
             raise ValueError(msg)
@@ -216,7 +212,7 @@ def _add_pre_integrated(bare: AnnData, adata: AnnData, key: str | None) -> str:
         msg = (
             "The metric 'pcr_comparison' compares with the embedding before integration, and "
             "`adata` has no `raw` to compute it from. Give its key in adata.obsm as "
-            "`pre_integrated`, or leave the metric out of `batch_metrics`."
+            "`pre_integrated`, or leave the metric out of `metrics`."
         )
         raise ValueError(msg)
     key = "uncorrected PCA for comparison"
@@ -251,9 +247,9 @@ def _cheap_garbage_collection() -> Iterator[None]:
         gc.unfreeze()
 
 
-def _exact_neighbors(points: np.ndarray, n_neighbors: int, n_jobs: int) -> Any:
-    """Exact, so that the table does not depend on the number of processes."""
-    search = NearestNeighbors(n_neighbors=n_neighbors, n_jobs=n_jobs).fit(points)
+def _exact_neighbors(points: np.ndarray, n_neighbors: int) -> Any:
+    """Exact, so that the table repeats."""
+    search = NearestNeighbors(n_neighbors=n_neighbors).fit(points)
     distances, indices = search.kneighbors(points)
     results = import_extra("scib_metrics.nearest_neighbors").NeighborsResults
     return results(indices=indices, distances=distances)

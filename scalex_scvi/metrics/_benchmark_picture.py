@@ -10,10 +10,10 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 
 def draw_scores(table: pd.DataFrame, kinds: pd.Series) -> Figure:
-    """Draw scores as a heat map whose colours mean the same in every column.
+    """Draw scores as a heat map whose colors mean the same in every column.
 
-    scib-metrics' own picture colours each column by its spread over the embeddings, so 0.99 and
-    1.00 look as far apart as 0 and 1, and prints some values in the colour of their background.
+    scib-metrics' own picture colors each column by its spread over the embeddings, so 0.99 and
+    1.00 look as far apart as 0 and 1, and prints some values in the color of their background.
 
     Parameters
     ----------

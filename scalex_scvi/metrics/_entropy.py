@@ -87,7 +87,13 @@ def batch_entropy_mixing_score(
     """
     _check_options(n_neighbors, n_pools, n_samples_per_pool, scale)
     points, groups = points_and_groups(
-        data, batches, key=batch_key, use_rep=use_rep, name="batches", kind="batch"
+        data,
+        batches,
+        use_rep=use_rep,
+        key=batch_key,
+        key_name="batch_key",
+        name="batches",
+        kind="batch",
     )
     points = check_array(points, input_name="data", ensure_min_samples=2)
     names, codes = np.unique(groups, return_inverse=True)
@@ -135,7 +141,7 @@ def _other_neighbors(points: np.ndarray, cells: np.ndarray, n_neighbors: int) ->
 
 
 def _regional_entropies(neighbor_batches: Any, shares: Any) -> Any:
-    """Entropy of the batches of each cell's neighbours (cells × neighbours), in JAX."""
+    """Entropy of the batches of each cell's neighbors (cells × neighbors), in JAX."""
     import jax
     import jax.numpy as jnp
 

@@ -56,16 +56,24 @@ def complete(groups: npt.ArrayLike, *, name: str) -> np.ndarray:
 
 
 def points_and_groups(
-    data: Any, groups: npt.ArrayLike | str | None, *, key: str, use_rep: str, name: str, kind: str
+    data: Any,
+    groups: npt.ArrayLike | str | None,
+    *,
+    use_rep: str,
+    key: str,
+    key_name: str,
+    name: str,
+    kind: str,
 ) -> tuple[Any, np.ndarray]:
     """Return points and one group for each, from arrays or from an AnnData and its keys.
 
-    ``name`` is the parameter of the array, ``kind`` what is in it, as errors call it.
+    ``name`` and ``key_name`` are the parameters of the array and of the key, ``kind`` what is in
+    them, as errors call it.
     """
     if isinstance(data, AnnData):
         points = representation(data, use_rep)
         if groups is None or isinstance(groups, str):
-            return points, column(data, groups or key, name=name if groups else f"{kind}_key")
+            return points, column(data, groups or key, name=name if groups else key_name)
     elif groups is None or isinstance(groups, str):
         msg = f"`{name}` is {groups!r}; with an array, give the {kind} of each cell as an array."
         raise ValueError(msg)

@@ -16,7 +16,7 @@ def integration_scores(
     use_rep: str = "latent",
     *,
     batch_key: str = "batch",
-    label_key: str | None = "celltype",
+    labels_key: str | None = "celltype",
     seed: int | None = None,
 ) -> dict[str, float]:
     """Score how far batches are mixed and cell types kept apart in a representation.
@@ -29,7 +29,7 @@ def integration_scores(
         Key in ``obsm``.
     batch_key
         Column of ``obs`` with the batches.
-    label_key
+    labels_key
         Column of ``obs`` with cell types, or ``None``; cells without a type are left out of the
         scores of types.
     seed
@@ -55,17 +55,16 @@ def integration_scores(
         scores["batch_entropy_mixing_score"] = batch_entropy_mixing_score(points, batch, seed=seed)
         scores["same_batch_share"] = same_batch_share(points, batch)
         scores["expected_same_batch_share"] = expected_same_batch_share(batch)
-    if label_key is None:
+    if labels_key is None:
         return scores
-    if label_key not in adata.obs:
-        msg = (
-            f"`label_key` {label_key!r} is not a column of adata.obs: {list(adata.obs.columns)!r}."
-        )
+    if labels_key not in adata.obs:
+        columns = list(adata.obs.columns)
+        msg = f"`labels_key` {labels_key!r} is not a column of adata.obs: {columns!r}."
         raise KeyError(msg)
-    labels = adata.obs[label_key]
-    labelled = labels.notna().to_numpy()
+    labels = adata.obs[labels_key]
+    labeled = labels.notna().to_numpy()
     if labels.nunique() > 1:
-        kept = labels[labelled].astype(str).to_numpy()
-        scores["silhouette_score"] = silhouette_score(points[labelled], kept)
-        scores["knn_purity"] = knn_purity(points[labelled], kept)
+        kept = labels[labeled].astype(str).to_numpy()
+        scores["silhouette_score"] = silhouette_score(points[labeled], kept)
+        scores["knn_purity"] = knn_purity(points[labeled], kept)
     return scores

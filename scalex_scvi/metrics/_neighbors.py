@@ -1,4 +1,4 @@
-"""What a cell's neighbours say of mixing and of cell types."""
+"""What a cell's neighbors say of mixing and of cell types."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ N_NEIGHBORS = 30
 def same_batch_share(
     representation: npt.ArrayLike, batch: npt.ArrayLike, *, n_neighbors: int = N_NEIGHBORS
 ) -> float:
-    """Mean share of a cell's neighbours that come from its own batch.
+    """Mean share of a cell's neighbors that come from its own batch.
 
     Parameters
     ----------
@@ -41,7 +41,7 @@ def expected_same_batch_share(batch: npt.ArrayLike) -> float:
 def knn_purity(
     representation: npt.ArrayLike, labels: npt.ArrayLike, *, n_neighbors: int = N_NEIGHBORS
 ) -> float:
-    """Mean share of a cell's neighbours with its own label.
+    """Mean share of a cell's neighbors with its own label.
 
     Parameters
     ----------
@@ -54,7 +54,7 @@ def knn_purity(
 
     Returns
     -------
-    Share in [0, 1], higher is better. A label of fewer cells than neighbours cannot reach 1.
+    Share in [0, 1], higher is better. A label of fewer cells than neighbors cannot reach 1.
     """
     return _agreement(representation, labels, n_neighbors)
 

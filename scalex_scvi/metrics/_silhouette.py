@@ -21,7 +21,7 @@ def silhouette_score(
     metric: str = "euclidean",
     sample_size: int | None = None,
     random_state: int | np.random.RandomState | None = None,
-    label_key: str = "celltype",
+    labels_key: str = "celltype",
     use_rep: str = "latent",
     **kwds: Any,
 ) -> float:
@@ -43,7 +43,7 @@ def silhouette_score(
         Score this many randomly chosen cells instead of all. The time grows with its square.
     random_state
         Of the chosen cells; by default ``scvi.settings.seed``, else 124.
-    label_key
+    labels_key
         Column of ``obs`` of an AnnData.
     use_rep
         Key in ``obsm`` of an AnnData; ``"X"`` uses the matrix itself. The published workflow
@@ -59,7 +59,7 @@ def silhouette_score(
     Raises
     ------
     KeyError
-        If ``label_key`` or ``use_rep`` is absent.
+        If ``labels_key`` or ``use_rep`` is absent.
     ValueError
         If a label is missing, lengths differ, values are not finite, or labels are not between 2
         and one less than the cells.
@@ -69,7 +69,13 @@ def silhouette_score(
     Rousseeuw, J Comput Appl Math 20:53 (1987).
     """
     points, groups = points_and_groups(
-        X, labels, key=label_key, use_rep=use_rep, name="labels", kind="label"
+        X,
+        labels,
+        use_rep=use_rep,
+        key=labels_key,
+        key_name="labels_key",
+        name="labels",
+        kind="label",
     )
     if not isinstance(random_state, np.random.RandomState):
         random_state = resolve_seed(random_state)

@@ -13,11 +13,11 @@ One rule for all:
 ``ax``
     Axes to draw in, where a plot has one panel. Their figure stays the user's: it is neither closed
     nor resized.
-Colours
+Colors
     The argument, else ``adata.uns[f"{key}_colors"]``, else scanpy's palettes of 20, 28 or 102
-    colours. Cells without a category are grey.
+    colors. Cells without a category are gray.
 
-No plot changes ``adata`` or matplotlib's settings. Many points are rasterised in vector files.
+No plot changes ``adata`` or matplotlib's settings. Many points are rasterized in vector files.
 """
 
 import lazy_loader as _lazy

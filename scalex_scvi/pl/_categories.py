@@ -1,4 +1,4 @@
-"""Columns of ``obs`` as categories, and their colours."""
+"""Columns of ``obs`` as categories, and their colors."""
 
 from __future__ import annotations
 
@@ -14,14 +14,17 @@ from matplotlib.colors import is_color_like, to_hex, to_rgb
 
 logger = logging.getLogger(__name__)
 
-GREY = "#dcdcdc"
+GRAY = "#dcdcdc"
 """Cells that are not meant, and cells without a category."""
 
 UNMAPPED = "#808080"
-"""Categories that a given mapping of colours leaves out."""
+"""Categories that a given mapping of colors leaves out, and cells called unknown."""
+
+UNKNOWN = "unknown"
+"""What label transfer calls cells that fit no label."""
 
 READABLE_CONTRAST = 3.0
-"""Least contrast with white of coloured letters (WCAG 2.2 asks 3 of large or decorative text)."""
+"""Least contrast with white of colored letters (WCAG 2.2 asks 3 of large or decorative text)."""
 
 Colors = dict[Hashable, str]
 GivenColors = Mapping[Hashable, str] | Sequence[str] | None
@@ -63,7 +66,7 @@ def colors_of(
     given: GivenColors = None,
     shared: Colors | None = None,
 ) -> Colors:
-    """Give each category of a column a colour.
+    """Give each category of a column a color.
 
     Parameters
     ----------
@@ -72,22 +75,22 @@ def colors_of(
     key
         Column of ``obs``.
     categories
-        Its categories, unused ones too: colours in ``uns`` are in their order.
+        Its categories, unused ones too: colors in ``uns`` are in their order.
     given
-        Colours by category (others are dark grey), or in the order of the categories.
+        Colors by category (others are dark gray), or in the order of the categories.
     shared
-        Colours of names in other panels, kept where ``uns`` says nothing.
+        Colors of names in other panels, kept where ``uns`` says nothing.
 
     Raises
     ------
     ValueError
-        If fewer colours than categories are given.
+        If fewer colors than categories are given.
     """
     if isinstance(given, Mapping):
         return {name: given.get(name, UNMAPPED) for name in categories}
     if given is not None:
         if isinstance(given, str) or len(given) < len(categories):
-            msg = f"{len(categories)} colours are needed for {key!r}, got {given!r}."
+            msg = f"{len(categories)} colors are needed for {key!r}, got {given!r}."
             raise ValueError(msg)
         return dict(zip(categories, given, strict=False))
     stored = stored_colors(adata, key, categories)
@@ -97,7 +100,7 @@ def colors_of(
 
 
 def stored_colors(adata: AnnData, key: str, categories: pd.Index) -> Colors | None:
-    """Return the colours in ``uns``, or ``None`` where they are absent, too few or no colours."""
+    """Return the colors in ``uns``, or ``None`` where they are absent, too few or no colors."""
     stored = adata.uns.get(f"{key}_colors")
     if stored is None or len(stored) < len(categories):
         return None
@@ -108,7 +111,7 @@ def stored_colors(adata: AnnData, key: str, categories: pd.Index) -> Colors | No
 
 
 def readable(color: str) -> str:
-    """Return a colour dark enough for letters on white, of the same hue."""
+    """Return a color dark enough for letters on white, of the same hue."""
     hue, lightness, saturation = rgb_to_hls(*to_rgb(color))
     while _contrast_with_white(color) < READABLE_CONTRAST:
         lightness *= 0.95
@@ -125,20 +128,27 @@ def _contrast_with_white(color: str) -> float:
     return 1.05 / (0.05 + float(linear @ [0.2126, 0.7152, 0.0722]))
 
 
+def pale(color: str) -> str:
+    """Return the color of background cells: a quarter of it, the rest white."""
+    red, green, blue = (0.25 * part + 0.75 for part in to_rgb(color))
+    return to_hex((red, green, blue))
+
+
 def _is_pale(color: str) -> bool:
-    """Whether cells in this colour would look like the grey ones."""
+    """Whether cells in this color would look like the gray ones."""
     _, saturation, value = rgb_to_hsv(*to_rgb(color))
     return saturation < 0.25 and value > 0.65
 
 
 def _default_colors(key: str, categories: pd.Index, shared: Colors) -> Colors:
     kept = {name: shared[name] for name in categories if name in shared}
+    kept |= {name: UNMAPPED for name in categories if name == UNKNOWN}
     large = [color for color in sc.pl.palettes.default_102 if not _is_pale(color)]
     palettes = (sc.pl.palettes.default_20, sc.pl.palettes.default_28, large)
     palette = next((p for p in palettes if len(p) >= len(categories)), large)
     if len(categories) > len(palette):
         logger.warning(
-            "The %d categories of %r share %d colours.", len(categories), key, len(palette)
+            "The %d categories of %r share %d colors.", len(categories), key, len(palette)
         )
     new = [name for name in categories if name not in kept]
     free = [color for color in palette if color not in kept.values()]

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
+import scanpy as sc
 from anndata import AnnData
 from matplotlib.axes import Axes
-from matplotlib.colors import to_rgba_array
 
-from ._categories import GREY, Colors
+from ._categories import GRAY, Colors
 
 MANY_CELLS = 5000
-"""From this number of points on they are rasterised in vector files."""
+"""From this number of points on they are rasterized in vector files."""
 
 AXIS_NAMES = {"X_umap": "UMAP", "X_tsne": "tSNE", "X_pca": "PC"}
 
@@ -36,26 +38,45 @@ def coordinates(adata: AnnData, basis: str) -> np.ndarray:
     return points[:, :2]
 
 
-def draw_grey(axis: Axes, points: np.ndarray, *, size: float) -> None:
-    """Draw cells that are only background."""
-    _scatter(axis, points, GREY, size)
-
-
 def draw_cells(
-    axis: Axes, points: np.ndarray, categories: pd.Series, colors: Colors, *, size: float
+    axis: Axes,
+    points: np.ndarray,
+    categories: pd.Series,
+    colors: Colors,
+    *,
+    size: float | np.ndarray,
+    **legend: Any,
 ) -> None:
-    """Draw cells in the colours of their categories; those without one are grey, and below.
+    """Draw cells in the colors of their categories, by scanpy; those without one gray, and below.
 
     Cells are drawn in random order (always the same): in the order of the data the last batch
-    would hide the others.
+    would hide the others. ``size`` is the area of all points, or of each, in points²; ``legend``
+    are arguments of :func:`scanpy.pl.embedding`, by default for none.
     """
+    if not len(points):
+        return
     order = np.random.default_rng(0).permutation(len(points))
-    known = categories.notna().to_numpy()[order]
-    draw_grey(axis, points[order[~known]], size=size)
-    order = order[known]
-    names = categories.cat.categories
-    table = to_rgba_array([colors[name] for name in names])
-    _scatter(axis, points[order], table[categories.cat.codes.to_numpy()[order]], size)
+    column = categories.cat.remove_unused_categories().iloc[order]
+    names = column.cat.categories
+    # Scanpy writes colors into what it is given.
+    bare = AnnData(
+        obs=pd.DataFrame({"category": column.array}, index=np.arange(len(points)).astype(str)),
+        obsm={"points": points[order]},
+    )
+    sc.pl.embedding(
+        bare,
+        "points",
+        color="category" if len(names) else None,
+        palette={name: colors[name] for name in names} or None,
+        na_color=GRAY,
+        na_in_legend=False,
+        size=size[order] if isinstance(size, np.ndarray) else size,
+        ax=axis,
+        show=False,
+        **({"legend_loc": "none"} | legend),
+    )
+    for drawn in axis.collections:
+        drawn.set_rasterized(len(points) >= MANY_CELLS)
 
 
 def label_axes(axis: Axes, basis: str, *, fontsize: float = 9) -> None:
@@ -65,15 +86,3 @@ def label_axes(axis: Axes, basis: str, *, fontsize: float = 9) -> None:
     axis.set_xlabel(f"{name} 1", fontsize=fontsize)
     axis.set_ylabel(f"{name} 2", fontsize=fontsize)
     axis.grid(False)
-
-
-def _scatter(axis: Axes, points: np.ndarray, color: str | np.ndarray, size: float) -> None:
-    axis.scatter(
-        points[:, 0],
-        points[:, 1],
-        s=size,
-        c=color,
-        marker=".",
-        linewidths=0,
-        rasterized=len(points) >= MANY_CELLS,
-    )

@@ -38,7 +38,7 @@ def confusion(
     save, show, ax
         See :mod:`scalex_scvi.pl`; the scores are returned whether the figure is shown or not.
     cmap
-        Colour map.
+        Color map.
 
     Returns
     -------
@@ -52,7 +52,7 @@ def confusion(
         wrong, true labels that are left over have an F1 of 0. Rename clusters if their numbers
         are also the names of true labels.
     NMI
-        Normalised mutual information, arithmetic mean, in [0, 1].
+        Normalized mutual information, arithmetic mean, in [0, 1].
     ARI
         Adjusted Rand index, at most 1, 0 by chance.
 

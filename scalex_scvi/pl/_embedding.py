@@ -1,21 +1,25 @@
-"""Each group of cells over all others in grey."""
+"""Each group of cells over all others in gray."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from anndata import AnnData
 from matplotlib.figure import Figure
+from matplotlib.legend import Legend
 
 from ._categories import GivenColors, categories_of, colors_of, used
-from ._cells import coordinates, draw_cells, draw_grey, label_axes
+from ._cells import coordinates, draw_cells, label_axes
 from ._figure import Save, opened, shown_or_returned
-from ._legend import RIGHT_MARGIN, LegendStyle, handles, legend_columns, legend_width, margin_legend
+from ._legend import handles, legend_columns, legend_width, margin_legend
 
 FONTSIZE = 8.0
+
+RIGHT_MARGIN = "right margin"
 
 
 def embedding(
@@ -35,18 +39,18 @@ def embedding(
     size: float = 10,
     show: bool | None = None,
 ) -> Figure | None:
-    """Draw each group's cells in colour over all other cells in grey, one panel a group.
+    """Draw each group's cells in color over all other cells in gray, one panel a group.
 
-    A category has one colour in all panels.
+    A category has one color in all panels.
 
     Parameters
     ----------
     adata
         Cells with ``obsm[basis]``. It is not changed.
     color
-        Column of ``obs`` that colours the cells, categorical.
+        Column of ``obs`` that colors the cells, categorical.
     color_map
-        Colours by category (categories it leaves out are dark grey), or in the order of the
+        Colors by category (categories it leaves out are dark gray), or in the order of the
         categories; default: see :mod:`scalex_scvi.pl`.
     groupby
         Column of ``obs`` with the groups.
@@ -54,7 +58,7 @@ def embedding(
         Groups to draw, in this order; default: all that occur.
     cond2, v2
         A second column of ``obs`` and a value of it: only cells of the group that have this value
-        are coloured.
+        are colored.
     save, show
         See :mod:`scalex_scvi.pl`.
     legend_loc
@@ -85,29 +89,44 @@ def embedding(
         If a group, value or place is unknown, or only one of ``cond2`` and ``v2`` is given.
     """
     points = coordinates(adata, basis)
-    style = LegendStyle(legend_loc, legend_fontsize or FONTSIZE, legend_fontweight)
+    _check_legend_loc(legend_loc)
+    fontsize = legend_fontsize or FONTSIZE
+    in_panel: dict[str, Any] = {}
+    if legend_loc not in (None, RIGHT_MARGIN):
+        in_panel = {
+            "legend_loc": legend_loc,
+            "legend_fontsize": fontsize,
+            "legend_fontweight": legend_fontweight,
+            "legend_fontoutline": 2,
+        }
     categories = categories_of(adata, color, "color")
     colors = colors_of(adata, color, categories.cat.categories, given=color_map)
     panels = _panels(adata, groupby, groups, cond2, v2, sep)
     shape, side = _grid(len(panels))
     drawn = categories[np.logical_or.reduce([chosen for _, chosen in panels])]
-    entries = handles(drawn, colors, style.fontsize)
-    n_columns = legend_columns(len(entries), shape[0] * side, style.fontsize)
-    margin = legend_width(entries, n_columns, style.fontsize) if legend_loc == RIGHT_MARGIN else 0
+    entries = handles(drawn, colors, fontsize)
+    n_columns = legend_columns(len(entries), shape[0] * side, fontsize)
+    margin = legend_width(entries, n_columns, fontsize) if legend_loc == RIGHT_MARGIN else 0
     figsize = (shape[1] * side + margin, shape[0] * side)
     with opened(figsize, shape=shape, save=save) as (figure, axes):
         for (title, chosen), axis in zip(panels, axes, strict=False):
-            draw_grey(axis, points[~chosen], size=_size(size, (~chosen).sum(), side))
-            group = categories[chosen]
-            draw_cells(axis, points[chosen], group, colors, size=_size(size, len(group), side))
+            sizes = [_size(size, (~chosen).sum(), side), _size(size, chosen.sum(), side)]
+            group = categories.where(chosen)
+            draw_cells(axis, points, group, colors, size=np.take(sizes, chosen), **in_panel)
             axis.set_title(title, fontsize=2 + 2 * side)
             label_axes(axis, basis, fontsize=2 + 1.6 * side)
-            style.draw_in_panel(axis, points[chosen], group, colors)
         for axis in axes[len(panels) :]:
             axis.set_axis_off()
         if legend_loc == RIGHT_MARGIN:
-            margin_legend(figure, entries, n_columns, style.fontsize, title=color)
+            margin_legend(figure, entries, n_columns, fontsize, title=color)
     return shown_or_returned(figure, show=show)
+
+
+def _check_legend_loc(loc: str | None) -> None:
+    known = [RIGHT_MARGIN, "on data", "none", *Legend.codes]
+    if loc is not None and loc not in known:
+        msg = f"`legend_loc` must be None or one of {known!r}, got {loc!r}."
+        raise ValueError(msg)
 
 
 def _panels(
@@ -118,7 +137,7 @@ def _panels(
     v2: Hashable | None,
     sep: str,
 ) -> list[tuple[str, np.ndarray]]:
-    """Return the title of each panel and which cells are coloured in it."""
+    """Return the title of each panel and which cells are colored in it."""
     column = categories_of(adata, groupby, "groupby")
     wanted = _known(groups, column, "groups")
     if (cond2 is None) != (v2 is None):

@@ -10,7 +10,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 
 MANY_VALUES = 10_000
-"""From this number of values on they are rasterised in vector files."""
+"""From this number of values on they are rasterized in vector files."""
 
 
 def heatmap(
@@ -36,7 +36,7 @@ def heatmap(
     fontsize
         Of labels and values, points.
     cbar_label
-        What the colours mean.
+        What the colors mean.
     kwargs
         Arguments of :func:`seaborn.heatmap`.
     """

@@ -19,7 +19,7 @@ from matplotlib.transforms import ScaledTranslation
 from scipy import sparse
 
 from ._categories import (
-    GREY,
+    GRAY,
     Colors,
     GivenColors,
     categories_of,
@@ -79,12 +79,12 @@ def meta(
     batch
         Column of ``obs`` with the batches.
     colors
-        Colours by batch, or in the order of the batches; default: see :mod:`scalex_scvi.pl`. The
-        names of the types have the colour of their batch.
+        Colors by batch, or in the order of the batches; default: see :mod:`scalex_scvi.pl`. The
+        names of the types have the color of their batch.
     cmap
-        Colour map.
+        Color map.
     vmax, vmin
-        Correlations at the ends of the colour map. They are in [-1, 1]; those below ``vmin`` look
+        Correlations at the ends of the color map. They are in [-1, 1]; those below ``vmin`` look
         like it.
     mask
         Whether to leave the half above the diagonal out, which repeats the one below.
@@ -131,11 +131,11 @@ def meta(
         )
         rows = [name for name, _ in groups]
         _mark_batches(axis, rows, palette, fontsize)
-        labelled = rows if named else _name_batches(axis, rows, fontsize)
-        _color_labels(axis.get_xticklabels(), [palette[name] for name in labelled])
-        _color_labels(axis.get_yticklabels(), [palette[name] for name in labelled])
+        labeled = rows if named else _name_batches(axis, rows, fontsize)
+        _color_labels(axis.get_xticklabels(), [palette[name] for name in labeled])
+        _color_labels(axis.get_yticklabels(), [palette[name] for name in labeled])
         place = figure if ax is None else axis
-        # In given axes: beyond the colour bar.
+        # In given axes: beyond the color bar.
         margin_legend(place, entries, n_columns, fontsize, title=batch, away=0.35)
     return shown_or_returned(figure, show=show, ax=ax)
 
@@ -174,12 +174,12 @@ def meta_pair(
     batch
         Column of ``obs`` with the batches.
     color_map
-        Colours of the names by type, or in the order of the types; default:
+        Colors of the names by type, or in the order of the types; default:
         ``adata.uns[f"{color}_colors"]``, else black.
     figsize
         Width and height in inches, for a figure of its own.
     cmap
-        Colour map.
+        Color map.
     batches
         Two batches; default: the two that there are.
     annot
@@ -187,14 +187,14 @@ def meta_pair(
     save, show, ax
         See :mod:`scalex_scvi.pl`.
     cbar
-        Whether to draw the bar that explains the colours.
+        Whether to draw the bar that explains the colors.
     keep
-        Whether to keep all types on both axes; those that a batch lacks are grey,
+        Whether to keep all types on both axes; those that a batch lacks are gray,
         without a value.
     fontsize
         Points.
     vmin, vmax
-        Correlations at the ends of the colour map. They are in [-1, 1]; those below ``vmin`` look
+        Correlations at the ends of the color map. They are in [-1, 1]; those below ``vmin`` look
         like it.
 
     Returns
@@ -219,7 +219,7 @@ def meta_pair(
     if keep:
         table = table.reindex(index=used(types), columns=used(types))
     with opened(figsize, ax=ax, save=save) as (figure, (axis,)):
-        axis.set_facecolor(GREY)
+        axis.set_facecolor(GRAY)
         heatmap(
             axis,
             table.to_numpy(),
@@ -322,7 +322,7 @@ def _group_means(matrix: Any, codes: np.ndarray, n_groups: int) -> np.ndarray:
 
 
 def _mark_batches(axis: Axes, batches: list[Hashable], palette: Colors, fontsize: float) -> None:
-    """Draw a strip in the colour of its batch beside the types of each batch."""
+    """Draw a strip in the color of its batch beside the types of each batch."""
     scale = axis.figure.dpi_scale_trans
     away = 0.45 * fontsize / 72
     for name, start, stop in _blocks(batches):

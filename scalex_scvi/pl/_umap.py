@@ -11,8 +11,8 @@ from anndata import AnnData
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ._categories import Colors, categories_of, colors_of, used
-from ._cells import coordinates, draw_cells, draw_grey, label_axes
+from ._categories import Colors, categories_of, colors_of, pale, used
+from ._cells import coordinates, draw_cells, label_axes
 from ._figure import Save, opened, shown_or_returned
 from ._legend import handles, legend_columns, legend_width, margin_legend
 
@@ -32,7 +32,7 @@ def umap(
 ) -> Figure | None:
     """Draw cells side by side, one panel for each column of ``obs``.
 
-    A name that occurs in several columns has one colour in all of them, unless ``adata.uns`` says
+    A name that occurs in several columns has one color in all of them, unless ``adata.uns`` says
     otherwise.
 
     Parameters
@@ -77,10 +77,12 @@ def projection(
     save: Save = None,
     show: bool | None = None,
 ) -> Figure | None:
-    """Draw the query in colour over a grey reference, one panel for each column of ``obs``.
+    """Draw the query over the reference, one panel for each column of ``obs``.
 
-    A name that occurs in several columns has one colour in all of them, so that true and
-    transferred labels compare.
+    The reference is drawn in pale colors where it has the column's labels, the query in the full
+    ones of the legend. Cells without a label are light gray, those called ``"unknown"`` gray. A
+    name that occurs in several columns has one color in all of them, so that true and transferred
+    labels compare.
 
     Parameters
     ----------
@@ -109,14 +111,16 @@ def projection(
     points = coordinates(adata, basis)
     is_query = _is_query(adata, key)
     columns, palettes = _columns(adata, color)
-    columns = {name: column[is_query] for name, column in columns.items()}
-    figsize, shape = _grid(columns, palettes)
-    reference, query = points[~is_query], points[is_query]
+    named = {name: _without_na_of(column, ~is_query) for name, column in columns.items()}
+    figsize, shape = _grid(named, palettes)
+    ref_size, query_size = _size((~is_query).sum()), _size(is_query.sum())
     with opened(figsize, shape=shape, save=save) as (figure, axes):
         for name, axis in _panels(columns, axes):
-            draw_grey(axis, reference, size=_size(len(reference)))
-            draw_cells(axis, query, columns[name], palettes[name], size=_size(len(query)))
-            _decorate(axis, columns[name], palettes[name], basis=basis, title=f"query: {name}")
+            column, colors = columns[name], palettes[name]
+            faint = {category: pale(color) for category, color in colors.items()}
+            draw_cells(axis, points[~is_query], column[~is_query], faint, size=ref_size)
+            draw_cells(axis, points[is_query], column[is_query], colors, size=query_size)
+            _decorate(axis, named[name], colors, basis=basis, title=f"query: {name}")
     return shown_or_returned(figure, show=show)
 
 
@@ -134,6 +138,11 @@ def _columns(
         palettes[name] = colors_of(adata, name, column.cat.categories, shared=shared)
         shared = palettes[name] | shared
     return columns, palettes
+
+
+def _without_na_of(column: pd.Series, cells: np.ndarray) -> pd.Series:
+    """Leave out cells that have no category; the legend does not name them."""
+    return column[column.notna().to_numpy() | ~cells]
 
 
 def _is_query(adata: AnnData, key: str) -> np.ndarray:

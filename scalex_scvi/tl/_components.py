@@ -20,7 +20,7 @@ MIN_CELLS_PER_COMPONENT = 2
 
 
 def expression_components(ref: AnnData, query: AnnData) -> tuple[np.ndarray, np.ndarray] | None:
-    """Components of the reference's normalised expression, and the query projected into them.
+    """Components of the reference's normalized expression, and the query projected into them.
 
     The values are those before scaling: a new batch is scaled by maxima of its own, which move its
     cells.

@@ -11,12 +11,12 @@ from scalex_scvi._core.seeds import resolve_seed
 def embed(
     adata: AnnData, *, use_rep: str = "latent", n_neighbors: int = 15, seed: int | None = None
 ) -> None:
-    """Add neighbours, UMAP and Leiden clusters of a latent space, by scanpy.
+    """Add neighbors, UMAP and Leiden clusters of a latent space, by scanpy.
 
     Parameters
     ----------
     adata
-        Cells with ``obsm[use_rep]``. ``obsm["X_umap"]``, ``obs["leiden"]`` and the neighbour
+        Cells with ``obsm[use_rep]``. ``obsm["X_umap"]``, ``obs["leiden"]`` and the neighbor
         graph are written.
     use_rep
         Key in ``obsm``.

@@ -97,7 +97,8 @@ class Pair:
         """What the neighbors of each query cell vote for."""
         n_neighbors = min(self.n_neighbors, self.points.shape[0])
         knn = NearestNeighbors(n_neighbors=n_neighbors).fit(self.points)
-        return count_votes(*knn.kneighbors(self.targets), self.codes)
+        distances, neighbors = knn.kneighbors(self.targets)
+        return count_votes(distances, neighbors, self.codes)
 
     def ref_batches(self) -> np.ndarray | None:
         """Return the batch code of each reference cell, ``None`` without ``batch_key``.

@@ -1,4 +1,4 @@
-"""Expression of genes that a query did not measure, from its neighbours in the reference."""
+"""Expression of genes that a query did not measure, from its neighbors in the reference."""
 
 from __future__ import annotations
 
@@ -19,29 +19,29 @@ def transfer_expression(
     query: AnnData,
     genes: Sequence[str] | None = None,
     *,
-    rep: str = "latent",
+    use_rep: str = "latent",
     n_neighbors: int = 30,
     weights: Literal["uniform", "distance"] = "uniform",
     layer: str | None = None,
     use_raw: bool | None = None,
 ) -> AnnData:
-    """Give each query cell the mean expression of its neighbours in the reference.
+    """Give each query cell the mean expression of its neighbors in the reference.
 
     For queries that measured few genes, such as spots or cells of a spatial panel. The result is
-    smooth: it tells where a gene is high or low, not how it varies among neighbouring cells, and
+    smooth: it tells where a gene is high or low, not how it varies among neighboring cells, and
     it is made of the reference, batches and all. Check it on measured genes that were left out.
 
     Parameters
     ----------
     ref
-        Reference cells with ``obsm[rep]`` and the expression to transfer.
+        Reference cells with ``obsm[use_rep]`` and the expression to transfer.
     query
-        Cells or spots with ``obsm[rep]`` in the same space. It is not changed.
+        Cells or spots with ``obsm[use_rep]`` in the same space. It is not changed.
     genes
         Genes of the reference to transfer. ``None``: those that are not in ``query.var_names``.
         The ``adata`` of a query model has all of the model's genes, with zeros for the missing
         ones: list them.
-    rep
+    use_rep
         Key in ``obsm`` of both.
     n_neighbors
         Neighbours to average (Euclidean distance); at most the size of the reference. More make
@@ -51,7 +51,7 @@ def transfer_expression(
     layer
         Layer of ``ref`` to transfer.
     use_raw
-        Whether to transfer ``ref.raw``, which holds the log-normalised expression of all genes
+        Whether to transfer ``ref.raw``, which holds the log-normalized expression of all genes
         after :func:`scalex_scvi.pp.rna`. ``None``: if there is one and no ``layer`` is given.
 
     Returns
@@ -62,14 +62,14 @@ def transfer_expression(
     Raises
     ------
     KeyError
-        If ``rep`` or ``layer`` is absent.
+        If ``use_rep`` or ``layer`` is absent.
     ValueError
         If genes are unknown or repeat, if none is left, if the representations differ in width or
         are not finite, or for bad ``n_neighbors``, ``weights`` or ``use_raw``.
     """
     matrix, var = _source(ref, layer, use_raw)
     wanted = _wanted_genes(var.index, query, genes)
-    neighbors = _neighbor_weights(ref, query, rep, n_neighbors, weights)
+    neighbors = _neighbor_weights(ref, query, use_rep, n_neighbors, weights)
     # Both sparse where the reference is: nothing dense is ever held.
     transferred = neighbors @ _columns(matrix, var.index.get_indexer(wanted))
     if sparse.issparse(transferred):
@@ -137,7 +137,7 @@ def _columns(matrix: Any, columns: np.ndarray) -> Any:
 
 
 def _neighbor_weights(
-    ref: AnnData, query: AnnData, rep: str, n_neighbors: int, weights: str
+    ref: AnnData, query: AnnData, use_rep: str, n_neighbors: int, weights: str
 ) -> sparse.csr_matrix:
     """Query × reference: the share of each reference cell in a query cell; rows sum to 1."""
     if weights not in ("uniform", "distance"):
@@ -146,11 +146,11 @@ def _neighbor_weights(
     if n_neighbors < 1:
         msg = f"`n_neighbors` must be at least 1, got {n_neighbors!r}."
         raise ValueError(msg)
-    points, targets = _points(ref, rep, "ref"), _points(query, rep, "query")
+    points, targets = _points(ref, use_rep, "ref"), _points(query, use_rep, "query")
     if points.shape[1] != targets.shape[1]:
         msg = (
-            f"`rep` {rep!r} has {points.shape[1]} dimensions in `ref` and {targets.shape[1]} in "
-            "`query`: they are not of the same space."
+            f"`use_rep` {use_rep!r} has {points.shape[1]} dimensions in `ref` and "
+            f"{targets.shape[1]} in `query`: they are not of the same space."
         )
         raise ValueError(msg)
     n_neighbors = min(n_neighbors, len(points))
@@ -168,12 +168,12 @@ def _neighbor_weights(
     )
 
 
-def _points(adata: AnnData, rep: str, which: str) -> np.ndarray:
-    if rep not in adata.obsm:
-        msg = f"`rep` {rep!r} is not in {which}.obsm: {list(adata.obsm)!r}."
+def _points(adata: AnnData, use_rep: str, which: str) -> np.ndarray:
+    if use_rep not in adata.obsm:
+        msg = f"`use_rep` {use_rep!r} is not in {which}.obsm: {list(adata.obsm)!r}."
         raise KeyError(msg)
-    points = np.asarray(adata.obsm[rep])
+    points = np.asarray(adata.obsm[use_rep])
     if not np.isfinite(points).all():
-        msg = f"{which}.obsm[{rep!r}] holds values that are NaN or infinite."
+        msg = f"{which}.obsm[{use_rep!r}] holds values that are NaN or infinite."
         raise ValueError(msg)
     return points

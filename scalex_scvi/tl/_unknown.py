@@ -28,7 +28,7 @@ CHUNK = 2_000
 class Votes:
     """Neighbours of cells in the reference, and what they vote for.
 
-    ``distances`` and ``neighbors`` (positions in the reference): cells × neighbours; ``shares`` of
+    ``distances`` and ``neighbors`` (positions in the reference): cells × neighbors; ``shares`` of
     the votes: cells × labels, rows sum to 1.
     """
 
@@ -38,7 +38,7 @@ class Votes:
 
 
 def count_votes(distances: np.ndarray, neighbors: np.ndarray, codes: np.ndarray) -> Votes:
-    """Count the labels of each cell's neighbours; ``codes`` are the labels of the reference."""
+    """Count the labels of each cell's neighbors; ``codes`` are the labels of the reference."""
     shares = np.zeros((len(neighbors), codes.max() + 1))
     rows = np.arange(len(neighbors))
     for column in codes[neighbors].T:
@@ -55,7 +55,7 @@ def fit_p_values(
     max_refused: float,
     expression: tuple[sparse.csr_matrix, sparse.csr_matrix] | None,
 ) -> np.ndarray:
-    """Compare how well cells fit their neighbours with how well held-out reference cells do.
+    """Compare how well cells fit their neighbors with how well held-out reference cells do.
 
     Parameters
     ----------
@@ -92,7 +92,7 @@ def misfit(
     expression: sparse.csr_matrix | None = None,
     ref_expression: sparse.csr_matrix | None = None,
 ) -> np.ndarray:
-    """Dissimilarity of cells to their neighbours, divided by how far these agree on a label.
+    """Dissimilarity of cells to their neighbors, divided by how far these agree on a label.
 
     Parameters
     ----------
@@ -100,12 +100,12 @@ def misfit(
         Of the cells.
     expression, ref_expression
         Cells × genes and reference cells × the same genes; ``None``: the dissimilarity is the
-        mean distance to the neighbours.
+        mean distance to the neighbors.
 
     Returns
     -------
     One number per cell, at least 0: (1 − Pearson correlation of the cell's expression with the
-    mean of its neighbours) / agreement, or mean distance / agreement, where agreement is the
+    mean of its neighbors) / agreement, or mean distance / agreement, where agreement is the
     largest share of votes.
     """
     agreement = votes.shares.max(axis=1)
@@ -139,11 +139,11 @@ def _row_correlation(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 def held_out_neighbors(
     points: np.ndarray, codes: np.ndarray, batch: np.ndarray | None, n_neighbors: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Find neighbours of reference cells as if their batch were the query.
+    """Find neighbors of reference cells as if their batch were the query.
 
-    With two batches or more, neighbours come from the *other* batches, as for a query, and cells
+    With two batches or more, neighbors come from the *other* batches, as for a query, and cells
     of types that no other batch has are left out, since they would be new there. Otherwise
-    neighbours are all other cells, which does not show what a new batch does: a warning is logged.
+    neighbors are all other cells, which does not show what a new batch does: a warning is logged.
 
     Parameters
     ----------
@@ -159,7 +159,7 @@ def held_out_neighbors(
     Returns
     -------
     Positions of the held-out cells (at most :data:`MAX_HELD_OUT`), and their distances and
-    neighbours (held-out cells × neighbours).
+    neighbors (held-out cells × neighbors).
     """
     groups = _groups(codes, batch)
     if groups is None:
@@ -210,7 +210,7 @@ def _neighbors_but_self(
     knn = NearestNeighbors(n_neighbors=n_neighbors + 1).fit(points)
     distances, neighbors = knn.kneighbors(points[cells])
     is_other = neighbors != cells[:, None]
-    # Among many equal points a cell may not find itself: then its last neighbour goes.
+    # Among many equal points a cell may not find itself: then its last neighbor goes.
     is_other[is_other.all(axis=1), -1] = False
     shape = (len(cells), n_neighbors)
     return distances[is_other].reshape(shape), neighbors[is_other].reshape(shape)

@@ -247,9 +247,7 @@ def test_demo_on_the_embedded_data(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "semi-synthetic" in printed
     assert f"Results are in {tmp_path / 'demo'}" in printed
     scores = pd.read_csv(tmp_path / "demo" / "scores.csv").set_index("score")["value"]
-    assert (
-        scores["same-batch neighbours, integrated"] < scores["same-batch neighbours, uncorrected"]
-    )
+    assert scores["same-batch neighbors, integrated"] < scores["same-batch neighbors, uncorrected"]
     assert scores["accuracy of transferred labels"] > 0.5
     for folder in ("reference", "projection"):
         assert (tmp_path / "demo" / folder / "umap.png").exists()

@@ -22,7 +22,7 @@ import scalex_scvi as sx
 
 AGGREGATES = ["Batch correction", "Bio conservation", "Total"]
 # Those that need little compilation.
-QUICK = {"bio_metrics": ["silhouette_label"], "batch_metrics": ["graph_connectivity"]}
+QUICK = {"metrics": ["silhouette_label", "graph_connectivity"]}
 
 needs_scib = pytest.mark.skipif(
     find_spec("scib_metrics") is None,
@@ -47,7 +47,7 @@ def example(n_cells: int = 120) -> AnnData:
 
 
 def plain_connectivity(points: np.ndarray, labels: np.ndarray) -> float:
-    """Mean share of each label's largest component in the graph of 15 neighbours, self included."""
+    """Mean share of each label's largest component in the graph of 15 neighbors, self included."""
     distance = cdist(points, points)
     graph = np.zeros_like(distance)
     np.put_along_axis(graph, np.argsort(distance, axis=1)[:, :15], 1, axis=1)
@@ -61,9 +61,9 @@ def plain_connectivity(points: np.ndarray, labels: np.ndarray) -> float:
 
 def plain_explained(points: np.ndarray, batches: np.ndarray) -> float:
     """Share of the variance that is between batches."""
-    centred = points - points.mean(0)
-    means = np.stack([centred[batches == b].mean(0) for b in batches])
-    return float((means**2).sum() / (centred**2).sum())
+    centered = points - points.mean(0)
+    means = np.stack([centered[batches == b].mean(0) for b in batches])
+    return float((means**2).sum() / (centered**2).sum())
 
 
 @needs_scib
@@ -73,8 +73,7 @@ def test_scores_equal_plain_computations() -> None:
         adata,
         ["mixed", "apart"],
         pre_integrated="apart",
-        bio_metrics=["silhouette_label"],
-        batch_metrics=["graph_connectivity", "pcr_comparison"],
+        metrics=["silhouette_label", "graph_connectivity", "pcr_comparison"],
     )
     metrics = ["Silhouette label", "Graph connectivity", "PCR comparison"]
     assert list(table.index) == ["mixed", "apart"]
@@ -121,9 +120,8 @@ def test_one_kind_only_and_other_names_of_columns() -> None:
         adata,
         "mixed",
         batch_key="donor",
-        label_key="type",
-        bio_metrics=["silhouette_label"],
-        batch_metrics=[],
+        labels_key="type",
+        metrics="silhouette_label",
     )
     assert list(table.columns) == ["Silhouette label", "Bio conservation"]
 
@@ -148,7 +146,7 @@ def test_min_max_scaling_stretches_and_is_off() -> None:
 @needs_scib
 def test_pre_integrated_is_the_uncorrected_pca_by_default(prepared: AnnData) -> None:
     prepared.obsm["uncorrected"] = sx.metrics.uncorrected_pca(prepared)
-    options = {"bio_metrics": [], "batch_metrics": ["pcr_comparison"]}
+    options = {"metrics": ["pcr_comparison"]}
     named, default = (
         sx.metrics.benchmark(prepared, ["uncorrected"], pre_integrated=key, **options)
         for key in ("uncorrected", None)
@@ -175,11 +173,11 @@ def test_picture(tmp_path: Path) -> None:
         ({"keys": ["mixed", "mixed"]}, ValueError, "give one embedding or more, each once"),
         ({"keys": "broken"}, ValueError, r"adata.obsm\['broken'\] contains NaN"),
         ({"batch_key": "donor"}, KeyError, "`batch_key` 'donor' is not a column"),
-        ({"label_key": "type"}, KeyError, "`label_key` 'type' is not a column"),
+        ({"labels_key": "type"}, KeyError, "`labels_key` 'type' is not a column"),
         ({"batch_key": "same"}, ValueError, r"adata.obs\['same'\] has one value only"),
-        ({"label_key": "holes"}, ValueError, r"adata.obs\['holes'\] is missing for 60 of 120"),
-        ({"bio_metrics": ["asw"]}, ValueError, r"`bio_metrics` has \['asw'\]; .*silhouette_label"),
-        ({"bio_metrics": [], "batch_metrics": []}, ValueError, "both empty"),
+        ({"labels_key": "holes"}, ValueError, r"adata.obs\['holes'\] is missing for 60 of 120"),
+        ({"metrics": ["asw"]}, ValueError, r"`metrics` has \['asw'\]; .*silhouette_label"),
+        ({"metrics": []}, ValueError, r"`metrics` has \[\]; give one or more"),
         ({}, ValueError, "Give its key in adata.obsm as `pre_integrated`"),
         ({"pre_integrated": "X_pca"}, KeyError, "`pre_integrated` 'X_pca' is not in adata.obsm"),
         ({"save": "absent/table.png"}, ValueError, "its folder does not exist"),
@@ -218,13 +216,13 @@ def test_the_default_metrics_on_real_data() -> None:
     pca = sx.metrics.uncorrected_pca(adata)
     adata.obsm["uncorrected"] = pca
     batches = adata.obs["batch"].to_numpy()
-    adata.obsm["centred"] = pca - np.stack([pca[batches == b].mean(0) for b in batches])
+    adata.obsm["centered"] = pca - np.stack([pca[batches == b].mean(0) for b in batches])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        table = sx.metrics.benchmark(adata, ["uncorrected", "centred"])
+        table = sx.metrics.benchmark(adata, ["uncorrected", "centered"])
     assert len(table.columns) == 13
     assert table.notna().all(axis=None)
     assert ((table > -0.1) & (table <= 1)).all(axis=None)
-    gain = table.loc["centred"] - table.loc["uncorrected"]
+    gain = table.loc["centered"] - table.loc["uncorrected"]
     assert gain["Batch correction"] > 0.1
     assert gain["PCR comparison"] > 0.5

@@ -67,7 +67,7 @@ def test_a_large_batch_does_not_score_by_its_size() -> None:
     assert batch_entropy_mixing_score(rng.normal(size=(3000, 2)), batches) > 0.9
 
 
-def test_a_cell_is_not_its_own_neighbour_among_duplicates() -> None:
+def test_a_cell_is_not_its_own_neighbor_among_duplicates() -> None:
     # Places of an a and two b. Around the a are two b: entropy 0. Around a b are an a and a b; a is
     # half as frequent overall, so they count 2 : 1. With the cell itself the score would be 1.
     points = np.repeat(np.arange(30.0), 3)[:, None]
@@ -77,7 +77,7 @@ def test_a_cell_is_not_its_own_neighbour_among_duplicates() -> None:
     assert found == pytest.approx(2 / 3 * entropy, abs=3e-3)
 
 
-def test_more_duplicates_than_neighbours() -> None:
+def test_more_duplicates_than_neighbors() -> None:
     points, batches = np.zeros((50, 2)), np.tile(["a", "b"], 25)
     assert 0 < batch_entropy_mixing_score(points, batches, n_neighbors=10) <= 1
 

@@ -34,22 +34,22 @@ def test_each_is_the_function_of_its_name(integrated: AnnData) -> None:
 
 def test_cells_without_a_type_count_for_mixing_only(integrated: AnnData) -> None:
     whole = sx.metrics.integration_scores(integrated)
-    labelled = np.arange(150) < 100
-    integrated.obs["celltype"] = integrated.obs["celltype"].where(labelled)
+    labeled = np.arange(150) < 100
+    integrated.obs["celltype"] = integrated.obs["celltype"].where(labeled)
     scores = sx.metrics.integration_scores(integrated)
     assert scores["same_batch_share"] == whole["same_batch_share"]
-    part = integrated[labelled]
+    part = integrated[labeled]
     assert scores["knn_purity"] == sx.metrics.knn_purity(part.obsm["latent"], part.obs["celltype"])
 
 
 def test_scores_that_are_not_defined_are_left_out(integrated: AnnData) -> None:
     integrated.obs["batch"] = "one"
     assert set(sx.metrics.integration_scores(integrated)) == {"silhouette_score", "knn_purity"}
-    assert sx.metrics.integration_scores(integrated, label_key=None) == {}
+    assert sx.metrics.integration_scores(integrated, labels_key=None) == {}
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"use_rep": "pca"}, {"batch_key": "donor"}, {"label_key": "type"}], ids=str
+    "wrong", [{"use_rep": "pca"}, {"batch_key": "donor"}, {"labels_key": "type"}], ids=str
 )
 def test_absent_keys(integrated: AnnData, wrong: dict[str, str]) -> None:
     with pytest.raises(KeyError, match=next(iter(wrong.values()))):

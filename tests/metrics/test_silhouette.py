@@ -65,7 +65,7 @@ def test_anndata_and_arrays_agree(example: tuple) -> None:
     assert isinstance(expected, float)
     assert silhouette_score(adata) == expected
     assert silhouette_score(adata, "type") == expected
-    assert silhouette_score(adata, label_key="type", use_rep="X_umap") == pytest.approx(
+    assert silhouette_score(adata, labels_key="type", use_rep="X_umap") == pytest.approx(
         silhouette_score(points[:, :1], labels)
     )
 
@@ -90,7 +90,7 @@ def test_refuses(example: tuple, labels: list | None, message: str) -> None:
 def test_absent_keys(example: tuple) -> None:
     obs = pd.DataFrame({"type": example[1]}, index=[f"cell{i}" for i in range(60)])
     adata = AnnData(obs=obs, obsm={"latent": example[0]})
-    with pytest.raises(KeyError, match="`label_key` 'celltype' is not a column"):
+    with pytest.raises(KeyError, match="`labels_key` 'celltype' is not a column"):
         silhouette_score(adata)
     with pytest.raises(KeyError, match="`use_rep` 'X_pca' is not in adata.obsm"):
         silhouette_score(adata, "type", use_rep="X_pca")

@@ -1,4 +1,4 @@
-"""umap, projection and embedding draw the cells asked for, in the right colours."""
+"""umap, projection and embedding draw the cells asked for, in the right colors."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from matplotlib.colors import to_hex
 
 import scalex_scvi as sx
 
-GREY = "#dcdcdc"
+GRAY = "#dcdcdc"
 RED_GREEN_BLUE = ["#ff0000", "#00ff00", "#0000ff"]
 
 
@@ -63,7 +63,7 @@ def test_one_panel_a_column(embedded: AnnData, plot: Callable) -> None:
     assert [axis.get_xlabel() for axis in figure.axes] == ["UMAP 1"] * 2
 
 
-def test_umap_takes_colours_from_uns(embedded: AnnData) -> None:
+def test_umap_takes_colors_from_uns(embedded: AnnData) -> None:
     embedded.uns["celltype_colors"] = RED_GREEN_BLUE
     (axis,) = sx.pl.umap(embedded, "celltype", show=False).axes
     types = embedded.obs["celltype"]
@@ -72,26 +72,26 @@ def test_umap_takes_colours_from_uns(embedded: AnnData) -> None:
         assert legend_colors(axis.get_legend())[name] == color
 
 
-@pytest.mark.parametrize("stored", [["#ff0000"], ["red", "no colour", "blue"]], ids=str)
-def test_unusable_colours_in_uns_are_passed_over(embedded: AnnData, stored: list[str]) -> None:
+@pytest.mark.parametrize("stored", [["#ff0000"], ["red", "no color", "blue"]], ids=str)
+def test_unusable_colors_in_uns_are_passed_over(embedded: AnnData, stored: list[str]) -> None:
     embedded.uns["celltype_colors"] = stored
     (axis,) = sx.pl.umap(embedded, "celltype", show=False).axes
     assert len(set(legend_colors(axis.get_legend()).values())) == 3
     assert "#ff0000" not in drawn(axis)
 
 
-def test_cells_without_a_category_are_grey_and_named(embedded: AnnData) -> None:
+def test_cells_without_a_category_are_gray_and_named(embedded: AnnData) -> None:
     types = embedded.obs["celltype"]
     embedded.obs["known"] = types.where(types != "type0")
     (axis,) = sx.pl.umap(embedded, "known", show=False).axes
-    assert drawn(axis)[GREY] == places(embedded, types == "type0")
-    assert legend_colors(axis.get_legend())["NA"] == GREY
+    assert drawn(axis)[GRAY] == places(embedded, types == "type0")
+    assert legend_colors(axis.get_legend())["NA"] == GRAY
 
 
-def test_thirty_categories_have_thirty_colours_unlike_the_background() -> None:
+def test_thirty_categories_have_thirty_colors_unlike_the_background() -> None:
     colors = legend_colors(sx.pl.umap(large(), "celltype", show=False).axes[0].get_legend())
     assert len(set(colors.values())) == 30
-    assert GREY not in colors.values()
+    assert GRAY not in colors.values()
 
 
 def test_legends_do_not_overlap_panels() -> None:
@@ -104,16 +104,32 @@ def test_legends_do_not_overlap_panels() -> None:
     assert all(legend.x1 <= figure.bbox.width for legend in legends)
 
 
-def test_projection_draws_the_query_over_a_grey_reference(embedded: AnnData) -> None:
+def test_projection_draws_the_query_over_a_reference_in_pale_colors(embedded: AnnData) -> None:
     embedded.uns["celltype_colors"] = RED_GREEN_BLUE
     (axis,) = sx.pl.projection(embedded, "celltype", show=False).axes
-    points = drawn(axis)
+    points, types = drawn(axis), embedded.obs["celltype"]
     is_query = embedded.obs["projection"] == "query"
-    assert points[GREY] == places(embedded, ~is_query)
-    assert set.union(*(points[c] for c in RED_GREEN_BLUE)) == places(embedded, is_query)
+    pale = ["#ffbfbf", "#bfffbf", "#bfbfff"]
+    for name, color, faint in zip(types.cat.categories, RED_GREEN_BLUE, pale, strict=True):
+        assert points[color] == places(embedded, is_query & (types == name))
+        assert points[faint] == places(embedded, ~is_query & (types == name))
+    assert set(legend_colors(axis.get_legend()).values()) == set(RED_GREEN_BLUE)
 
 
-def test_one_name_has_one_colour_in_all_panels(embedded: AnnData) -> None:
+def test_projection_draws_a_reference_without_labels_in_gray(embedded: AnnData) -> None:
+    is_query = embedded.obs["projection"] == "query"
+    types = embedded.obs["celltype"].cat.add_categories("unknown")
+    embedded.obs["transferred"] = types.mask(types == "type0", "unknown").where(is_query)
+    (axis,) = sx.pl.projection(embedded, "transferred", show=False).axes
+    points = drawn(axis)
+    assert points[GRAY] == places(embedded, ~is_query)
+    assert points["#808080"] == places(embedded, is_query & (types == "type0"))
+    legend = legend_colors(axis.get_legend())
+    assert set(legend) == {"type1", "type2", "unknown"}
+    assert legend["unknown"] == "#808080"
+
+
+def test_one_name_has_one_color_in_all_panels(embedded: AnnData) -> None:
     embedded.obs["celltype_transfer"] = embedded.obs["celltype"].cat.rename_categories(
         {"type0": "type9"}
     )
@@ -137,14 +153,14 @@ def test_projection_needs_a_query(embedded: AnnData, values: list, match: str) -
         sx.pl.projection(embedded, "celltype", show=False)
 
 
-def test_embedding_has_one_panel_a_group_with_the_others_in_grey(embedded: AnnData) -> None:
+def test_embedding_has_one_panel_a_group_with_the_others_in_gray(embedded: AnnData) -> None:
     embedded.uns["celltype_colors"] = RED_GREEN_BLUE
     figure = sx.pl.embedding(embedded, show=False)
     batch, types = embedded.obs["batch"], embedded.obs["celltype"]
     assert [axis.get_title() for axis in figure.axes] == list(batch.cat.categories)
     for axis, group in zip(figure.axes, batch.cat.categories, strict=True):
         points = drawn(axis)
-        assert points[GREY] == places(embedded, batch != group)
+        assert points[GRAY] == places(embedded, batch != group)
         for name, color in zip(types.cat.categories, RED_GREEN_BLUE, strict=True):
             assert points[color] == places(embedded, (batch == group) & (types == name))
     assert len(figure.legends) == 1
@@ -156,7 +172,7 @@ def test_embedding_of_chosen_groups_and_a_second_condition(embedded: AnnData) ->
     )
     assert [axis.get_title() for axis in figure.axes] == ["query/batch2", "query/batch0"]
     chosen = (embedded.obs["projection"] == "query") & (embedded.obs["batch"] == "batch2")
-    assert drawn(figure.axes[0])[GREY] == places(embedded, ~chosen)
+    assert drawn(figure.axes[0])[GRAY] == places(embedded, ~chosen)
 
 
 def test_embedding_colors_those_of_the_map_only(embedded: AnnData) -> None:
@@ -211,7 +227,7 @@ def test_embedding_of_twenty_batches_is_a_grid_with_one_legend() -> None:
         ({"cond2": "projection"}, ValueError, "go together"),
         ({"cond2": "projection", "v2": "both"}, ValueError, "`v2` must be in"),
         ({"legend_loc": "left margin"}, ValueError, "`legend_loc` must be None or one of"),
-        ({"color_map": ["red"]}, ValueError, "3 colours are needed for 'celltype'"),
+        ({"color_map": ["red"]}, ValueError, "3 colors are needed for 'celltype'"),
         ({"color": "score"}, ValueError, "'score' holds continuous values"),
     ],
 )
@@ -230,6 +246,6 @@ def test_missing_columns_and_bases(embedded: AnnData) -> None:
         sx.pl.umap(embedded, "batch", basis="X_tsne", show=False)
 
 
-def test_many_points_are_rasterised() -> None:
+def test_many_points_are_rasterized() -> None:
     (axis,) = sx.pl.umap(large(), "celltype", show=False).axes
     assert all(c.get_rasterized() for c in axis.collections if len(c.get_offsets()) > 5000)

@@ -82,7 +82,7 @@ def test_meta_masks_what_is_above_the_diagonal(cells: AnnData) -> None:
     np.testing.assert_array_equal(np.ma.getmaskarray(shown), above)
 
 
-def test_meta_names_types_in_the_colour_of_their_batch(cells: AnnData) -> None:
+def test_meta_names_types_in_the_color_of_their_batch(cells: AnnData) -> None:
     colors = {"batch0": "#880000", "batch1": "#008800", "batch2": "#000088"}
     for kwargs in ({"colors": colors}, {"colors": list(colors.values())}, {}):
         if not kwargs:
@@ -158,7 +158,7 @@ def test_pair_leaves_missing_types_out_or_blank(cells: AnnData) -> None:
     np.testing.assert_array_equal(mask, np.array([[0, 0, 0], [1, 1, 1], [0, 0, 0]], dtype=bool))
 
 
-def test_pair_colours_names_and_can_do_without_a_bar(cells: AnnData) -> None:
+def test_pair_colors_names_and_can_do_without_a_bar(cells: AnnData) -> None:
     pair = {"batches": ["batch0", "batch1"], "show": False}
     plain = sx.pl.meta_pair(cells, **pair)
     colored = sx.pl.meta_pair(cells, color_map={"type1": "#880000"}, cbar=False, **pair)
@@ -184,7 +184,7 @@ def test_pair_needs_two_batches(cells: AnnData, batches: object) -> None:
         ({"use_rep": "X_pca"}, KeyError, "'X_pca' is neither in adata.obsm"),
         ({"color": "donor"}, KeyError, "`color` 'donor' is not a column"),
         ({"batch": "donor"}, KeyError, "`batch` 'donor' is not a column"),
-        ({"colors": ["red"]}, ValueError, "3 colours are needed for 'batch'"),
+        ({"colors": ["red"]}, ValueError, "3 colors are needed for 'batch'"),
         ({"use_rep": "narrow"}, ValueError, "1 dimension"),
         ({"color": "partly"}, ValueError, "missing for 1 of 150 cells"),
     ],

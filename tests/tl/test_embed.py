@@ -22,7 +22,7 @@ def blobs(n_cells: int) -> AnnData:
     return adata
 
 
-# Above some 8 000 cells scanpy searches neighbours by another library.
+# Above some 8 000 cells scanpy searches neighbors by another library.
 @pytest.mark.parametrize("n_cells", [10, 300, 8500])
 def test_clusters_keep_separated_groups_apart(n_cells: int) -> None:
     adata = blobs(n_cells)

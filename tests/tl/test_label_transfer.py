@@ -1,4 +1,4 @@
-"""label_transfer: discriminants of latent and expression, or the majority of the neighbours."""
+"""label_transfer: discriminants of latent and expression, or the majority of the neighbors."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def probabilities(ref: AnnData, query: AnnData, *args: str, **kwargs: object) ->
     return sx.tl.label_scores(ref, query, *args, novelty="latent", **kwargs).probabilities
 
 
-def test_majority_of_the_neighbours(ref: AnnData) -> None:
+def test_majority_of_the_neighbors(ref: AnnData) -> None:
     query = cells([0.05, 5.05])
     labels = sx.label_transfer(ref, query, method="neighbors", n_neighbors=4)
     proba = probabilities(ref, query, method="neighbors", n_neighbors=4, max_refused=0.5)
@@ -46,7 +46,7 @@ def test_majority_of_the_neighbours(ref: AnnData) -> None:
     assert query.obs["celltype_transfer"].notna().all()
 
 
-def test_more_neighbours_than_reference_cells(ref: AnnData) -> None:
+def test_more_neighbors_than_reference_cells(ref: AnnData) -> None:
     assert len(sx.label_transfer(ref, cells([0.0]), method="neighbors", n_neighbors=50)) == 1
 
 
@@ -100,7 +100,7 @@ def test_cells_of_a_new_type_do_not_move_the_others() -> None:
     assert share_right(sx.label_transfer(ref, query)[known], query[known]) == 1
 
 
-def test_few_query_cells_are_not_moved_onto_their_neighbours() -> None:
+def test_few_query_cells_are_not_moved_onto_their_neighbors() -> None:
     ref = blobs({"a": 100, "b": 100})
     alone = blobs({"a": 1}, seed=3)
     alone.obsm["latent"][0, 0] = 6  # nearer to "b"
@@ -204,7 +204,7 @@ def test_the_matrix_itself_is_voted_on() -> None:
         sx.label_transfer(ref, query, rep="X", method="discriminant")
 
 
-def test_neighbours_do_not_ask_for_the_batches_of_the_query(prepared_pair) -> None:
+def test_neighbors_do_not_ask_for_the_batches_of_the_query(prepared_pair) -> None:
     ref, query = prepared_pair
     query = _without_a_batch(query)
     kwargs = {"method": "neighbors", "batch_key": "batch"}

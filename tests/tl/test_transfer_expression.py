@@ -1,4 +1,4 @@
-"""transfer_expression: the mean of the neighbours in the reference."""
+"""transfer_expression: the mean of the neighbors in the reference."""
 
 from __future__ import annotations
 
@@ -166,13 +166,13 @@ BAD = {
     "gene twice": (_fine, {"genes": ["a", "a"]}, ValueError, "more than once"),
     "repeated in the reference": (_repeated, {"genes": ["a"]}, ValueError, "more than once"),
     "nothing to transfer": (_all_measured, {}, ValueError, "has all 2 genes"),
-    "no representation": (_fine, {"rep": "X_pca"}, KeyError, "not in ref.obsm"),
+    "no representation": (_fine, {"use_rep": "X_pca"}, KeyError, "not in ref.obsm"),
     "not finite": (_nan, {}, ValueError, "NaN or infinite"),
     "other space": (_wider, {}, ValueError, "4 dimensions in `ref` and 3 in `query`"),
     "no raw": (_fine, {"use_raw": True}, ValueError, "there is no `ref.raw`"),
     "no layer": (_fine, {"layer": "x"}, KeyError, "not in ref.layers"),
     "weights": (_fine, {"weights": "gaussian"}, ValueError, "'uniform' or 'distance'"),
-    "neighbours": (_fine, {"n_neighbors": 0}, ValueError, "at least 1, got 0"),
+    "neighbors": (_fine, {"n_neighbors": 0}, ValueError, "at least 1, got 0"),
 }
 
 

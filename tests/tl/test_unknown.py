@@ -13,7 +13,7 @@ from scipy import sparse, stats
 
 import scalex_scvi as sx
 
-CENTRES = {"a": (0, 0), "b": (20, 0), "c": (0, 20), "absent": (20, 20)}
+CENTERS = {"a": (0, 0), "b": (20, 0), "c": (0, 20), "absent": (20, 20)}
 SCORES = {"novelty": "latent", "batch_key": "batch"}
 LATENT = SCORES | {"unknown": True}
 
@@ -22,7 +22,7 @@ def blobs(sizes: dict[str, int], *, n_batches: int = 3, seed: int = 0) -> AnnDat
     """Gaussian blobs in a latent space of two dimensions; no expression."""
     rng = np.random.default_rng(seed)
     celltype = np.repeat(list(sizes), list(sizes.values()))
-    points = np.array([CENTRES[name] for name in celltype]) + rng.normal(size=(len(celltype), 2))
+    points = np.array([CENTERS[name] for name in celltype]) + rng.normal(size=(len(celltype), 2))
     batch = [f"batch{i % n_batches}" for i in range(len(celltype))]
     obs = pd.DataFrame({"celltype": pd.Categorical(celltype), "batch": batch})
     return AnnData(obs=obs.set_index("c" + obs.index.astype(str)), obsm={"latent": points})
@@ -30,12 +30,12 @@ def blobs(sizes: dict[str, int], *, n_batches: int = 3, seed: int = 0) -> AnnDat
 
 def with_expression(adata: AnnData, *, n_genes: int = 200, seed: int = 0) -> AnnData:
     """The same cells with expression of their type, and a latent that cannot tell `absent`."""
-    profiles = np.random.default_rng(99).uniform(size=(len(CENTRES), n_genes))
-    codes = adata.obs["celltype"].astype(str).map({name: i for i, name in enumerate(CENTRES)})
+    profiles = np.random.default_rng(99).uniform(size=(len(CENTERS), n_genes))
+    codes = adata.obs["celltype"].astype(str).map({name: i for i, name in enumerate(CENTERS)})
     noise = np.random.default_rng(seed).normal(0, 0.2, size=(adata.n_obs, n_genes))
     x = np.clip(profiles[codes] + noise, 0, 1).astype(np.float32)
     points = adata.obsm["latent"].copy()
-    points[(codes == 3).to_numpy()] -= CENTRES["absent"]  # on top of "a"
+    points[(codes == 3).to_numpy()] -= CENTERS["absent"]  # on top of "a"
     return AnnData(X=sparse.csr_matrix(x), obs=adata.obs.copy(), obsm={"latent": points})
 
 
@@ -86,7 +86,7 @@ def test_expression_finds_a_type_that_the_latent_hides(ref: AnnData) -> None:
     assert (by_expression[:100] == "unknown").mean() < 0.15
 
 
-def test_misfit_is_one_minus_correlation_with_the_neighbours_by_agreement(ref: AnnData) -> None:
+def test_misfit_is_one_minus_correlation_with_the_neighbors_by_agreement(ref: AnnData) -> None:
     """Ranks of the uncertainty against numpy's correlation, cell by cell."""
     ref = with_expression(ref)
     query = with_expression(blobs({"a": 10, "b": 10}, seed=3), seed=3)
