@@ -170,7 +170,7 @@ def _selection(kinds: Sequence[Any], names: Sequence[str]) -> list[Any]:
     if unknown or not names:
         msg = (
             f"`metrics` has {unknown or names!r}; give one or more of those that the installed "
-            f"scib-metrics knows: {sum(known, [])!r}."
+            f"scib-metrics knows: {[name for of_kind in known for name in of_kind]!r}."
         )
         raise ValueError(msg)
     return [

@@ -67,7 +67,10 @@ class SavingMixin(_Base):
         os.makedirs(dir_path, exist_ok=True)
         if save_anndata:
             with whole_file(adata_path(dir_path, prefix)) as temporary:
-                self.adata.write_h5ad(temporary, **anndata_write_kwargs)
+                if self.adata.isbacked:  # writing would make the new file that of the user's object
+                    self.adata.copy(temporary).file.close()
+                else:
+                    self.adata.write_h5ad(temporary, **anndata_write_kwargs)
         attributes = {k: v for k, v in self._get_user_attributes() if k.endswith("_")}
         state = {name: value.cpu() for name, value in self.module.state_dict().items()}
         saved = SavedModel(state, [str(gene) for gene in self.get_var_names()], attributes)

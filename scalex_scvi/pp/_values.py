@@ -36,6 +36,8 @@ class ValueSummary:
     @classmethod
     def of(cls, values: np.ndarray) -> ValueSummary:
         """Summarize the stored values of a matrix."""
+        if values.dtype.kind not in "f":  # whole numbers have no infinity
+            values = values.astype(np.float64)
         finite = np.isfinite(values)
         all_finite = bool(finite.all())
         where: Any = True if all_finite else finite
