@@ -85,6 +85,11 @@ def frozen(value: Any) -> Any:
     return value
 
 
+def layers_of(adata: AnnData) -> dict[str, Any]:
+    """Layers by name; the newest anndata lists X among them, as `None`."""
+    return {key: value for key, value in adata.layers.items() if key is not None}
+
+
 def all_of(adata: AnnData) -> dict[str, Any]:
     """Everything of an object, as copies."""
     parts: dict[str, Any] = {
@@ -97,7 +102,8 @@ def all_of(adata: AnnData) -> dict[str, Any]:
         "backed": adata.isbacked,
         "file": str(adata.filename),
     }
-    for name in ("layers", "obsm", "varm", "obsp", "varp"):
+    parts["layers"] = frozen(layers_of(adata))
+    for name in ("obsm", "varm", "obsp", "varp"):
         parts[name] = frozen(dict(getattr(adata, name)))
     if adata.raw is not None:
         parts["raw"] = {"X": frozen(adata.raw.X), "var": frozen(adata.raw.var)}
@@ -143,7 +149,7 @@ class Watch:
         self.before = all_of(adata)
         self.held = {
             "X": None if adata.isbacked else adata.X,
-            **{f"layers/{key}": value for key, value in adata.layers.items()},
+            **{f"layers/{key}": value for key, value in layers_of(adata).items()},
             **{f"obsm/{key}": value for key, value in adata.obsm.items()},
         }
         self.path = None if adata.filename is None else Path(adata.filename)
