@@ -205,6 +205,17 @@ def test_parts_of_adata(model: SCALEXModel, adata: AnnData) -> None:
     )
 
 
+@pytest.mark.xfail(
+    strict=True,
+    reason="without batch_key, other cells are scaled by their own maxima, the model's own too",
+)
+def test_parts_of_adata_without_batches(adata: AnnData) -> None:
+    model = new_model(adata, batch_key=None)
+    latent = model.get_latent_representation()
+    part = model.get_latent_representation(adata[:40])
+    np.testing.assert_allclose(part, latent[:40], atol=1e-6)
+
+
 def test_unregistered_cells(model: SCALEXModel) -> None:
     other = new_query(batch=None)
     assert model.get_latent_representation(other).shape == (60, 5)
@@ -495,6 +506,11 @@ def test_training_arguments(adata: AnnData) -> None:
         model.train(max_epoch=1, **QUIET)
 
 
+@pytest.mark.xfail(strict=True, raises=TypeError, reason="`train_size=None` is scVI's default")
+def test_no_train_size(adata: AnnData) -> None:
+    new_model(adata, train=False).train(1, train_size=None, **QUIET)
+
+
 def test_external_indexing(adata: AnnData) -> None:
     model = new_model(adata, train=False)
     order = np.random.default_rng(0).permutation(N_CELLS)
@@ -732,6 +748,14 @@ def test_minified_with_counts(model: SCALEXModel, adata: AnnData) -> None:
     _minified(model, minified_data_type="latent_posterior_parameters_with_counts")
     np.testing.assert_array_equal(model.adata.X.toarray(), adata.X.toarray())
     np.testing.assert_allclose(model.get_latent_representation(), latent, atol=1e-6)
+
+
+@pytest.mark.xfail(strict=True, reason="counts of a minified model do not go through the transform")
+def test_likelihood_of_a_model_minified_with_counts(model: SCALEXModel) -> None:
+    error = model.get_reconstruction_error()["reconstruction_loss"]
+    _minified(model, minified_data_type="latent_posterior_parameters_with_counts")
+    found = model.get_reconstruction_error()["reconstruction_loss"]
+    np.testing.assert_allclose(found, error, rtol=0.05)  # but for the noise
 
 
 def test_minified_reference_takes_queries(model: SCALEXModel, tmp_path: Path) -> None:
