@@ -277,20 +277,14 @@ def test_the_user_s_object(kind: str, layer: str | None, tmp_path: Path) -> None
     watch.check("projection")
 
 
-OF_FILES = pytest.mark.xfail(
-    strict=True,
-    reason="anndata's write_h5ad points a backed object to the file written, here a temporary one",
-)
-
-
 @pytest.mark.parametrize(
     "kind",
     [
         "csr",
         "dense",
-        pytest.param("backed csr", marks=OF_FILES),
-        pytest.param("backed dense", marks=OF_FILES),
-        pytest.param("backed csr writable", marks=OF_FILES),
+        "backed csr",
+        "backed dense",
+        "backed csr writable",
     ],
 )
 def test_saving_the_cells_with_the_model(kind: str, tmp_path: Path) -> None:
