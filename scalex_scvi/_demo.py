@@ -24,8 +24,8 @@ def demo(
     data: DataSource | None = None,
     *,
     held_out: str | None = None,
-    reading: Reading = Reading(),  # noqa: B008 all four are frozen
-    preparation: Preparation = Preparation(),  # noqa: B008
+    reading: Reading = Reading(),
+    preparation: Preparation = Preparation(),
     recipe: Recipe = DEFAULT,
     outputs: Outputs,
     seed: int | None = None,

@@ -260,10 +260,10 @@ def SCALEX(
 def integrate(
     data: DataSource | Sequence[DataSource],
     *,
-    reading: Reading = Reading(),  # noqa: B008 all four are frozen
-    preparation: Preparation = Preparation(),  # noqa: B008
+    reading: Reading = Reading(),
+    preparation: Preparation = Preparation(),
     recipe: Recipe = DEFAULT,
-    outputs: Outputs = Outputs(),  # noqa: B008
+    outputs: Outputs = Outputs(),
     seed: int | None = None,
     train_kwargs: Mapping[str, Any] | None = None,
 ) -> AnnData:
@@ -307,9 +307,9 @@ def project(
     data: DataSource | Sequence[DataSource],
     reference: str | os.PathLike[str],
     *,
-    reading: Reading = Reading(),  # noqa: B008 all three are frozen
-    preparation: Preparation = Preparation(),  # noqa: B008
-    outputs: Outputs = Outputs(),  # noqa: B008
+    reading: Reading = Reading(),
+    preparation: Preparation = Preparation(),
+    outputs: Outputs = Outputs(),
     seed: int | None = None,
 ) -> AnnData:
     """Project counts of new cells onto a reference, without training.

@@ -33,6 +33,10 @@ class _Help(argparse.HelpFormatter):
     def __init__(self, prog: str) -> None:
         super().__init__(prog, max_help_position=34)
 
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        fill = super()._fill_text
+        return "\n\n".join(fill(part, width, indent) for part in text.split("\n\n"))
+
     def _get_default_metavar_for_optional(self, action: argparse.Action) -> str:
         short = {int: "N", float: "X"}.get(action.type)  # type: ignore[call-overload]
         return short or action.dest.rpartition("_")[2].upper()
@@ -58,7 +62,7 @@ def build_parser() -> argparse.ArgumentParser:
             name,
             help=summary,
             description=f"{summary[0].upper()}{summary[1:]}.",
-            epilog=f"Example: scalex-scvi {name} {example} ; {EXIT_CODES}",
+            epilog=f"Example: scalex-scvi {name} {example}\n\n{EXIT_CODES}",
             formatter_class=_Help,
             allow_abbrev=False,  # their meaning would change when an option is added
         )

@@ -30,7 +30,7 @@ QUERY_BATCH = "query"
 
 def load_counts(
     data: DataSource | Sequence[DataSource],
-    reading: Reading = Reading(),  # noqa: B008 frozen
+    reading: Reading = Reading(),
     *,
     seed: int | None = None,
     is_query: bool = False,
