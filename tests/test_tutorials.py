@@ -24,8 +24,8 @@ CELL_TIMEOUT = 900  # seconds
 # The notebooks train by the default, which would take half of the time of all tests. The default
 # itself is tested on real data (test_real_data.py).
 SHORT_TRAINING = """
-import scalex_scvi.model._scalex
-scalex_scvi.model._scalex.default_steps = lambda share_of_nonzero: 600
+import scalex_scvi.model._training
+scalex_scvi.model._training.default_steps = lambda share_of_nonzero: 600
 """
 
 

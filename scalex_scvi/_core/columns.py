@@ -40,8 +40,8 @@ def check_batch_column(adata: AnnData, batch_key: str | None, *, lone_cells: boo
     lone = list(counts.index[counts == 1])
     if lone:
         msg = (
-            f"Batches with one cell: {lone!r} (adata.obs[{batch_key!r}]). A batch needs at least "
-            "two cells to be scaled and normalised. Merge it with another batch, or remove it."
+            f"Batches with one cell: {lone[:5]!r} (adata.obs[{batch_key!r}]). A batch needs at "
+            "least two cells to be scaled and normalized. Merge it with another batch, or remove it."
         )
         raise ValueError(msg)
 

@@ -109,8 +109,8 @@ class ExpressionField(LayerField):
         self.validate_field(adata_target)
         genes = state_registry[self.COLUMN_NAMES_KEY]
         reference = record_in(state_registry)
-        if minify_type(adata_target) is not None:
-            return _state(adata_target.n_obs, genes, reference, True, False)
+        if minify_type(adata_target) is not None:  # the same cells, or their latent alone
+            return {**state_registry, self.N_OBS_KEY: adata_target.n_obs}
         matrix, name = get_matrix(adata_target, self.attr_key)
         own = Preprocessing.from_adata(adata_target) if self.attr_key is None else None
         processed = self.processed

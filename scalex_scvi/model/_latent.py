@@ -13,6 +13,7 @@ from torch import Tensor
 
 from scalex_scvi._core.blocks import blocks_of
 from scalex_scvi._core.matrices import in_memory
+from scalex_scvi._core.scvi_private import minify_type
 from scalex_scvi._core.seeds import seeded
 
 from ._inference import BatchStats, BlockEncoder, check_batch_stats, encode_cells
@@ -74,7 +75,10 @@ class LatentMixin(_Base):
         ``(n_cells, n_latent)``, or mean and variance of that shape.
         """
         check_batch_stats(batch_stats)
-        encoded = dataloader is not None or self.minified_data_type is not None
+        of_minified = self.minified_data_type is not None and (
+            adata is None or minify_type(adata) is not None
+        )
+        encoded = dataloader is not None or of_minified
         if batch_stats == "batch" and encoded:
             msg = "`batch_stats='batch'` reads the expression twice: it needs `adata`, unminified."
             raise ValueError(msg)

@@ -22,6 +22,7 @@ from scalex_scvi._core.scvi_private import (
     SETUP_ARGS_KEY,
     STATE_REGISTRY_KEY,
     check_if_view,
+    has_no_counts,
     minify_type,
 )
 from scalex_scvi._core.seeds import seeded
@@ -364,7 +365,7 @@ def transform_of(manager: SCALEXDataManager) -> Transform | None:
         len(genes) == manager.adata.n_vars
         and (genes == manager.adata.var_names.to_numpy().astype(str)).all()
     )
-    if minify_type(manager.adata) is not None or (state[PROCESSED_KEY] and same):
+    if has_no_counts(manager.adata) or (state[PROCESSED_KEY] and same):
         return None
     if state[PROCESSED_KEY]:
         record = Preprocessing(genes=tuple(genes), log_normalized=True)

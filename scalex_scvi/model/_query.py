@@ -78,7 +78,7 @@ class QueryMixin(_Base):
         unfrozen
             Whether :meth:`train` may change everything, the latent too, as in scArches.
         layer
-            Layer with the counts; default: that of the reference.
+            Layer with the counts, or ``"X"``; default: that of the reference.
         **more
             ``log_normalized``: whether the values are log-normalized already (``None`` decides,
             and raises when it looks like it). ``processed``: whether they are scaled to [0, 1]
@@ -103,7 +103,8 @@ class QueryMixin(_Base):
             adata._inplace_subset_var(known)
         registry = reference.registry_
         arguments = registry[SETUP_ARGS_KEY] | declared
-        arguments["layer"] = arguments["layer"] if layer is None else layer
+        if layer is not None:
+            arguments["layer"] = None if layer == "X" else layer
         cls.setup_anndata(adata, source_registry=registry, extend_categories=True, **arguments)
         model = cls(adata, **reference.init_params_["non_kwargs"])
         state = {name: value.cpu() for name, value in reference.module.state_dict().items()}

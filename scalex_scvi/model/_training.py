@@ -43,7 +43,7 @@ class TrainingMixin(_Base):
         max_epochs: int | None = None,
         accelerator: str = "auto",
         devices: int | list[int] | str = "auto",
-        train_size: float = 1.0,
+        train_size: float | None = 1.0,
         validation_size: float | None = None,
         recipe: Mapping[str, Any] = DEFAULT,
         seed: int | None = None,
@@ -76,7 +76,7 @@ class TrainingMixin(_Base):
             See :class:`lightning.pytorch.Trainer`. More than one device needs ``strategy="ddp"``:
             one process each, all of which train one model (see ``docs/distributed.md``).
         train_size, validation_size
-            Shares of cells to train on and to validate on.
+            Shares of cells to train on (all of them by default) and to validate on.
         recipe
             Numbers of the training: see :class:`scalex_scvi.train.Recipe`.
         seed
@@ -100,6 +100,7 @@ class TrainingMixin(_Base):
         RuntimeError
             If the loss diverges.
         """
+        train_size = 1.0 if train_size is None else train_size
         changes = {name: more.pop(name) for name in Recipe.names() if name in more}
         recipe = DEFAULT.but(**(dict(recipe) | changes))
         self._check_trainable()

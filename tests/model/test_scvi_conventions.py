@@ -205,10 +205,6 @@ def test_parts_of_adata(model: SCALEXModel, adata: AnnData) -> None:
     )
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="without batch_key, other cells are scaled by their own maxima, the model's own too",
-)
 def test_parts_of_adata_without_batches(adata: AnnData) -> None:
     model = new_model(adata, batch_key=None)
     latent = model.get_latent_representation()
@@ -506,7 +502,6 @@ def test_training_arguments(adata: AnnData) -> None:
         model.train(max_epoch=1, **QUIET)
 
 
-@pytest.mark.xfail(strict=True, raises=TypeError, reason="`train_size=None` is scVI's default")
 def test_no_train_size(adata: AnnData) -> None:
     new_model(adata, train=False).train(1, train_size=None, **QUIET)
 
@@ -750,7 +745,6 @@ def test_minified_with_counts(model: SCALEXModel, adata: AnnData) -> None:
     np.testing.assert_allclose(model.get_latent_representation(), latent, atol=1e-6)
 
 
-@pytest.mark.xfail(strict=True, reason="counts of a minified model do not go through the transform")
 def test_likelihood_of_a_model_minified_with_counts(model: SCALEXModel) -> None:
     error = model.get_reconstruction_error()["reconstruction_loss"]
     _minified(model, minified_data_type="latent_posterior_parameters_with_counts")
