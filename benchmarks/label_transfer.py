@@ -1,6 +1,6 @@
 """Label transfer on real sets: accuracy, and how often "unknown" is right or wrong.
 
-Usage: ``python benchmarks/label_transfer.py --data FOLDER`` (see ``--help``). ``--scanvi`` adds
+Usage: ``python -m benchmarks.label_transfer --data FOLDER`` (see ``--help``). ``--scanvi`` adds
 scANVI, which takes minutes per reference on a CPU.
 
 In each case one batch is left out, the reference is trained on the others, and the batch is
@@ -28,13 +28,12 @@ import tempfile
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import anndata as ad
 import numpy as np
 import pandas as pd
 import scanpy as sc
-from real_sets import BATCH, LABEL, add_recipe, recipe, train_reference
 from sklearn.base import ClassifierMixin
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
@@ -43,6 +42,7 @@ from sklearn.model_selection import LeaveOneGroupOut, StratifiedKFold, cross_val
 from sklearn.neighbors import KNeighborsClassifier
 
 import scalex_scvi as sx
+from benchmarks.real_sets import BATCH, LABEL, add_recipe, recipe, train_reference
 
 MAX_REFUSED = 0.05
 SCANVI_SETS = ("kang_pbmc_published_labels", "mesc_2batch_scmerge", "pancreas_3study_cepo")
@@ -121,9 +121,9 @@ def embed(case: Case, args: argparse.Namespace) -> Pair:
 
 
 def _representations(
-    ref_counts: ad.AnnData, query_counts: ad.AnnData, training: dict[str, Any]
+    ref_counts: ad.AnnData, query_counts: ad.AnnData, training: sx.train.Recipe
 ) -> dict[str, np.ndarray]:
-    model = train_reference(ref_counts, **training)
+    model = train_reference(ref_counts, training)
     query = sx.SCALEXModel.load_query_data(query_counts, model)
     found = {}
     for stats in ("running", "batch"):

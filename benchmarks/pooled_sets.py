@@ -1,7 +1,7 @@
 """Sets that no default was chosen on: cells of several studies that come as sets of their own.
 
-Usage: ``python benchmarks/pooled_sets.py --data FOLDER --out FOLDER``, then
-``python benchmarks/quality --data OUT --sets pooled_pbmc ...`` and the same of
+Usage: ``python -m benchmarks.pooled_sets --data FOLDER --out FOLDER``, then
+``python -m benchmarks.quality --data OUT --sets pooled_pbmc ...`` and the same of
 ``benchmarks/projection``.
 
 The cells are known from the other sets; that they have to be integrated with those of another

@@ -1,6 +1,6 @@
 """Integration and projection of the real data sets: mixing, purity and transferred labels.
 
-Usage: ``python benchmarks/real_sets.py --data FOLDER`` (see ``--help``).
+Usage: ``python -m benchmarks.real_sets --data FOLDER`` (see ``--help``).
 
 Integration: share of same-batch neighbours and cell-type purity (30 neighbours), for uncorrected
 PCA of the same genes and for both batch statistics. ``moved``: how far of the way from there to
@@ -17,13 +17,13 @@ import argparse
 import logging
 import time
 from pathlib import Path
-from typing import Any
 
 import anndata as ad
 import pandas as pd
 from sklearn.metrics import accuracy_score, f1_score
 
 import scalex_scvi as sx
+from benchmarks.components import uncorrected_pca
 
 SETS = [
     "kang_pbmc_published_labels",
@@ -45,9 +45,10 @@ def add_recipe(parser: argparse.ArgumentParser, default: str) -> None:
     parser.add_argument("--kl-weight", type=float, help="instead of the recipe's")
 
 
-def recipe(args: argparse.Namespace) -> dict[str, Any]:
-    """Arguments of ``train``."""
-    return (sx.train.PUBLISHED if args.recipe == "published" else {}) | given(args)
+def recipe(args: argparse.Namespace) -> sx.train.Recipe:
+    """Recipe of the command line."""
+    base = sx.train.PUBLISHED if args.recipe == "published" else sx.train.DEFAULT
+    return base.but(**given(args))
 
 
 def given(args: argparse.Namespace) -> dict[str, float]:
@@ -56,18 +57,18 @@ def given(args: argparse.Namespace) -> dict[str, float]:
     return {name: value for name, value in options.items() if value is not None}
 
 
-def train_reference(counts: ad.AnnData, **training: Any) -> sx.SCALEXModel:
+def train_reference(counts: ad.AnnData, recipe: sx.train.Recipe) -> sx.SCALEXModel:
     # The sets are filtered by their sources: no cell is removed.
     adata = sx.pp.rna(counts, batch_key=BATCH, min_features=0)
     sx.SCALEXModel.setup_anndata(adata, batch_key=BATCH)
     model = sx.SCALEXModel(adata)
-    model.train(enable_progress_bar=False, **training)
+    model.train(recipe=recipe, enable_progress_bar=False)
     return model
 
 
-def integration_row(counts: ad.AnnData, **training: Any) -> dict[str, float]:
+def integration_row(counts: ad.AnnData, recipe: sx.train.Recipe) -> dict[str, float]:
     start = time.perf_counter()
-    model = train_reference(counts, **training)
+    model = train_reference(counts, recipe)
     seconds = time.perf_counter() - start
     adata = model.adata
     batch, label = adata.obs[BATCH], adata.obs[LABEL]
@@ -78,7 +79,7 @@ def integration_row(counts: ad.AnnData, **training: Any) -> dict[str, float]:
         "mixed": sx.metrics.expected_same_batch_share(batch),
     }
     representations = {
-        "pca": sx.metrics.uncorrected_pca(adata),
+        "pca": uncorrected_pca(adata, n_components=20),
         "running": model.get_latent_representation(),
         "batch": model.get_latent_representation(batch_stats="batch"),
     }
@@ -90,11 +91,11 @@ def integration_row(counts: ad.AnnData, **training: Any) -> dict[str, float]:
     return row
 
 
-def projection_rows(counts: ad.AnnData, **training: Any) -> list[dict[str, object]]:
+def projection_rows(counts: ad.AnnData, recipe: sx.train.Recipe) -> list[dict[str, object]]:
     rows = []
     for batch in counts.obs[BATCH].unique():
         left_out = (counts.obs[BATCH] == batch).to_numpy()
-        model = train_reference(counts[~left_out].copy(), **training)
+        model = train_reference(counts[~left_out].copy(), recipe)
         query = sx.SCALEXModel.load_query_data(counts[left_out].copy(), model)
         truth = query.adata.obs[LABEL].astype(str)
         known = truth.isin(model.adata.obs[LABEL].astype(str))
@@ -131,9 +132,9 @@ def main() -> None:
         counts = ad.read_h5ad(args.data / f"{name}.h5ad")
         for task, rows in tables.items():
             if task == "integration":
-                rows.append({"set": name} | integration_row(counts, **training))
+                rows.append({"set": name} | integration_row(counts, training))
             else:
-                found = projection_rows(counts, **training)
+                found = projection_rows(counts, training)
                 rows.extend({"set": name} | row for row in found)
             table = pd.DataFrame(rows)
             table.to_csv(args.out / f"real_sets_{task}_{tag}.csv", index=False)

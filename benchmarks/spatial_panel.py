@@ -1,6 +1,6 @@
 """A query of few genes, as a spatial panel measures: labels and left-out genes.
 
-Usage: ``python benchmarks/spatial_panel.py --data FOLDER`` (see ``--help``).
+Usage: ``python -m benchmarks.spatial_panel --data FOLDER`` (see ``--help``).
 
 There is no spatial data set here. Dissociated cells stand in for it: each batch in turn is the
 query and keeps a random panel of the variable genes, the other batches are the reference with all
@@ -49,8 +49,8 @@ def prepare(counts: ad.AnnData, n_top_features: object) -> ad.AnnData:
 def train(adata: ad.AnnData, max_steps: int) -> sx.SCALEXModel:
     sx.SCALEXModel.setup_anndata(adata, batch_key=BATCH)
     model = sx.SCALEXModel(adata)
-    published = {"lr_schedule": "constant", "alignment_weight": 0.0, "start_at_mean": False}
-    model.train(max_steps=max_steps, enable_progress_bar=False, **published)
+    recipe = sx.train.PUBLISHED.but(lr=2e-3, max_steps=max_steps)
+    model.train(recipe=recipe, enable_progress_bar=False)
     return model
 
 

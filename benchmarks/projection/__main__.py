@@ -1,6 +1,6 @@
 """Projection and label transfer beside the peers: each batch of each set is left out in turn.
 
-Usage: ``python benchmarks/projection --data FOLDER`` (``--help`` for sets, methods and seeds).
+Usage: ``python -m benchmarks.projection --data FOLDER`` (``--help`` for sets, methods and seeds).
 Needs the extras ``peers`` and ``integration-peers``.
 
 Each run of a method on a case with a seed is a process of its own, whose times and peak memory are
@@ -19,10 +19,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-from cases import SETS, batches
-from methods import METHODS, parse
-from report import Run, write_report
 from tqdm import tqdm
+
+from benchmarks.projection.cases import SETS, batches
+from benchmarks.projection.methods import METHODS, parse
+from benchmarks.projection.report import Run, write_report
 
 
 def main() -> None:
@@ -78,7 +79,7 @@ def compute(args: argparse.Namespace, run: Run) -> bool:
         "scvi_reference": str(run.scvi_reference),
     }
     with (run.place / "log.txt").open("w") as log:
-        worker = [sys.executable, str(Path(__file__).parent / "worker.py"), json.dumps(task)]
+        worker = [sys.executable, "-m", "benchmarks.projection.worker", json.dumps(task)]
         return subprocess.run(worker, stdout=log, stderr=log, check=False).returncode == 0
 
 

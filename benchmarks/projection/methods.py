@@ -13,29 +13,25 @@ import ast
 import inspect
 import json
 import os
-import sys
 import tempfile
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 from anndata import AnnData
-from cases import Case
 from sklearn.base import BaseEstimator
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
-from timing import timed
 
 import scalex_scvi as sx
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from peers import SCVI_MAPPABLE, SCVI_QUERY
+from benchmarks.peers import SCVI_MAPPABLE, SCVI_QUERY
+from benchmarks.projection.cases import Case
+from benchmarks.projection.timing import timed
 
 N_NEIGHBORS = 10
 N_COMPONENTS = 50

@@ -14,9 +14,10 @@ from typing import Any
 
 import pandas as pd
 import torch
-from cases import read_case
-from methods import METHODS, parse
-from timing import timed
+
+from benchmarks.projection.cases import read_case
+from benchmarks.projection.methods import METHODS, parse
+from benchmarks.projection.timing import timed
 
 PACKAGES = ("scalex-scvi", "scvi-tools", "torch", "scalex", "harmonypy", "scikit-learn", "numpy")
 

@@ -1,8 +1,8 @@
 """Integration quality of this package beside its peers, scored by scib-metrics.
 
-Usage: ``python benchmarks/quality --data FOLDER`` (``--help`` for sets, methods and seeds). Needs
-the extras ``benchmark``, ``peers`` and ``integration-peers``. A method may carry options of ours:
-``--methods scalex_scvi scalex_scvi:kl_weight=1,n_hidden=256``.
+Usage: ``python -m benchmarks.quality --data FOLDER`` (``--help`` for sets, methods and seeds).
+Needs the extras ``benchmark``, ``peers`` and ``integration-peers``. A method may carry options of
+ours: ``--methods scalex_scvi scalex_scvi:kl_weight=1,n_hidden=256``.
 
 Each run of a method on a set with a seed is a process of its own, whose time and peak memory are
 measured, and whose embeddings are kept under ``--out``: a second call computes only what is
@@ -17,11 +17,11 @@ import argparse
 import sys
 from pathlib import Path
 
-from methods import METHODS
-from report import write_report
-from runs import Runs
-from sets import KNOWN
-from variants import parse
+from benchmarks.quality.methods import METHODS
+from benchmarks.quality.report import write_report
+from benchmarks.quality.runs import Runs
+from benchmarks.quality.sets import KNOWN
+from benchmarks.quality.variants import parse
 
 
 def main() -> None:

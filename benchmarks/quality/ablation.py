@@ -1,6 +1,6 @@
 """Ours with one setting changed at a time, on every set: what the defaults were chosen by.
 
-Usage: ``python benchmarks/quality/ablation.py --data FOLDER --out runs/quality``. The runs are
+Usage: ``python -m benchmarks.quality.ablation --data FOLDER --out runs/quality``. The runs are
 cached, and shared with those of ``benchmarks/quality``. Prints the base's mean scores over the
 sets, and for each change the difference from the base; writes ``ablation.csv``.
 """
@@ -11,9 +11,10 @@ import argparse
 from pathlib import Path
 
 import pandas as pd
-from report import AGGREGATES, collect
-from runs import Runs
-from sets import KNOWN
+
+from benchmarks.quality.report import AGGREGATES, collect
+from benchmarks.quality.runs import Runs
+from benchmarks.quality.sets import KNOWN
 
 CHANGES = [
     "lr_schedule=constant",

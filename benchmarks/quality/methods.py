@@ -16,10 +16,10 @@ import numpy as np
 import scanpy as sc
 from anndata import AnnData
 from scipy import sparse
-from sets import DataSet
 from sklearn.decomposition import TruncatedSVD
 
-import scalex_scvi as sx
+from benchmarks.components import uncorrected_pca
+from benchmarks.quality.sets import DataSet
 
 QUIET = {"enable_progress_bar": False, "logger": False, "accelerator": "cpu"}
 
@@ -76,7 +76,7 @@ def components(task: Task, *, standardise: bool = False) -> np.ndarray:
     """
     if task.about.profile != "ATAC":
         if standardise:
-            return sx.metrics.uncorrected_pca(task.prepared, n_components=50)
+            return uncorrected_pca(task.prepared)
         n_components = min(50, min(task.log.shape) - 1)
         return sc.pp.pca(task.log.toarray(), n_comps=n_components, random_state=0)
     peaks = task.counts[:, task.prepared.var_names].X.astype(np.float64)
@@ -89,7 +89,7 @@ def components(task: Task, *, standardise: bool = False) -> np.ndarray:
 
 def scalex_scvi(task: Task) -> Iterator[tuple[str, np.ndarray]]:
     """Train ours; options beside the defaults come with the name of the method."""
-    from variants import train
+    from benchmarks.quality.variants import train
 
     model = train(task.prepared, task.batch_key, task.seed, **task.options)
     yield "running", model.get_latent_representation()

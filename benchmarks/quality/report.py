@@ -13,13 +13,13 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
-from graphs import score_graph
-from methods import Task, components
-from runs import Runs
 from scipy import sparse
-from sets import describe, read_set
 
 import scalex_scvi as sx
+from benchmarks.quality.graphs import score_graph
+from benchmarks.quality.methods import Task, components
+from benchmarks.quality.runs import Runs
+from benchmarks.quality.sets import describe, read_set
 
 AGGREGATES = ["Bio conservation", "Batch correction", "Total"]
 BIO_METRICS = (

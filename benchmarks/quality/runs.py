@@ -70,7 +70,7 @@ class Runs:
             "seed": seed,
             "place": str(place.resolve()),
         }
-        worker = [sys.executable, str(Path(__file__).parent / "worker.py"), json.dumps(task)]
+        worker = [sys.executable, "-m", "benchmarks.quality.worker", json.dumps(task)]
         # numba would set OpenMP's threads back to all cores, and torch's with them.
         names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
         threads = dict.fromkeys(names, "1") if one_thread else {}

@@ -13,10 +13,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from methods import Task, run
 from scipy import sparse
-from sets import describe, read_set
-from variants import parse, preparation
+
+from benchmarks.quality.methods import Task, run
+from benchmarks.quality.sets import describe, read_set
+from benchmarks.quality.variants import parse, preparation
 
 PACKAGES = (
     "scalex-scvi",
