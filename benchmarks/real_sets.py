@@ -23,32 +23,16 @@ import pandas as pd
 from sklearn.metrics import accuracy_score, f1_score
 
 import scalex_scvi as sx
+from benchmarks.cells import Cells, leave_out
 from benchmarks.components import uncorrected_pca
-
-SETS = [
-    "kang_pbmc_published_labels",
-    "pancreas_3study_cepo",
-    "mesc_2batch_scmerge",
-    "celllines_3cl_3platforms_832genes",
-    "kang_pbmc_ctrl_8donors",
-]
-BATCH, LABEL = "batch", "celltype"
+from benchmarks.ours import RECIPES, train
+from benchmarks.sets import BATCH, LABEL_SETS, LABELS, read_set
+from scalex_scvi.train import Recipe
 
 
-def add_recipe(parser: argparse.ArgumentParser, default: str) -> None:
-    """Options that say how to train; ``recipe`` reads them."""
-    parser.add_argument(
-        "--recipe", choices=["published", "default"], default=default, help="of the training"
-    )
-    parser.add_argument("--lr", type=float, help="instead of the recipe's")
-    parser.add_argument("--max-steps", type=int, help="instead of the recipe's")
-    parser.add_argument("--kl-weight", type=float, help="instead of the recipe's")
-
-
-def recipe(args: argparse.Namespace) -> sx.train.Recipe:
+def recipe(args: argparse.Namespace) -> Recipe:
     """Recipe of the command line."""
-    base = sx.train.PUBLISHED if args.recipe == "published" else sx.train.DEFAULT
-    return base.but(**given(args))
+    return RECIPES[args.recipe].but(**given(args))
 
 
 def given(args: argparse.Namespace) -> dict[str, float]:
@@ -57,21 +41,12 @@ def given(args: argparse.Namespace) -> dict[str, float]:
     return {name: value for name, value in options.items() if value is not None}
 
 
-def train_reference(counts: ad.AnnData, recipe: sx.train.Recipe) -> sx.SCALEXModel:
-    # The sets are filtered by their sources: no cell is removed.
-    adata = sx.pp.rna(counts, batch_key=BATCH, min_features=0)
-    sx.SCALEXModel.setup_anndata(adata, batch_key=BATCH)
-    model = sx.SCALEXModel(adata)
-    model.train(recipe=recipe, enable_progress_bar=False)
-    return model
-
-
-def integration_row(counts: ad.AnnData, recipe: sx.train.Recipe) -> dict[str, float]:
+def integration_row(counts: ad.AnnData, recipe: Recipe) -> dict[str, float]:
     start = time.perf_counter()
-    model = train_reference(counts, recipe)
+    model = train(Cells(counts), recipe=recipe)
     seconds = time.perf_counter() - start
     adata = model.adata
-    batch, label = adata.obs[BATCH], adata.obs[LABEL]
+    batch, label = adata.obs[BATCH], adata.obs[LABELS]
     row: dict[str, float] = {
         "cells": adata.n_obs,
         "epochs": len(model.history["train_loss"]),
@@ -91,20 +66,20 @@ def integration_row(counts: ad.AnnData, recipe: sx.train.Recipe) -> dict[str, fl
     return row
 
 
-def projection_rows(counts: ad.AnnData, recipe: sx.train.Recipe) -> list[dict[str, object]]:
+def projection_rows(counts: ad.AnnData, recipe: Recipe) -> list[dict[str, object]]:
     rows = []
     for batch in counts.obs[BATCH].unique():
-        left_out = (counts.obs[BATCH] == batch).to_numpy()
-        model = train_reference(counts[~left_out].copy(), recipe)
-        query = sx.SCALEXModel.load_query_data(counts[left_out].copy(), model)
-        truth = query.adata.obs[LABEL].astype(str)
-        known = truth.isin(model.adata.obs[LABEL].astype(str))
+        ref, new = leave_out(counts, batch, batch_key=BATCH, labels_key=LABELS)
+        model = train(Cells(ref), recipe=recipe)
+        query = sx.SCALEXModel.load_query_data(new, model)
+        truth = query.adata.obs[LABELS].astype(str)
+        known = truth.isin(model.adata.obs[LABELS].astype(str))
         row: dict[str, object] = {"left_out": str(batch), "unseen_type": 1 - known.mean()}
         for stats in ("running", "batch"):
             model.adata.obsm["latent"] = model.get_latent_representation(batch_stats=stats)
             query.adata.obsm["latent"] = query.get_latent_representation(batch_stats=stats)
             predicted = sx.label_transfer(
-                model.adata, query.adata, label=LABEL, method="neighbors"
+                model.adata, query.adata, label=LABELS, method="neighbors"
             ).astype(str)
             row[f"accuracy_{stats}"] = accuracy_score(truth, predicted)
             row[f"macro_f1_{stats}"] = f1_score(
@@ -117,8 +92,13 @@ def projection_rows(counts: ad.AnnData, recipe: sx.train.Recipe) -> list[dict[st
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="folder with the data sets")
-    parser.add_argument("--sets", nargs="+", default=SETS)
-    add_recipe(parser, "published")
+    parser.add_argument("--sets", nargs="+", default=LABEL_SETS)
+    parser.add_argument(
+        "--recipe", choices=["published", "default"], default="published", help="of the training"
+    )
+    parser.add_argument("--lr", type=float, help="instead of the recipe's")
+    parser.add_argument("--max-steps", type=int, help="instead of the recipe's")
+    parser.add_argument("--kl-weight", type=float, help="instead of the recipe's")
     parser.add_argument("--tasks", nargs="+", default=["integration", "projection"])
     parser.add_argument("--out", type=Path, default=Path("runs"), help="folder for the tables")
     args = parser.parse_args()
@@ -129,7 +109,7 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     tables: dict[str, list[dict[str, object]]] = {task: [] for task in args.tasks}
     for name in args.sets:
-        counts = ad.read_h5ad(args.data / f"{name}.h5ad")
+        counts = read_set(args.data, name)
         for task, rows in tables.items():
             if task == "integration":
                 rows.append({"set": name} | integration_row(counts, training))

@@ -36,9 +36,9 @@ from sklearn.decomposition import PCA
 from sklearn.metrics import accuracy_score, f1_score
 
 import scalex_scvi as sx
+from benchmarks.sets import BATCH, LABELS
 
 SETS = ["pancreas_3study_cepo", "kang_pbmc_published_labels"]
-BATCH, LABEL = "batch", "celltype"
 
 
 def prepare(counts: ad.AnnData, n_top_features: object) -> ad.AnnData:
@@ -89,8 +89,8 @@ def gene_correlations(predicted: np.ndarray, truth: np.ndarray, rank: bool) -> n
 def scores(
     ref: ad.AnnData, query: ad.AnnData, truth: pd.DataFrame, n_neighbors: int
 ) -> dict[str, float]:
-    true_label = query.obs[LABEL].astype(str)
-    label = sx.label_transfer(ref, query, label=LABEL, method="neighbors").astype(str)
+    true_label = query.obs[LABELS].astype(str)
+    label = sx.label_transfer(ref, query, label=LABELS, method="neighbors").astype(str)
     moved = sx.tl.transfer_expression(ref, query, list(truth), n_neighbors=n_neighbors)
     predicted, true_values = moved.to_df().to_numpy(), truth.to_numpy()
     return {

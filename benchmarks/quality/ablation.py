@@ -14,7 +14,7 @@ import pandas as pd
 
 from benchmarks.quality.report import AGGREGATES, collect
 from benchmarks.quality.runs import Runs
-from benchmarks.quality.sets import KNOWN
+from benchmarks.sets import SETS
 
 CHANGES = [
     "lr_schedule=constant",
@@ -40,7 +40,7 @@ CHANGES = [
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="folder with the data sets")
-    parser.add_argument("--sets", nargs="+", default=list(KNOWN), help="names of .h5ad files")
+    parser.add_argument("--sets", nargs="+", default=list(SETS), help="names of .h5ad files")
     parser.add_argument("--base", default="", help="options of every run (none)")
     parser.add_argument("--changes", nargs="*", default=CHANGES, help="options, one set a variant")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
