@@ -3,7 +3,7 @@
 Trains the same network with stacked batch-norm parameters and with a list of BatchNorm1d, whose
 members Adam skips when they have no gradient, and prints loss, mixing and purity of both.
 
-Usage: ``python benchmarks/absent_batches.py FILE.h5ad [--steps 3056] [--seeds 1 2]``
+Usage: ``python -m benchmarks.absent_batches FILE.h5ad [--steps 3056] [--seeds 1 2]``
 """
 
 from __future__ import annotations

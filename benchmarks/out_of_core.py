@@ -1,6 +1,6 @@
 """Preprocess, train and project cells that do not fit in memory: time and memory by their number.
 
-    python benchmarks/out_of_core.py --data kang_pbmc_published_labels.h5ad --folder scratch/
+    python -m benchmarks.out_of_core --data kang_pbmc_published_labels.h5ad --folder scratch/
 
 Makes stores of resampled real cells, and takes each through all steps, every step in a process of
 its own. Prints seconds and peak memory (resident set, `getrusage`), writes them to a CSV file and
@@ -38,23 +38,11 @@ def start(args: argparse.Namespace) -> dict[str, float]:
 def make(args: argparse.Namespace) -> dict[str, float]:
     """Draw cells with replacement, in blocks."""
     import anndata as ad
-    import dask.array as da
-    import numpy as np
 
+    from benchmarks.drawn import draw_cells
     from scalex_scvi import io
 
-    source = ad.read_h5ad(args.data)
-    rows = np.random.default_rng(0).integers(source.n_obs, size=args.n)
-    obs = source.obs[[args.batch_key]].iloc[rows]
-    obs.index = [f"cell{i}" for i in range(args.n)]
-    drawn = da.from_array(rows[:, None], chunks=(io._store.CELLS_IN_BLOCK, 1))
-    counts = drawn.map_blocks(
-        lambda block: source.X[block.ravel()],
-        chunks=(drawn.chunks[0], (source.n_vars,)),
-        dtype=source.X.dtype,
-        meta=source.X[:0],
-    )
-    cells = ad.AnnData(X=counts, obs=obs, var=source.var[[]])
+    cells = draw_cells(ad.read_h5ad(args.data), args.n, args.batch_key)
     io.write_store(cells, args.folder / "counts.zarr", overwrite=True)
     return {}
 
@@ -126,7 +114,8 @@ def run_all(args: argparse.Namespace) -> pd.DataFrame:
     for n_cells in args.sizes:
         args.folder.mkdir(parents=True, exist_ok=True)
         for step in STEPS:
-            command = [sys.executable, __file__, "--data", str(args.data), "--step", step]
+            command = [sys.executable, "-m", "benchmarks.out_of_core", "--step", step]
+            command += ["--data", str(args.data)]
             command += ["--folder", str(args.folder), "--n", str(n_cells)]
             command += ["--batch-key", args.batch_key, "--max-steps", str(args.max_steps)]
             done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)

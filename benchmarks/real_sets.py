@@ -1,6 +1,6 @@
 """Integration and projection of the real data sets: mixing, purity and transferred labels.
 
-Usage: ``python benchmarks/real_sets.py --data FOLDER`` (see ``--help``).
+Usage: ``python -m benchmarks.real_sets --data FOLDER`` (see ``--help``).
 
 Integration: share of same-batch neighbours and cell-type purity (30 neighbours), for uncorrected
 PCA of the same genes and for both batch statistics. ``moved``: how far of the way from there to
@@ -17,37 +17,22 @@ import argparse
 import logging
 import time
 from pathlib import Path
-from typing import Any
 
 import anndata as ad
 import pandas as pd
 from sklearn.metrics import accuracy_score, f1_score
 
 import scalex_scvi as sx
-
-SETS = [
-    "kang_pbmc_published_labels",
-    "pancreas_3study_cepo",
-    "mesc_2batch_scmerge",
-    "celllines_3cl_3platforms_832genes",
-    "kang_pbmc_ctrl_8donors",
-]
-BATCH, LABEL = "batch", "celltype"
+from benchmarks.cells import Cells, leave_out
+from benchmarks.components import uncorrected_pca
+from benchmarks.ours import RECIPES, train
+from benchmarks.sets import BATCH, LABEL_SETS, LABELS, read_set
+from scalex_scvi.train import Recipe
 
 
-def add_recipe(parser: argparse.ArgumentParser, default: str) -> None:
-    """Options that say how to train; ``recipe`` reads them."""
-    parser.add_argument(
-        "--recipe", choices=["published", "default"], default=default, help="of the training"
-    )
-    parser.add_argument("--lr", type=float, help="instead of the recipe's")
-    parser.add_argument("--max-steps", type=int, help="instead of the recipe's")
-    parser.add_argument("--kl-weight", type=float, help="instead of the recipe's")
-
-
-def recipe(args: argparse.Namespace) -> dict[str, Any]:
-    """Arguments of ``train``."""
-    return (sx.train.PUBLISHED if args.recipe == "published" else {}) | given(args)
+def recipe(args: argparse.Namespace) -> Recipe:
+    """Recipe of the command line."""
+    return RECIPES[args.recipe].but(**given(args))
 
 
 def given(args: argparse.Namespace) -> dict[str, float]:
@@ -56,21 +41,12 @@ def given(args: argparse.Namespace) -> dict[str, float]:
     return {name: value for name, value in options.items() if value is not None}
 
 
-def train_reference(counts: ad.AnnData, **training: Any) -> sx.SCALEXModel:
-    # The sets are filtered by their sources: no cell is removed.
-    adata = sx.pp.rna(counts, batch_key=BATCH, min_features=0)
-    sx.SCALEXModel.setup_anndata(adata, batch_key=BATCH)
-    model = sx.SCALEXModel(adata)
-    model.train(enable_progress_bar=False, **training)
-    return model
-
-
-def integration_row(counts: ad.AnnData, **training: Any) -> dict[str, float]:
+def integration_row(counts: ad.AnnData, recipe: Recipe) -> dict[str, float]:
     start = time.perf_counter()
-    model = train_reference(counts, **training)
+    model = train(Cells(counts), recipe=recipe)
     seconds = time.perf_counter() - start
     adata = model.adata
-    batch, label = adata.obs[BATCH], adata.obs[LABEL]
+    batch, label = adata.obs[BATCH], adata.obs[LABELS]
     row: dict[str, float] = {
         "cells": adata.n_obs,
         "epochs": len(model.history["train_loss"]),
@@ -78,7 +54,7 @@ def integration_row(counts: ad.AnnData, **training: Any) -> dict[str, float]:
         "mixed": sx.metrics.expected_same_batch_share(batch),
     }
     representations = {
-        "pca": sx.metrics.uncorrected_pca(adata),
+        "pca": uncorrected_pca(adata, n_components=20),
         "running": model.get_latent_representation(),
         "batch": model.get_latent_representation(batch_stats="batch"),
     }
@@ -90,20 +66,20 @@ def integration_row(counts: ad.AnnData, **training: Any) -> dict[str, float]:
     return row
 
 
-def projection_rows(counts: ad.AnnData, **training: Any) -> list[dict[str, object]]:
+def projection_rows(counts: ad.AnnData, recipe: Recipe) -> list[dict[str, object]]:
     rows = []
     for batch in counts.obs[BATCH].unique():
-        left_out = (counts.obs[BATCH] == batch).to_numpy()
-        model = train_reference(counts[~left_out].copy(), **training)
-        query = sx.SCALEXModel.load_query_data(counts[left_out].copy(), model)
-        truth = query.adata.obs[LABEL].astype(str)
-        known = truth.isin(model.adata.obs[LABEL].astype(str))
+        ref, new = leave_out(counts, batch, batch_key=BATCH, labels_key=LABELS)
+        model = train(Cells(ref), recipe=recipe)
+        query = sx.SCALEXModel.load_query_data(new, model)
+        truth = query.adata.obs[LABELS].astype(str)
+        known = truth.isin(model.adata.obs[LABELS].astype(str))
         row: dict[str, object] = {"left_out": str(batch), "unseen_type": 1 - known.mean()}
         for stats in ("running", "batch"):
             model.adata.obsm["latent"] = model.get_latent_representation(batch_stats=stats)
             query.adata.obsm["latent"] = query.get_latent_representation(batch_stats=stats)
             predicted = sx.label_transfer(
-                model.adata, query.adata, label=LABEL, method="neighbors"
+                model.adata, query.adata, label=LABELS, method="neighbors"
             ).astype(str)
             row[f"accuracy_{stats}"] = accuracy_score(truth, predicted)
             row[f"macro_f1_{stats}"] = f1_score(
@@ -116,8 +92,13 @@ def projection_rows(counts: ad.AnnData, **training: Any) -> list[dict[str, objec
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="folder with the data sets")
-    parser.add_argument("--sets", nargs="+", default=SETS)
-    add_recipe(parser, "published")
+    parser.add_argument("--sets", nargs="+", default=LABEL_SETS)
+    parser.add_argument(
+        "--recipe", choices=["published", "default"], default="published", help="of the training"
+    )
+    parser.add_argument("--lr", type=float, help="instead of the recipe's")
+    parser.add_argument("--max-steps", type=int, help="instead of the recipe's")
+    parser.add_argument("--kl-weight", type=float, help="instead of the recipe's")
     parser.add_argument("--tasks", nargs="+", default=["integration", "projection"])
     parser.add_argument("--out", type=Path, default=Path("runs"), help="folder for the tables")
     args = parser.parse_args()
@@ -128,12 +109,12 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     tables: dict[str, list[dict[str, object]]] = {task: [] for task in args.tasks}
     for name in args.sets:
-        counts = ad.read_h5ad(args.data / f"{name}.h5ad")
+        counts = read_set(args.data, name)
         for task, rows in tables.items():
             if task == "integration":
-                rows.append({"set": name} | integration_row(counts, **training))
+                rows.append({"set": name} | integration_row(counts, training))
             else:
-                found = projection_rows(counts, **training)
+                found = projection_rows(counts, training)
                 rows.extend({"set": name} | row for row in found)
             table = pd.DataFrame(rows)
             table.to_csv(args.out / f"real_sets_{task}_{tag}.csv", index=False)

@@ -1,6 +1,6 @@
 """Simulate cells of known types in batches that multiply each gene by a factor of their own.
 
-Usage: ``python benchmarks/simulate.py cells.h5ad [--cells 12000] [--genes 2000] [--types 10]
+Usage: ``python -m benchmarks.simulate cells.h5ad [--cells 12000] [--genes 2000] [--types 10]
 [--batches 4] [--seed 0]``: raw counts, ``obs["batch"]`` and ``obs["celltype"]``.
 """
 

@@ -1,6 +1,6 @@
 """A query of few genes, as a spatial panel measures: labels and left-out genes.
 
-Usage: ``python benchmarks/spatial_panel.py --data FOLDER`` (see ``--help``).
+Usage: ``python -m benchmarks.spatial_panel --data FOLDER`` (see ``--help``).
 
 There is no spatial data set here. Dissociated cells stand in for it: each batch in turn is the
 query and keeps a random panel of the variable genes, the other batches are the reference with all
@@ -36,9 +36,9 @@ from sklearn.decomposition import PCA
 from sklearn.metrics import accuracy_score, f1_score
 
 import scalex_scvi as sx
+from benchmarks.sets import BATCH, LABELS
 
 SETS = ["pancreas_3study_cepo", "kang_pbmc_published_labels"]
-BATCH, LABEL = "batch", "celltype"
 
 
 def prepare(counts: ad.AnnData, n_top_features: object) -> ad.AnnData:
@@ -49,8 +49,8 @@ def prepare(counts: ad.AnnData, n_top_features: object) -> ad.AnnData:
 def train(adata: ad.AnnData, max_steps: int) -> sx.SCALEXModel:
     sx.SCALEXModel.setup_anndata(adata, batch_key=BATCH)
     model = sx.SCALEXModel(adata)
-    published = {"lr_schedule": "constant", "alignment_weight": 0.0, "start_at_mean": False}
-    model.train(max_steps=max_steps, enable_progress_bar=False, **published)
+    recipe = sx.train.PUBLISHED.but(lr=2e-3, max_steps=max_steps)
+    model.train(recipe=recipe, enable_progress_bar=False)
     return model
 
 
@@ -89,8 +89,8 @@ def gene_correlations(predicted: np.ndarray, truth: np.ndarray, rank: bool) -> n
 def scores(
     ref: ad.AnnData, query: ad.AnnData, truth: pd.DataFrame, n_neighbors: int
 ) -> dict[str, float]:
-    true_label = query.obs[LABEL].astype(str)
-    label = sx.label_transfer(ref, query, label=LABEL, method="neighbors").astype(str)
+    true_label = query.obs[LABELS].astype(str)
+    label = sx.label_transfer(ref, query, label=LABELS, method="neighbors").astype(str)
     moved = sx.tl.transfer_expression(ref, query, list(truth), n_neighbors=n_neighbors)
     predicted, true_values = moved.to_df().to_numpy(), truth.to_numpy()
     return {

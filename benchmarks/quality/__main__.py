@@ -1,8 +1,8 @@
 """Integration quality of this package beside its peers, scored by scib-metrics.
 
-Usage: ``python benchmarks/quality --data FOLDER`` (``--help`` for sets, methods and seeds). Needs
-the extras ``benchmark``, ``peers`` and ``integration-peers``. A method may carry options of ours:
-``--methods scalex_scvi scalex_scvi:kl_weight=1,n_hidden=256``.
+Usage: ``python -m benchmarks.quality --data FOLDER`` (``--help`` for sets, methods and seeds).
+Needs the extras ``benchmark``, ``peers`` and ``integration-peers``. A method may carry options of
+ours: ``--methods scalex_scvi scalex_scvi:kl_weight=1,n_hidden=256``.
 
 Each run of a method on a set with a seed is a process of its own, whose time and peak memory are
 measured, and whose embeddings are kept under ``--out``: a second call computes only what is
@@ -17,17 +17,17 @@ import argparse
 import sys
 from pathlib import Path
 
-from methods import METHODS
-from report import write_report
-from runs import Runs
-from sets import KNOWN
-from variants import parse
+from benchmarks.options import one_of
+from benchmarks.peers import INTEGRATING
+from benchmarks.quality.report import write_report
+from benchmarks.quality.runs import Runs
+from benchmarks.sets import BATCH, LABELS, SETS
 
 
 def main() -> None:
     args = _arguments()
     runs = Runs(
-        args.out, args.data, args.sets, args.methods, args.seeds, args.batch_key, args.label_key
+        args.out, args.data, args.sets, args.methods, args.seeds, args.batch_key, args.labels_key
     )
     runs.forget(args.again)
     failed = [] if args.report_only else runs.complete(args.jobs)
@@ -39,23 +39,17 @@ def main() -> None:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="folder with the data sets")
-    parser.add_argument("--sets", nargs="+", default=list(KNOWN), help="names of .h5ad files")
-    parser.add_argument("--methods", nargs="+", default=list(METHODS), type=_method)
+    parser.add_argument("--sets", nargs="+", default=list(SETS), help="names of .h5ad files")
+    parser.add_argument("--methods", nargs="+", default=list(INTEGRATING), type=one_of(INTEGRATING))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--batch-key", default="batch")
-    parser.add_argument("--label-key", default="celltype")
-    parser.add_argument("--again", nargs="+", default=[], type=_method)
+    parser.add_argument("--batch-key", default=BATCH)
+    parser.add_argument("--labels-key", default=LABELS)
+    parser.add_argument("--again", nargs="+", default=[], type=one_of(INTEGRATING))
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
     parser.add_argument("--earlier", type=Path, help="scores.csv to add to what is run here")
     parser.add_argument("--report-only", action="store_true", help="score what is there")
     parser.add_argument("--out", type=Path, default=Path("runs/quality"))
     return parser.parse_args()
-
-
-def _method(name: str) -> str:
-    if parse(name)[0] not in METHODS:
-        raise argparse.ArgumentTypeError(f"{name!r} is none of {list(METHODS)}")
-    return name
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Ours with one setting changed at a time, on every set: what the defaults were chosen by.
 
-Usage: ``python benchmarks/quality/ablation.py --data FOLDER --out runs/quality``. The runs are
+Usage: ``python -m benchmarks.quality.ablation --data FOLDER --out runs/quality``. The runs are
 cached, and shared with those of ``benchmarks/quality``. Prints the base's mean scores over the
 sets, and for each change the difference from the base; writes ``ablation.csv``.
 """
@@ -11,9 +11,10 @@ import argparse
 from pathlib import Path
 
 import pandas as pd
-from report import AGGREGATES, collect
-from runs import Runs
-from sets import KNOWN
+
+from benchmarks.quality.report import AGGREGATES, collect
+from benchmarks.quality.runs import Runs
+from benchmarks.sets import SETS
 
 CHANGES = [
     "lr_schedule=constant",
@@ -39,7 +40,7 @@ CHANGES = [
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="folder with the data sets")
-    parser.add_argument("--sets", nargs="+", default=list(KNOWN), help="names of .h5ad files")
+    parser.add_argument("--sets", nargs="+", default=list(SETS), help="names of .h5ad files")
     parser.add_argument("--base", default="", help="options of every run (none)")
     parser.add_argument("--changes", nargs="*", default=CHANGES, help="options, one set a variant")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])

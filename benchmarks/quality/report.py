@@ -13,13 +13,14 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
-from graphs import score_graph
-from methods import Task, components
-from runs import Runs
 from scipy import sparse
-from sets import describe, read_set
 
 import scalex_scvi as sx
+from benchmarks.cells import Cells
+from benchmarks.components import components
+from benchmarks.quality.graphs import score_graph
+from benchmarks.quality.runs import Runs
+from benchmarks.sets import describe, read_set
 
 AGGREGATES = ["Bio conservation", "Batch correction", "Total"]
 BIO_METRICS = (
@@ -93,31 +94,27 @@ def _scores_of_set(runs: Runs, name: str) -> pd.DataFrame:
 
 def _cells(runs: Runs, name: str) -> ad.AnnData:
     """Read cells with batch, label and uncorrected components; no embedding yet."""
-    counts, prepared = read_set(runs.data / f"{name}.h5ad", runs.batch_key)
-    about = describe(name)
-    before = components(
-        Task(counts, prepared, about, runs.batch_key, runs.label_key, 0, {}), standardise=True
-    )
-    obs = prepared.obs[[runs.batch_key, runs.label_key]].astype(str)
+    columns = runs.batch_key, runs.labels_key
+    cells = Cells(read_set(runs.data, name, *columns), describe(name), *columns)
+    before = components(cells, standardize=True)
+    obs = cells.counts.obs[list(columns)]
     return ad.AnnData(obs=obs.set_axis(["batch", "label"], axis=1), obsm={"before": before})
 
 
 def _score(cells: ad.AnnData, place: Path) -> pd.DataFrame:
-    unlabelled = describe(place.parent.parent.name).unlabelled
-    labelled = (cells.obs["label"] != unlabelled).to_numpy()
+    unlabeled = describe(place.parent.parent.name).unlabeled
+    labeled = (~cells.obs["label"].isin(unlabeled)).to_numpy()
     graphs = {path.name.removesuffix(".graph.npz"): path for path in place.glob("*.graph.npz")}
     if graphs:
         return pd.DataFrame(
             {"embedding": name}
-            | score_graph(
-                sparse.load_npz(path)[labelled][:, labelled], cells.obs["label"][labelled]
-            )
+            | score_graph(sparse.load_npz(path)[labeled][:, labeled], cells.obs["label"][labeled])
             for name, path in graphs.items()
         )
     embeddings = dict(np.load(place / "embeddings.npz"))
     scored = cells.copy()
     scored.obsm.update(embeddings)
-    scored = scored[labelled].copy()
+    scored = scored[labeled].copy()
     scores = sx.metrics.benchmark(
         scored,
         list(embeddings),

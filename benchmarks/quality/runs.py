@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -13,7 +9,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-_IN_PATHS = str.maketrans(":=,", "___")
+from benchmarks.processes import in_path, run_worker
+from benchmarks.sets import BATCH, LABELS
 
 
 @dataclass(frozen=True)
@@ -25,12 +22,12 @@ class Runs:
     sets: Sequence[str]
     methods: Sequence[str]
     seeds: Sequence[int]
-    batch_key: str = "batch"
-    label_key: str = "celltype"
+    batch_key: str = BATCH
+    labels_key: str = LABELS
 
     def place(self, name: str, method: str, seed: int) -> Path:
         """Folder of a run."""
-        return self.out / name / method.translate(_IN_PATHS) / str(seed)
+        return self.out / name / in_path(method) / str(seed)
 
     def is_done(self, name: str, method: str, seed: int) -> bool:
         """Whether a run is complete."""
@@ -60,22 +57,13 @@ class Runs:
         ]
 
     def _run(self, name: str, method: str, seed: int, *, one_thread: bool) -> bool:
-        place = self.place(name, method, seed)
-        place.mkdir(parents=True, exist_ok=True)
         task = {
-            "data": str(self.data / f"{name}.h5ad"),
+            "data": str(self.data),
+            "set": name,
             "batch_key": self.batch_key,
-            "label_key": self.label_key,
+            "labels_key": self.labels_key,
             "method": method,
             "seed": seed,
-            "place": str(place.resolve()),
         }
-        worker = [sys.executable, str(Path(__file__).parent / "worker.py"), json.dumps(task)]
-        # numba would set OpenMP's threads back to all cores, and torch's with them.
-        names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
-        threads = dict.fromkeys(names, "1") if one_thread else {}
-        with (place / "log.txt").open("w") as log:
-            done = subprocess.run(
-                worker, stdout=log, stderr=log, env=os.environ | threads, check=False
-            )
-        return done.returncode == 0
+        place = self.place(name, method, seed)
+        return run_worker("benchmarks.quality.worker", place, task, one_thread=one_thread)

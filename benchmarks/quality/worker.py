@@ -2,72 +2,37 @@
 
 from __future__ import annotations
 
-import json
-import logging
-import platform
-import resource
-import sys
-import warnings
-from importlib.metadata import distributions
+import time
 from pathlib import Path
 
 import numpy as np
-import torch
-from methods import Task, run
 from scipy import sparse
-from sets import describe, read_set
-from variants import parse, preparation
 
-PACKAGES = (
-    "scalex-scvi",
-    "scalex",
-    "episcanpy",
-    "scvi-tools",
-    "torch",
-    "harmonypy",
-    "scanorama",
-    "bbknn",
-    "numpy",
-    "scanpy",
-)
+from benchmarks.cells import Cells
+from benchmarks.options import parse
+from benchmarks.peers import INTEGRATING
+from benchmarks.processes import finish, given_task
+from benchmarks.sets import describe, read_set
 
 
 def main() -> None:
-    given = json.loads(sys.argv[1])
-    warnings.simplefilter("ignore")
-    logging.disable(logging.WARNING)
-    method, options = parse(given["method"])
-    path, place = Path(given["data"]), Path(given["place"])
-    counts, prepared = read_set(path, given["batch_key"], **preparation(options))
-    task = Task(
-        counts,
-        prepared,
-        describe(path.stem),
-        given["batch_key"],
-        given["label_key"],
-        given["seed"],
-        options,
-    )
-    found = run(method, task)
-    if method == "scalex_scvi":  # the name says the options
-        found = [(f"{given['method']} ({e.name})", e) for e in found]
-    else:
-        found = [(e.name, e) for e in found]
-    embeddings = {name: e.values for name, e in found if not sparse.issparse(e.values)}
+    given = given_task()
+    name, preparation, options = parse(given["method"])
+    place, columns = Path(given["place"]), (given["batch_key"], given["labels_key"])
+    counts = read_set(Path(given["data"]), given["set"], *columns)
+    cells = Cells(counts, describe(given["set"]), *columns, preparation)
+    cells.prepared  # noqa: B018  is nobody's time
+    embeddings, seconds = {}, {}
+    start = time.perf_counter()
+    for found, values in INTEGRATING[name](cells, given["seed"], **options):
+        if name == "scalex_scvi":  # the name says the options
+            found = f"{given['method']} ({found})"
+        seconds[found] = time.perf_counter() - start
+        embeddings[found] = values.astype(np.float32)
+    for found in [key for key, values in embeddings.items() if sparse.issparse(values)]:
+        sparse.save_npz(place / f"{found}.graph.npz", embeddings.pop(found))
     np.savez(place / "embeddings.npz", **embeddings)
-    for name, e in found:
-        if name not in embeddings:
-            sparse.save_npz(place / f"{name}.graph.npz", e.values)
-    facts = {
-        "seconds": {name: e.seconds for name, e in found},
-        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-        "threads": torch.get_num_threads(),
-        "python": platform.python_version(),
-        "machine": platform.machine(),
-        "versions": {d.name: d.version for d in distributions() if d.name in PACKAGES},
-    }
-    # Written last: it marks the run as complete.
-    (place / "run.json").write_text(json.dumps(facts, indent=1))
+    finish(place, {"seconds": seconds})
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import logging
 import platform
-import sys
 import warnings
 from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
@@ -18,9 +17,7 @@ import torch
 from anndata import AnnData
 
 import scalex_scvi as sx
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from simulate import simulate
+from benchmarks.simulate import simulate
 
 PACKAGES = ("scalex-scvi", "scalex", "scvi-tools", "torch", "lightning", "harmonypy", "numpy")
 QUIET = {"enable_progress_bar": False, "accelerator": "cpu"}

@@ -1,6 +1,6 @@
 """Cells per second and memory of projection, beside the encoder's matrix product alone.
 
-    python benchmarks/speed/projection.py --data kang_pbmc_published_labels.h5ad --batch-key batch \
+    python -m benchmarks.speed.projection --data kang_pbmc_published_labels.h5ad --batch-key batch \
         --cells 1000000 --folder scratch/
 
 Makes that many cells by drawing real ones with replacement, written in blocks to ``--folder``, and
@@ -20,13 +20,11 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-BLOCK = 4096
 MEASUREMENTS = {
     "floor": {},
     "memory": {},
@@ -38,18 +36,12 @@ MEASUREMENTS = {
 STORE = {"store": {}, "store, batch": {"batch_stats": "batch"}}
 
 
-def drawn(matrix: Any, rows: np.ndarray) -> Iterator[Any]:
-    """Rows of a sparse matrix in memory, block by block."""
-    for start in range(0, len(rows), BLOCK):
-        yield matrix[rows[start : start + BLOCK]]
-
-
 def make(args: argparse.Namespace) -> None:
     """Write the model and the drawn cells, prepared and if asked for as counts."""
     import anndata as ad
 
     import scalex_scvi as sx
-    from scalex_scvi.model._imputation_store import write_store
+    from benchmarks.drawn import draw_cells
 
     counts = ad.read_h5ad(args.data)
     prepared = sx.pp.rna(counts, batch_key=args.batch_key, min_features=0)
@@ -57,13 +49,10 @@ def make(args: argparse.Namespace) -> None:
     model = sx.SCALEXModel(prepared)
     model.train(max_steps=300, accelerator="cpu", enable_progress_bar=False)
     model.save(args.folder / "model", overwrite=True)
-    rows = np.random.default_rng(0).integers(prepared.n_obs, size=args.cells)
     for name, source in {"prepared": prepared, "counts": counts}.items():
         if name == "prepared" or args.counts:
-            obs = source.obs[[args.batch_key]].iloc[rows]
-            obs.index = [f"cell{i}" for i in range(args.cells)]
-            path = args.folder / f"{name}.h5ad"
-            write_store(path, drawn(source.X.tocsr(), rows), obs, source.var[[]])
+            cells = draw_cells(source, args.cells, args.batch_key)
+            cells.write_h5ad(args.folder / f"{name}.h5ad")
     density = prepared.X.nnz / np.prod(prepared.shape)
     print(f"{args.cells} cells x {prepared.n_vars} genes, {100 * density:.1f} % not zero")
 
@@ -100,8 +89,9 @@ def measure(args: argparse.Namespace) -> None:
 
 def command(args: argparse.Namespace, name: str) -> dict[str, float]:
     """Run one measurement in a process of its own."""
-    own = [sys.executable, __file__, "--folder", str(args.folder), "--cells", str(args.cells)]
-    done = subprocess.run([*own, "--measure", name], capture_output=True, text=True)
+    own = [sys.executable, "-m", "benchmarks.speed.projection", "--measure", name]
+    own += ["--folder", str(args.folder), "--cells", str(args.cells)]
+    done = subprocess.run(own, capture_output=True, text=True)
     if done.returncode:
         sys.exit(done.stderr)
     return json.loads(done.stdout.splitlines()[-1])

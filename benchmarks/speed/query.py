@@ -1,6 +1,6 @@
 """Time to place new cells into a trained reference: ours, the published package, scVI, Harmony.
 
-Usage: ``python benchmarks/speed/query.py [--data FILE.h5ad] [--cells 6000] [--query-cells 1000]
+Usage: ``python -m benchmarks.speed.query [--data FILE.h5ad] [--cells 6000] [--query-cells 1000]
 [--repeats 5] [--threads 2] [--methods ...] [--out runs/speed]``. See the README beside this.
 """
 
@@ -15,11 +15,12 @@ import numpy as np
 import pandas as pd
 import torch
 from anndata import AnnData
-from common import QUIET, argument_parser, quiet, read_cells, write
-from peers import SCVI_MAPPABLE, SCVI_QUERY
 from scipy import sparse
 
 import scalex_scvi as sx
+from benchmarks.components import uncorrected_pca
+from benchmarks.peers import SCVI_MAPPABLE, SCVI_QUERY
+from benchmarks.speed.common import QUIET, argument_parser, quiet, read_cells, write
 
 REFERENCE_STEPS = 100
 """Minibatches that references are trained for: how well does not matter for the query's time."""
@@ -83,7 +84,7 @@ def harmony(ref: AnnData, query: AnnData) -> Place:
 
     def place() -> np.ndarray:
         both = sx.pp.rna(ad.concat([ref, query]), batch_key="batch", min_features=0)
-        pca = sx.metrics.uncorrected_pca(both, n_components=50)
+        pca = uncorrected_pca(both)
         return harmonypy.run_harmony(pca, both.obs, "batch", random_state=0).Z_corr
 
     return place

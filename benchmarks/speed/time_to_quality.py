@@ -1,6 +1,6 @@
 """Wall time of a whole training, and the scIB total that it reaches.
 
-Usage: ``python benchmarks/speed/time_to_quality.py [--lr 2e-3] [--max-steps 3000]
+Usage: ``python -m benchmarks.speed.time_to_quality [--lr 2e-3] [--max-steps 3000]
 [--batch-size 64] [--lr-schedule constant] [--data FILE.h5ad] [--cells 12000] [--threads 2]
 [--seed 0] [--methods ...] [--out runs/speed]``; ours by its defaults where nothing is given. See
 the README beside this.
@@ -18,23 +18,32 @@ import numpy as np
 import pandas as pd
 import torch
 from anndata import AnnData
-from common import QUIET, argument_parser, quiet, read_cells, write
 from scipy import sparse
 
 import scalex_scvi as sx
-from scalex_scvi.train import QUICK
+from benchmarks.components import uncorrected_pca
+from benchmarks.speed.common import QUIET, argument_parser, quiet, read_cells, write
+from scalex_scvi.train import DEFAULT, QUICK, Recipe
 
 Method = Callable[[AnnData, AnnData, argparse.Namespace], np.ndarray]
 
 
 def ours(
-    counts: AnnData, prepared: AnnData, args: argparse.Namespace, **recipe: object
+    counts: AnnData,
+    prepared: AnnData,
+    args: argparse.Namespace,
+    recipe: Recipe | None = None,
+    **trainer: object,
 ) -> np.ndarray:
     """Train by a recipe, or without one by what the command line gives and the defaults."""
     adata = prepared.copy()
     sx.SCALEXModel.setup_anndata(adata, batch_key="batch")
     model = sx.SCALEXModel(adata, seed=args.seed)
-    model.train(seed=args.seed, **(recipe or given(args)), **QUIET)
+    if recipe is None:
+        options = given(args)
+        trainer |= {name: options.pop(name) for name in ("precision",) if name in options}
+        recipe = DEFAULT.but(**options)
+    model.train(recipe=recipe, seed=args.seed, **trainer, **QUIET)
     return model.get_latent_representation()
 
 
@@ -86,19 +95,19 @@ def scvi(counts: AnnData, prepared: AnnData, args: argparse.Namespace) -> np.nda
 def harmony(counts: AnnData, prepared: AnnData, args: argparse.Namespace) -> np.ndarray:
     import harmonypy
 
-    pca = sx.metrics.uncorrected_pca(prepared, n_components=50)
+    pca = uncorrected_pca(prepared)
     corrected = harmonypy.run_harmony(pca, prepared.obs, "batch", random_state=args.seed).Z_corr
     return corrected if corrected.shape == pca.shape else corrected.T
 
 
 def uncorrected(counts: AnnData, prepared: AnnData, args: argparse.Namespace) -> np.ndarray:
-    return sx.metrics.uncorrected_pca(prepared, n_components=50)
+    return uncorrected_pca(prepared)
 
 
 METHODS: dict[str, Method] = {
     "ours": ours,
-    "ours, quick": partial(ours, **QUICK),
-    "ours, quick, bfloat16": partial(ours, **QUICK, precision="bf16-mixed"),
+    "ours, quick": partial(ours, recipe=QUICK),
+    "ours, quick, bfloat16": partial(ours, recipe=QUICK, precision="bf16-mixed"),
     "scalex 1.0.4": published,
     "scvi": scvi,
     "harmony": harmony,

@@ -1,6 +1,6 @@
 """Time of a training iteration: ours, a bare loop, its matrix products alone, and the peers.
 
-Usage: ``python benchmarks/speed/training.py [--data FILE.h5ad] [--cells 12000] [--genes 2000]
+Usage: ``python -m benchmarks.speed.training [--data FILE.h5ad] [--cells 12000] [--genes 2000]
 [--epochs 3] [--repeats 5] [--threads 2] [--methods ...] [--out runs/speed]``. See the README
 beside this.
 """
@@ -16,11 +16,11 @@ import numpy as np
 import pandas as pd
 import torch
 from anndata import AnnData
-from common import QUIET, argument_parser, quiet, read_cells, write
 from scipy import sparse
 from torch.nn import functional as F
 
 import scalex_scvi as sx
+from benchmarks.speed.common import QUIET, argument_parser, quiet, read_cells, write
 
 
 @dataclass

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 import matplotlib
@@ -14,9 +13,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
-from sklearn.metrics import f1_score
+from sklearn.metrics import f1_score, roc_auc_score
 
-CASE = ["set", "left_out"]
+from benchmarks.left_out.runs import Run
+
+CASE = ["set", "left_out", "removed"]
 COUNTS = ["cells", "missing_cells"]
 MEASURES = [
     "accuracy",
@@ -27,6 +28,8 @@ MEASURES = [
     "known_unknown",
     "accuracy_accepted",
     "accuracy_with_unknown",
+    "accepted",
+    "auroc",
     "reference_seconds",
     "query_seconds",
     "reference_cpu_seconds",
@@ -45,46 +48,35 @@ PRINTED = [
     "query_cpu_seconds",
     "cases",
 ]
+UNKNOWN = [
+    "accuracy",
+    "macro_f1",
+    "known_unknown",
+    "missing_unknown",
+    "auroc",
+    "accepted",
+    "accuracy_all",
+]
 
 
-@dataclass(frozen=True)
-class Run:
-    """A method on a case with a seed, and where its results are."""
-
-    out: Path
-    set: str
-    left_out: str
-    method: str
-    seed: int
-
-    @property
-    def place(self) -> Path:
-        """Folder of the run."""
-        return self.out / self.set / self.left_out / self.method.replace(":", "__") / str(self.seed)
-
-    @property
-    def scvi_reference(self) -> Path:
-        """Folder of the reference that scVI and scANVI share."""
-        return replace(self, method="scvi").place / "reference"
-
-    @property
-    def facts(self) -> Path:
-        """Times, memory and versions: written last, so that it marks a complete run."""
-        return self.place / "run.json"
-
-
-def write_report(runs: list[Run], out: Path) -> None:
+def write_report(runs: list[Run], out: Path, *, unknown: bool) -> None:
+    """Write and print the tables; with ``unknown`` one of refused cells, too."""
     rows = [row for run in runs if run.facts.exists() for row in score(run)]
     if not rows:
         return
     scores = pd.DataFrame(rows, columns=[*CASE, "method", "seed", *COUNTS, *MEASURES])
     scores.to_csv(out / "scores.csv", index=False)
+    if unknown:
+        report_unknown(scores, out)
+    whole = scores[scores["removed"] == ""]
+    if whole.empty:
+        return
     # First over seeds, then over the left-out batches of a set.
-    cases = scores.groupby(["method", *CASE], sort=False)[MEASURES].mean()
+    cases = whole.groupby(["method", *CASE], sort=False)[MEASURES].mean()
     by_set = cases.groupby(["set", "method"], sort=False).mean()
     by_set["left_out"] = cases.groupby(["set", "method"], sort=False).size()
     by_set.to_csv(out / "by_set.csv")
-    table = summarise(cases, scores)
+    table = summarize(cases, whole)
     table.to_csv(out / "table.csv")
     macro_f1 = by_set["macro_f1"].unstack("set")
     print("Macro-F1 by set\n", macro_f1.round(3).to_string(), "\n", sep="")
@@ -92,7 +84,17 @@ def write_report(runs: list[Run], out: Path) -> None:
     draw(macro_f1, table.index, out / "table.png")
 
 
-def summarise(cases: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
+def report_unknown(scores: pd.DataFrame, out: Path) -> None:
+    """Mean over the cases of a set, whole references and references that lack a type apart."""
+    lacks = scores["removed"] != ""
+    scores = scores.assign(reference=np.where(lacks, "lacks a type", "whole"))
+    groups = scores.groupby(["set", "reference", "method"], sort=False)
+    table = groups[UNKNOWN].mean()
+    table.to_csv(out / "unknown.csv")
+    print(table.round(3).to_string(), "\n")
+
+
+def summarize(cases: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
     """Mean over the cases that every method has: over those of a set, then over sets.
 
     ``macro_f1 (by batch)`` is the mean over all left-out batches, however many a set has.
@@ -118,7 +120,9 @@ def score(run: Run) -> Iterator[dict[str, object]]:
     cells, both with the best label of each cell, "unknown" or not: cells of a type that the
     reference lacks can only be wrong. Of the methods that can say "unknown": share of the cells of
     missing and of known types that are, accuracy of the known ones that are not, and accuracy of
-    all cells where "unknown" is right for missing types and wrong for known ones.
+    all cells where "unknown" is right for missing types and wrong for known ones, ``accepted``:
+    accuracy of all cells that are not, where a missing type can only be wrong. ``auroc``: how well
+    the p-values rank cells of missing types above those of known ones.
     """
     facts = json.loads(run.facts.read_text())
     labels = pd.read_csv(run.place / "labels.csv", dtype=str, keep_default_na=False)
@@ -128,6 +132,7 @@ def score(run: Run) -> Iterator[dict[str, object]]:
         row: dict[str, object] = {
             "set": run.set,
             "left_out": run.left_out,
+            "removed": run.removed,
             "method": f"{run.method} ({variant})" if variant else run.method,
             "seed": run.seed,
             "cells": len(cells),
@@ -139,6 +144,8 @@ def score(run: Run) -> Iterator[dict[str, object]]:
         }
         if (cells["unknown"] != "").all():
             row |= score_unknown(known, right, cells["unknown"] == "True")
+        if (cells["p"] != "").all() and known.any() and not known.all():
+            row["auroc"] = roc_auc_score(~known, -cells["p"].astype(float))
         row |= {f"reference_{key}": value for key, value in facts["reference"].items()}
         row |= {f"query_{key}": value for key, value in facts["query"][variant].items()}
         yield row | {"peak_mb": facts["peak_mb"]}
@@ -150,6 +157,7 @@ def score_unknown(known: pd.Series, right: pd.Series, unknown: pd.Series) -> dic
         "known_unknown": unknown[known].mean(),
         "accuracy_accepted": right[known & ~unknown].mean(),
         "accuracy_with_unknown": np.where(unknown, ~known, right).mean(),
+        "accepted": right[~unknown].mean(),
     }
 
 
