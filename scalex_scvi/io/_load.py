@@ -30,7 +30,7 @@ QUERY_BATCH = "query"
 
 def load_counts(
     data: DataSource | Sequence[DataSource],
-    reading: Reading = Reading(),
+    reading: Reading = Reading(),  # noqa: B008 frozen
     *,
     seed: int | None = None,
     is_query: bool = False,
