@@ -22,14 +22,14 @@ from scalex_scvi.nn import DomainSpecificBatchNorm1d, Encoder
 
 
 class ListOfBatchNorms(nn.Module):
-    """torch's own BatchNorm1d for each batch in turn; a lone cell is normalised as in eval."""
+    """torch's own BatchNorm1d for each batch in turn; a lone cell is normalized as in eval."""
 
     def __init__(self, n_genes: int, n_batch: int) -> None:
         super().__init__()
         self.norms = nn.ModuleList(nn.BatchNorm1d(n_genes) for _ in range(n_batch))
 
     def forward(self, x: torch.Tensor, batch: torch.Tensor) -> torch.Tensor:
-        """Normalise each row by the norm of its batch."""
+        """Normalize each row by the norm of its batch."""
         out = torch.zeros_like(x)
         for index, norm in enumerate(self.norms):
             rows = (batch == index).nonzero()[:, 0]
@@ -45,7 +45,7 @@ def train(
     """Train by the published recipe; return the encoder and the last epoch's mean loss."""
     encoder, decoder = Encoder(x.shape[1]), nn.Linear(10, x.shape[1])
     parameters = [*encoder.parameters(), *decoder.parameters(), *norm.parameters()]
-    optimiser = torch.optim.Adam(parameters, lr=lr, weight_decay=5e-4, fused=True)
+    optimizer = torch.optim.Adam(parameters, lr=lr, weight_decay=5e-4, fused=True)
     step, losses = 0, []
     while step < steps:
         losses = []
@@ -56,9 +56,9 @@ def train(
             cross_entropy = F.binary_cross_entropy_with_logits(logits, x[rows], reduction="none")
             kl = 0.5 * (var + mean.square() - 1 - var.log())
             loss = cross_entropy.sum(1).mean() + 0.5 * kl.sum(1).mean()
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             loss.backward()
-            optimiser.step()
+            optimizer.step()
             losses.append(loss.item())
             step += 1
     return encoder.eval(), float(np.mean(losses))

@@ -48,7 +48,7 @@ def make(args: argparse.Namespace) -> dict[str, float]:
 
 
 def preprocess(args: argparse.Namespace) -> dict[str, float]:
-    """Filter, normalise, select, scale, write."""
+    """Filter, normalize, select, scale, write."""
     from scalex_scvi import io, pp
 
     counts = io.read_lazy(args.folder / "counts.zarr")

@@ -59,7 +59,7 @@ Embeddings = Iterator[tuple[str, np.ndarray | sparse.csr_matrix]]
 
 def integrate_uncorrected(cells: Cells, seed: int) -> Embeddings:
     yield "uncorrected", components(cells)
-    yield "uncorrected, standardised", components(cells, standardize=True)
+    yield "uncorrected, standardized", components(cells, standardize=True)
 
 
 def import_scalex() -> Any:

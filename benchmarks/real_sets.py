@@ -2,12 +2,12 @@
 
 Usage: ``python -m benchmarks.real_sets --data FOLDER`` (see ``--help``).
 
-Integration: share of same-batch neighbours and cell-type purity (30 neighbours), for uncorrected
+Integration: share of same-batch neighbors and cell-type purity (30 neighbors), for uncorrected
 PCA of the same genes and for both batch statistics. ``moved``: how far of the way from there to
 fully mixed the better of the two gets.
 
 Projection: each batch in turn is left out, the model is trained on the rest, the batch is
-projected without training, and labels are transferred to it (10 neighbours). Cells of a type that
+projected without training, and labels are transferred to it (10 neighbors). Cells of a type that
 the rest does not have (share: ``unseen_type``) can only be wrong.
 """
 

@@ -13,12 +13,12 @@ Ways to place the query:
 - ``listed``: ``pp.rna(ref, n_top_features=panel)``; totals of the reference are over all its genes.
 - ``subset``: ``pp.rna(ref[:, panel], n_top_features=-1)``; totals are over the panel in both.
   ``batch stats``: the same model with ``batch_stats="batch"``.
-- ``PCA``: 20 components of the panel, log-normalised and standardised together.
-- ``PCA per batch``: the same, each batch standardised by itself.
+- ``PCA``: 20 components of the panel, log-normalized and standardized together.
+- ``PCA per batch``: the same, each batch standardized by itself.
 
-Scores: accuracy and macro-F1 of labels from 10 neighbours; for variable genes out of the panel that
+Scores: accuracy and macro-F1 of labels from 10 neighbors; for variable genes out of the panel that
 at least 5 % of the query's cells express, the correlation over cells between transferred and true
-log-normalised expression (median over genes).
+log-normalized expression (median over genes).
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ def scores(
 def rows_of(
     ref: ad.AnnData, query: ad.AnnData, args: argparse.Namespace
 ) -> list[dict[str, object]]:
-    reference = prepare(ref, 2000)  # raw: all genes, log-normalised
+    reference = prepare(ref, 2000)  # raw: all genes, log-normalized
     whole = train(reference, args.max_steps)
     full = prepare(query, -1).raw.to_adata().to_df()
     expressed = full.columns[(full > 0).mean() >= 0.05]

@@ -36,7 +36,7 @@ def demo(
     Parameters
     ----------
     data
-        Labelled counts; default: :func:`scalex_scvi.datasets.pbmc_technologies`.
+        Labeled counts; default: :func:`scalex_scvi.datasets.pbmc_technologies`.
     held_out
         Batch to project; default: the last one.
     reading, preparation, recipe, seed, train_kwargs
@@ -55,10 +55,15 @@ def demo(
         If a column is absent, or there are fewer than two batches.
     """
     counts = load_counts(datasets.pbmc_technologies() if data is None else data, reading)
-    outputs = replace(outputs, label=outputs.label or LABEL)
+    outdir = outputs.outdir
+    if outdir is None:
+        msg = "`outputs` names no `outdir` to write the demonstration into."
+        raise ValueError(msg)
+    label = outputs.label or LABEL
+    outputs = replace(outputs, label=label)
     check_outputs(counts, outputs)
     is_query = _held_out(counts, held_out)
-    folder = RunFolder(outputs.outdir)
+    folder = RunFolder(outdir)
     column = Reading(batch_name=batch_column(counts))
     ref = integrate(
         counts[~is_query],
@@ -76,7 +81,7 @@ def demo(
         outputs=replace(outputs, outdir=folder.path / "projection"),
         seed=seed,
     )
-    scores = demo_scores(ref, together, batch_key=batch_column(together), label=outputs.label)
+    scores = demo_scores(ref, together, batch_key=batch_column(together), label=label)
     folder.write_text(scores.to_csv(index=False), "scores.csv")
     return scores
 

@@ -47,7 +47,7 @@ def SCALEX(
     batch_name: str = Reading.batch_name,
     min_features: int | None = Preparation.min_features,
     min_cells: int | None = Preparation.min_cells,
-    target_sum: float | None = Preparation.target_sum,
+    target_sum: float | Literal["median"] | None = Preparation.target_sum,
     n_top_features: int | str | Sequence[str] | None = Preparation.n_top_features,
     join: Literal["inner", "outer"] = Reading.join,
     batch_key: str = Reading.batch_key,
@@ -241,7 +241,12 @@ def SCALEX(
         show=show,
         repeat=repeat,
     )
-    common = {"reading": reading, "preparation": preparation, "outputs": outputs, "seed": seed}
+    common: dict[str, Any] = {
+        "reading": reading,
+        "preparation": preparation,
+        "outputs": outputs,
+        "seed": seed,
+    }
     with messages_on_console(True, logging.INFO if verbose else logging.WARNING):
         if projection is not None:
             return project(data_list, projection, **common)
@@ -375,7 +380,7 @@ def load_data(
     batch_name: str = Reading.batch_name,
     min_features: int | None = Preparation.min_features,
     min_cells: int | None = Preparation.min_cells,
-    target_sum: float | None = Preparation.target_sum,
+    target_sum: float | Literal["median"] | None = Preparation.target_sum,
     n_top_features: int | str | Sequence[str] | None = Preparation.n_top_features,
     backed: bool = Reading.backed,
     fraction: float | None = Reading.fraction,

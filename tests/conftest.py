@@ -74,9 +74,9 @@ def model(prepared: AnnData) -> sx.SCALEXModel:
 
 def share_between_batches(latent: np.ndarray, batch: pd.Series) -> float:
     """Share of the latent's variance that lies between the batches' means."""
-    centred = latent - latent.mean(axis=0)
-    means = pd.DataFrame(centred).groupby(batch.to_numpy(), observed=True).transform("mean")
-    return float((means.to_numpy() ** 2).sum() / (centred**2).sum())
+    centered = latent - latent.mean(axis=0)
+    means = pd.DataFrame(centered).groupby(batch.to_numpy(), observed=True).transform("mean")
+    return float((means.to_numpy() ** 2).sum() / (centered**2).sum())
 
 
 def real_data(name: str) -> AnnData:

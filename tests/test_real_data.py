@@ -29,7 +29,7 @@ def reference_model(counts: AnnData, **training: float) -> sx.SCALEXModel:
     return model
 
 
-# By the defaults. The eight donors hardly differ: to mix them by neighbours takes a heavier prior,
+# By the defaults. The eight donors hardly differ: to mix them by neighbors takes a heavier prior,
 # as docs/real_sets.md measured (42 %; 38 % with the published weight), and no alignment: by the
 # default they get 50 %, but that is one seed. What the alignment does for them has a test of its
 # own, below.
@@ -59,7 +59,7 @@ def test_mixes_batches_and_keeps_cell_types(name: str) -> None:
 
 
 # Guards against getting worse, set some 0.03 to 0.1 below what was measured. A training differs by
-# seed and by the number of threads: by neighbours stim got 0.655 to 0.863 in five of them, and is
+# seed and by the number of threads: by neighbors stim got 0.655 to 0.863 in five of them, and is
 # guarded by the default only.
 # Set, batch that is left out, least accuracy and macro-F1 of the labels that it gets.
 BY_NEIGHBORS = [
@@ -126,7 +126,7 @@ def test_labels_of_a_batch_that_the_model_has_never_seen(
     assert_right(sx.label_transfer(ref, query), truth, accuracy, macro_f1)
 
 
-def test_processed_input_is_recognised() -> None:
+def test_processed_input_is_recognized() -> None:
     for name in ("pancreas_wang_xin_scclassify", "a549_scicar_atac_peaks"):
         with pytest.raises(ValueError, match="does not look like counts"):
             sx.pp.rna(real_data(name), min_features=0)

@@ -1,4 +1,4 @@
-"""The scores that a graph of neighbours allows, for methods that give no embedding."""
+"""The scores that a graph of neighbors allows, for methods that give no embedding."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from scipy import sparse
 def score_graph(distances: sparse.csr_matrix, labels: np.ndarray) -> dict[str, float]:
     """Score by NMI and ARI of Leiden clusters at the best resolution, and graph connectivity.
 
-    By scib-metrics, as for the embeddings, but over the neighbours of the graph.
+    By scib-metrics, as for the embeddings, but over the neighbors of the graph.
     """
     neighbors = _with_self(distances)
     clusters = nmi_ari_cluster_labels_leiden(neighbors, labels)
@@ -23,7 +23,7 @@ def score_graph(distances: sparse.csr_matrix, labels: np.ndarray) -> dict[str, f
 
 
 def _with_self(distances: sparse.csr_matrix) -> NeighborsResults:
-    """Put the cell itself first, then its neighbours by distance; the same number for each cell."""
+    """Put the cell itself first, then its neighbors by distance; the same number for each cell."""
     rows = [distances[[i]] for i in range(distances.shape[0])]
     width = min(row.nnz for row in rows)
     indices = np.empty((len(rows), width + 1), np.int64)

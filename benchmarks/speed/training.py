@@ -184,7 +184,7 @@ def measure(cells: Cells, methods: list[str], repeats: int) -> pd.DataFrame:
     return runs.sort_values("method", key=lambda names: names.map(methods.index), kind="stable")
 
 
-def summarise(runs: pd.DataFrame) -> pd.DataFrame:
+def summarize(runs: pd.DataFrame) -> pd.DataFrame:
     """Medians; and how many times as long as the bare loop for a cell."""
     table = runs.groupby("method", sort=False).median().drop(columns="repeat").reset_index()
     table["us_per_cell"] = 1e3 * table["ms_per_iteration"] / table["minibatch"]
@@ -230,7 +230,7 @@ def main() -> None:
     density = float((dense != 0).float().mean())
     print(f"{prepared.n_obs} cells x {prepared.n_vars} genes, {density:.3f} of it not zero")
     runs = measure(cells, args.methods, args.repeats)
-    table = summarise(runs)
+    table = summarize(runs)
     args.out.mkdir(parents=True, exist_ok=True)
     runs.to_csv(args.out / "training_runs.csv", index=False)
     draw(table, runs, args.out / "training.png")

@@ -41,7 +41,7 @@ def check_batch_column(adata: AnnData, batch_key: str | None, *, lone_cells: boo
     if lone:
         msg = (
             f"Batches with one cell: {lone[:5]!r} (adata.obs[{batch_key!r}]). A batch needs at "
-            "least two cells to be scaled and normalized. Merge it with another batch, or remove it."
+            "least two cells to be scaled and normalized. Merge it with another, or remove it."
         )
         raise ValueError(msg)
 

@@ -107,7 +107,7 @@ def get_matrix(adata: AnnData, layer: str | None, *, features: str = "genes") ->
     return adata.layers[layer], f"adata.layers[{layer!r}]"
 
 
-def annotations(adata: AnnData) -> AnnData:
+def in_frames(adata: AnnData) -> AnnData:
     """Return what has ``obs`` and ``var`` of ``adata`` as data frames: most often itself."""
     return adata if isinstance(adata.obs, pd.DataFrame) else without_matrix(adata)
 

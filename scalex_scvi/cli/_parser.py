@@ -138,9 +138,9 @@ def _add_transfer(parser: argparse.ArgumentParser) -> None:
         "--method",
         choices=["consensus", "discriminant", "neighbors"],
         help="linear discriminants of latent and expression together (default), of the latent "
-        "alone, or the majority of neighbours",
+        "alone, or the majority of neighbors",
     )
-    parser.add_argument("--n-neighbors", type=int, default=10, help="neighbours (%(default)s)")
+    parser.add_argument("--n-neighbors", type=int, default=10, help="neighbors (%(default)s)")
     parser.add_argument(
         "--unknown", action="store_true", help="call cells unlike the reference 'unknown'"
     )
@@ -360,7 +360,7 @@ def _add_results(parser: argparse.ArgumentParser) -> None:
     _add(group, Outputs, "assess")
 
 
-def _add_common(parser: argparse.ArgumentParser, outdir: str | None = Outputs.outdir) -> None:
+def _add_common(parser: argparse.ArgumentParser, outdir: Any = Outputs.outdir) -> None:
     _add(parser, Outputs, "outdir", "-o", required=outdir is None, default=outdir)
     parser.add_argument("--seed", type=int, help=_SEED)
     parser.add_argument("--config", metavar="FILE", help="YAML file with options; typed ones win")
@@ -382,4 +382,4 @@ def _add_without_effect(parser: argparse.ArgumentParser, help: str | None = None
         ),
         ("--verbose", "messages are shown anyway", {"action": "store_true"}),
     ):
-        parser.add_argument(flag, help=help or what, **how)  # type: ignore[arg-type]
+        parser.add_argument(flag, help=help or what, **how)

@@ -49,7 +49,7 @@ def batch_entropy_mixing_score(
     batches
         Batch of each cell. With an AnnData it may be left out, or name a column of ``obs``.
     n_neighbors
-        Neighbours of each chosen cell, itself left out; at most the other cells.
+        Neighbors of each chosen cell, itself left out; at most the other cells.
     n_pools, n_samples_per_pool
         Repetitions, and cells chosen in each. The published 100 × 100 leave a sampling error of a
         few thousandths.

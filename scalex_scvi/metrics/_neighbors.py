@@ -8,7 +8,7 @@ import pandas as pd
 from sklearn.neighbors import NearestNeighbors
 
 N_NEIGHBORS = 30
-"""Neighbours of the scores by default, as in LISI."""
+"""Neighbors of the scores by default, as in LISI."""
 
 
 def same_batch_share(
@@ -23,7 +23,7 @@ def same_batch_share(
     batch
         Batch of each cell.
     n_neighbors
-        Neighbours of each cell, itself left out; at most the other cells.
+        Neighbors of each cell, itself left out; at most the other cells.
 
     Returns
     -------
@@ -50,7 +50,7 @@ def knn_purity(
     labels
         Label of each cell.
     n_neighbors
-        Neighbours of each cell, itself left out; at most the other cells.
+        Neighbors of each cell, itself left out; at most the other cells.
 
     Returns
     -------

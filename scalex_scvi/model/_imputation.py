@@ -257,7 +257,7 @@ class ImputationMixin(_Base):
         if record is None or not set(columns) <= set(record.scale.columns):
             msg = (
                 "The model does not know how its input was scaled, so that it cannot return "
-                "log-normalised units. Prepare counts with `scalex_scvi.pp.rna`."
+                "log-normalized units. Prepare counts with `scalex_scvi.pp.rna`."
             )
             raise ValueError(msg)
         return record.scale[columns].to_numpy().T[:, genes]

@@ -77,7 +77,7 @@ class Moments:
         )
 
     def variance(self) -> Tensor:
-        """Biased variance, as BatchNorm normalises with."""
+        """Biased variance, as BatchNorm normalizes with."""
         return self.squares / self.count.clamp(min=1)[:, None]
 
 
@@ -170,7 +170,7 @@ def _normalize(
     layer: FullyConnectedBlock, h: Tensor, batch: Tensor, known: tuple[Tensor, Tensor] | None
 ) -> Tensor:
     if known is None or layer.norm is None:
-        return layer.normalise(h)
+        return layer.normalize(h)
     mean, var = known
     scale = layer.norm.weight * torch.rsqrt(var + layer.norm.eps)
     return (h - mean[batch]) * scale[batch] + layer.norm.bias

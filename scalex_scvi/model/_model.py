@@ -231,7 +231,7 @@ class SCALEXModel(
             dropped_prefixes=None if isinstance(n_top_features, int) else (),
             log_normalized=log_normalized,
         )
-        columns = [
+        columns: list[BatchField | LabelsField] = [
             BatchField(REGISTRY_KEYS.BATCH_KEY, batch_key),
             LabelsField(REGISTRY_KEYS.LABELS_KEY, labels_key),
         ]
@@ -368,9 +368,10 @@ def transform_of(manager: SCALEXDataManager) -> Transform | None:
     if has_no_counts(manager.adata) or (state[PROCESSED_KEY] and same):
         return None
     if state[PROCESSED_KEY]:
-        record = Preprocessing(genes=tuple(genes), log_normalized=True)
-        return Transform.plan(record, manager.adata.var, log_normalized=True, report=False)
+        as_they_are = Preprocessing(genes=tuple(genes), log_normalized=True)
+        return Transform.plan(as_they_are, manager.adata.var, log_normalized=True, report=False)
     record = record_in(state)
+    assert record is not None, "counts are registered with their transform"
     transform = Transform.plan(
         record, manager.adata.var, log_normalized=bool(state[LOGARITHMS_KEY]), report=False
     )

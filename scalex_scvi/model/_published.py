@@ -84,9 +84,9 @@ class PublishedMixin(_Base):
             ``raw``, the maximum of each gene, which ``units="log_normalized"`` of
             :meth:`get_imputed_expression` needs.
         target_sum
-            Total counts of a cell after normalisation in that run.
+            Total counts of a cell after normalization in that run.
         dropped_prefixes
-            Genes that the run left out before normalising; ``()`` for a run with ``keep_mt`` or
+            Genes that the run left out before normalizing; ``()`` for a run with ``keep_mt`` or
             with ``profile="ATAC"``.
         scale_by
             ``"batch"`` for runs of versions that scaled within each batch (up to 1.0.2, by their
@@ -176,7 +176,7 @@ def _architecture(config: PublishedConfig) -> dict[str, Any]:
             if layer.as_list() != expected:
                 msg = (
                     f"The published network cannot be imported: {which} is {layer.as_list()!r}, "
-                    f"where only {expected!r} is possible (kind, width, normalisation, "
+                    f"where only {expected!r} is possible (kind, width, normalization, "
                     "activation, dropout; hidden layers must be alike)."
                 )
                 raise ValueError(msg)
@@ -230,7 +230,7 @@ def _our_names(state: Mapping[str, torch.Tensor], config: PublishedConfig) -> di
         if name.startswith(old)
     }
     norm = f"decoder.net.{last}.norm"
-    # With one batch it is an ordinary batch normalisation.
+    # With one batch it is an ordinary batch normalization.
     norms = [norm] if config.n_batch == 1 else [f"{norm}.bns.{i}" for i in range(config.n_batch)]
     try:
         for part in _NORM_STATE:
@@ -274,7 +274,7 @@ def _read_run(
 def _raw_maxima(
     file: h5py.File, genes: Sequence[str], codes: np.ndarray, n_batch: int
 ) -> np.ndarray | None:
-    """Batches × genes: largest log-normalised expression in ``raw``, read in chunks."""
+    """Batches × genes: largest log-normalized expression in ``raw``, read in chunks."""
     if "raw" not in file:
         return None
     columns = read_elem(file["raw/var"]).index.get_indexer(list(genes))

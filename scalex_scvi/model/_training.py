@@ -38,6 +38,8 @@ _OF_PLAN = ("lr", "weight_decay", "kl_weight", "alignment_weight", "lr_schedule"
 class TrainingMixin(_Base):
     """Adds :meth:`train` to a model: scvi-tools' training by a recipe of this package."""
 
+    is_trained_: bool
+
     def train(
         self,
         max_epochs: int | None = None,

@@ -125,7 +125,8 @@ class SCALEXVAE(BaseMinifiedModeModuleClass):
         }
 
     def _regular_inference(self, x: Tensor, n_samples: int = 1) -> dict[str, Any]:
-        return self._posterior(*self.encoder(x), n_samples)
+        mean, var = self.encoder(x)
+        return self._posterior(mean, var, n_samples)
 
     def _cached_inference(self, qzm: Tensor, qzv: Tensor, n_samples: int = 1) -> dict[str, Any]:
         return self._posterior(qzm, qzv, n_samples)

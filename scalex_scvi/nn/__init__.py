@@ -1,8 +1,8 @@
-"""Network layers: domain-specific batch normalisation, encoder and decoder."""
+"""Network layers: domain-specific batch normalization, encoder and decoder."""
 
 from ._alignment import BatchOffset
 from ._blocks import ActivationName, Decoder, Encoder, FullyConnectedBlock
-from ._distributed import BatchNorm1d, synchronise_statistics
+from ._distributed import BatchNorm1d, synchronize_statistics
 from ._dsbn import DomainSpecificBatchNorm1d
 
 __all__ = [
@@ -13,5 +13,5 @@ __all__ = [
     "DomainSpecificBatchNorm1d",
     "Encoder",
     "FullyConnectedBlock",
-    "synchronise_statistics",
+    "synchronize_statistics",
 ]

@@ -44,14 +44,14 @@ class BatchOffset(nn.Module):
         Places not taken yet are all zero. Not saved: eight minibatches bring them back.
     kernel
         The logarithm of the kernel as a form of two such rows, without the batch.
-    synchronise
+    synchronize
         Whether to remember the cells of all processes (see
-        :func:`~scalex_scvi.nn.synchronise_statistics`).
+        :func:`~scalex_scvi.nn.synchronize_statistics`).
     """
 
     recent: Tensor
     kernel: Tensor
-    synchronise: bool = False
+    synchronize: bool = False
 
     def __init__(self, n_latent: int, n_batch: int, *, n_recent: int = 512) -> None:
         super().__init__()
@@ -125,7 +125,7 @@ class BatchOffset(nn.Module):
 
     def _remember(self, cells: Tensor) -> None:
         """Put these cells, of all processes, in the place of the oldest ones."""
-        if self.synchronise:
+        if self.synchronize:
             cells = _of_all_processes(cells)
         self.recent.copy_(torch.cat([cells, self.recent])[: len(self.recent)])
 

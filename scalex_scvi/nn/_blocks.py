@@ -42,7 +42,7 @@ class FullyConnectedBlock(nn.Module):
     activation
         Name of the activation.
     batch_norm
-        Whether to normalise (eps 1e-5, momentum 0.1).
+        Whether to normalize (eps 1e-5, momentum 0.1).
     dropout_rate
         Dropout probability in [0, 1); 0 leaves dropout out.
     """
@@ -64,10 +64,10 @@ class FullyConnectedBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(n_cells, n_input)`` to ``(n_cells, n_output)``."""
-        return self.finish(self.normalise(self.linear(x)))
+        return self.finish(self.normalize(self.linear(x)))
 
-    def normalise(self, h: Tensor) -> Tensor:
-        """Apply the block's batch normalisation, if it has one, to the linear output."""
+    def normalize(self, h: Tensor) -> Tensor:
+        """Apply the block's batch normalization, if it has one, to the linear output."""
         return h if self.norm is None else self.norm(h)
 
     def finish(self, h: Tensor) -> Tensor:
@@ -94,7 +94,7 @@ class Encoder(nn.Module):
     activation
         Activation of the hidden layers.
     batch_norm
-        Whether hidden layers are batch-normalised (over all cells, whatever their batch).
+        Whether hidden layers are batch-normalized (over all cells, whatever their batch).
     dropout_rate
         Dropout probability of the hidden layers.
     """
@@ -142,7 +142,7 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     """The batch-specific decoder: latent → logits of the expression scaled to [0, 1].
 
-    Linear layers are shared between batches; only the normalisation of the output knows the batch.
+    Linear layers are shared between batches; only the normalization of the output knows the batch.
 
     Parameters
     ----------

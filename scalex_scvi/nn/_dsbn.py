@@ -1,4 +1,4 @@
-"""Domain-specific batch normalisation over stacked parameters."""
+"""Domain-specific batch normalization over stacked parameters."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ._normalize import Statistics, minibatch_moments, normalise
+from ._normalize import Statistics, minibatch_moments, normalize
 
 
 class DomainSpecificBatchNorm1d(nn.Module):
@@ -17,11 +17,11 @@ class DomainSpecificBatchNorm1d(nn.Module):
     input's shape alone, so that it compiles to one graph. The cost grows with
     ``min(n_cells, n_domains)``.
 
-    A domain with a single row in a training minibatch has no variance: it is normalised with
+    A domain with a single row in a training minibatch has no variance: it is normalized with
     its running statistics, which it leaves untouched.
 
     Several processes that train one model take the statistics over the rows of all of them, where
-    :func:`~scalex_scvi.nn.synchronise_statistics` says so; the cost then grows with ``n_domains``.
+    :func:`~scalex_scvi.nn.synchronize_statistics` says so; the cost then grows with ``n_domains``.
 
     Parameters
     ----------
@@ -40,7 +40,7 @@ class DomainSpecificBatchNorm1d(nn.Module):
         Tensors of shape ``(n_domains, n_features)``.
     n_frozen
         The first ``n_frozen`` domains are frozen (see :meth:`freeze_domains`).
-    synchronise
+    synchronize
         Whether training statistics are over all processes.
 
     References
@@ -53,7 +53,7 @@ class DomainSpecificBatchNorm1d(nn.Module):
     bias: Tensor
     running_mean: Tensor
     running_var: Tensor
-    synchronise: bool = False
+    synchronize: bool = False
 
     def __init__(
         self, n_features: int, n_domains: int, *, eps: float = 1e-5, momentum: float = 0.1
@@ -82,13 +82,13 @@ class DomainSpecificBatchNorm1d(nn.Module):
     def freeze_domains(self, n_frozen: int) -> None:
         """Freeze the first ``n_frozen`` domains: no gradient, fixed running statistics.
 
-        Their rows are always normalised with the running statistics, in train mode too.
+        Their rows are always normalized with the running statistics, in train mode too.
 
         Parameters
         ----------
         n_frozen
             Number of domains, from the first, that training must leave bit for bit as they are
-            (provided that the optimiser has no weight decay).
+            (provided that the optimizer has no weight decay).
         """
         self.n_frozen = n_frozen
         for parameter in (self.weight, self.bias):
@@ -99,7 +99,7 @@ class DomainSpecificBatchNorm1d(nn.Module):
         return gradient * (rows >= self.n_frozen)
 
     def forward(self, x: Tensor, domain: Tensor) -> Tensor:
-        """Normalise each row with the statistics of its domain.
+        """Normalize each row with the statistics of its domain.
 
         Parameters
         ----------
@@ -116,12 +116,12 @@ class DomainSpecificBatchNorm1d(nn.Module):
         # Statistics in half precision are useless: leave an enclosing autocast.
         with torch.autocast(x.device.type, enabled=False):
             x = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
-            return self._normalise(x, domain.reshape(-1).long())
+            return self._normalize(x, domain.reshape(-1).long())
 
-    def _normalise(self, x: Tensor, domain: Tensor) -> Tensor:
-        synchronise = self.training and self.synchronise
+    def _normalize(self, x: Tensor, domain: Tensor) -> Tensor:
+        synchronize = self.training and self.synchronize
         # Over processes a segment must mean the same domain everywhere, present here or not.
-        n_segments = self.n_domains if synchronise else min(len(domain), self.n_domains)
+        n_segments = self.n_domains if synchronize else min(len(domain), self.n_domains)
         rows, segment_domain = _segments(domain, self.n_domains, n_segments, x.dtype)
         statistics = Statistics(
             self._of_segments(self.running_mean, segment_domain),
@@ -132,7 +132,7 @@ class DomainSpecificBatchNorm1d(nn.Module):
             statistics = self._minibatch_statistics(x, rows, segment_domain, statistics)
         weight = self._of_segments(self.weight, segment_domain)
         bias = self._of_segments(self.bias, segment_domain)
-        return normalise(x, rows, statistics, weight, bias, eps=self.eps, synchronise=synchronise)
+        return normalize(x, rows, statistics, weight, bias, eps=self.eps, synchronize=synchronize)
 
     def _of_segments(self, of_domains: Tensor, segment_domain: Tensor) -> Tensor:
         full = len(segment_domain) == self.n_domains
@@ -146,7 +146,7 @@ class DomainSpecificBatchNorm1d(nn.Module):
 
         A segment with less than two rows, or a frozen one, has the running ones.
         """
-        count, mean, var = minibatch_moments(x, rows, synchronise=self.synchronise)
+        count, mean, var = minibatch_moments(x, rows, synchronize=self.synchronize)
         usable = (count > 1) & (segment_domain[:, None] >= self.n_frozen)
         statistics = Statistics(
             torch.where(usable, mean, running.mean),

@@ -1,4 +1,4 @@
-"""Normalisation of a minibatch by segments, its backward pass written out."""
+"""Normalization of a minibatch by segments, its backward pass written out."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch.autograd.function import once_differentiable
 
 
 class Statistics(NamedTuple):
-    """What the cells of each segment are normalised with, ``(n_segments, n_features)`` each.
+    """What the cells of each segment are normalized with, ``(n_segments, n_features)`` each.
 
     ``share`` ``(n_segments, 1)`` is what one cell contributes to its segment's mean: one over their
     number, or 0 where the statistics are not those of the minibatch, and no gradient flows
@@ -24,7 +24,7 @@ class Statistics(NamedTuple):
 
 @torch.no_grad()
 def minibatch_moments(
-    x: Tensor, rows: Tensor, *, synchronise: bool
+    x: Tensor, rows: Tensor, *, synchronize: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Count, mean and biased variance of each segment of a minibatch.
 
@@ -34,7 +34,7 @@ def minibatch_moments(
         Values ``(n_cells, n_features)``.
     rows
         One-hot matrix ``(n_cells, n_segments)`` of each cell's segment.
-    synchronise
+    synchronize
         Whether to take the cells of all processes together, whose segments must then mean the
         same. The result is the same in all of them.
 
@@ -43,14 +43,14 @@ def minibatch_moments(
     Count ``(n_segments, 1)``, mean and variance ``(n_segments, n_features)``. Without a cell both
     are 0.
     """
-    count = _total(rows.sum(dim=0)[:, None], synchronise)
+    count = _total(rows.sum(dim=0)[:, None], synchronize)
     average = rows.T / count.clamp(min=1)
-    mean = _total(average @ x, synchronise)
-    var = _total(average @ _centre(x, rows, mean).square_(), synchronise)
+    mean = _total(average @ x, synchronize)
+    var = _total(average @ _center(x, rows, mean).square_(), synchronize)
     return count, mean, var
 
 
-def normalise(
+def normalize(
     x: Tensor,
     rows: Tensor,
     statistics: Statistics,
@@ -58,11 +58,11 @@ def normalise(
     bias: Tensor,
     *,
     eps: float,
-    synchronise: bool,
+    synchronize: bool,
 ) -> Tensor:
-    """Normalise each cell with the statistics, weight and bias of its segment.
+    """Normalize each cell with the statistics, weight and bias of its segment.
 
-    The gradient of ``x`` flows through the statistics too, as in batch normalisation. Written out,
+    The gradient of ``x`` flows through the statistics too, as in batch normalization. Written out,
     forward and backward take two thirds of the time that torch's automatic one does
     (``docs/profile.md``).
 
@@ -78,17 +78,17 @@ def normalise(
         Of each segment, ``(n_segments, n_features)``.
     eps
         Added to the variance.
-    synchronise
+    synchronize
         Whether the statistics are over the cells of all processes.
 
     Returns
     -------
     Tensor of shape ``(n_cells, n_features)``.
     """
-    return _Normalise.apply(x, weight, bias, rows, statistics, eps, synchronise)
+    return _Normalize.apply(x, weight, bias, rows, statistics, eps, synchronize)
 
 
-class _Normalise(torch.autograd.Function):
+class _Normalize(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
@@ -98,37 +98,37 @@ class _Normalise(torch.autograd.Function):
         rows: Tensor,
         statistics: Statistics,
         eps: float,
-        synchronise: bool,
+        synchronize: bool,
     ) -> Tensor:
-        centred = _centre(x, rows, statistics.mean)
+        centered = _center(x, rows, statistics.mean)
         inverse = torch.rsqrt(statistics.var + eps)
-        ctx.save_for_backward(centred, rows, weight, inverse, statistics.share)
-        ctx.synchronise = synchronise
-        return torch.addcmul(rows @ bias, centred, rows @ (weight * inverse))
+        ctx.save_for_backward(centered, rows, weight, inverse, statistics.share)
+        ctx.synchronize = synchronize
+        return torch.addcmul(rows @ bias, centered, rows @ (weight * inverse))
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        centred, rows, weight, inverse, share = ctx.saved_tensors
+        centered, rows, weight, inverse, share = ctx.saved_tensors
         of_bias = rows.T @ gradient
-        of_weight = rows.T @ (gradient * centred) * inverse
+        of_weight = rows.T @ (gradient * centered) * inverse
         # Each process' loss depends on the common statistics, and so on each cell.
-        common_bias, common_weight = _total(torch.stack([of_bias, of_weight]), ctx.synchronise)
+        common_bias, common_weight = _total(torch.stack([of_bias, of_weight]), ctx.synchronize)
         scale = weight * inverse
         through_mean = rows @ (scale * share * common_bias)
         through_var = rows @ (scale * share * inverse * common_weight)
         of_x = gradient * (rows @ scale) - through_mean
-        of_x.addcmul_(centred, through_var, value=-1)
+        of_x.addcmul_(centered, through_var, value=-1)
         return of_x, of_weight, of_bias, None, None, None, None
 
 
-def _centre(x: Tensor, rows: Tensor, mean: Tensor) -> Tensor:
+def _center(x: Tensor, rows: Tensor, mean: Tensor) -> Tensor:
     return torch.addmm(x, rows, mean, alpha=-1)
 
 
-def _total(x: Tensor, synchronise: bool) -> Tensor:
+def _total(x: Tensor, synchronize: bool) -> Tensor:
     """Sum over all processes."""
-    if synchronise:
+    if synchronize:
         x = x.clone(memory_format=torch.contiguous_format)
         distributed.all_reduce(x)
     return x

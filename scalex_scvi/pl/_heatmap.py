@@ -1,4 +1,4 @@
-"""Labelled square heat maps."""
+"""Labeled square heat maps."""
 
 from __future__ import annotations
 

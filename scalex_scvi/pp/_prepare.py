@@ -13,7 +13,7 @@ from scipy import sparse
 
 from scalex_scvi._core.blocks import blocks_of
 from scalex_scvi._core.columns import batch_codes, check_batch_column
-from scalex_scvi._core.matrices import annotations, get_matrix, is_lazy, without_matrix
+from scalex_scvi._core.matrices import get_matrix, in_frames, is_lazy, without_matrix
 
 from ._columns import Columns
 from ._fit import Fit, fit
@@ -31,7 +31,7 @@ def fit_adata(
     """Fit the transform to the counts of an AnnData: see :meth:`Preprocessing.fit`."""
     profile = get_profile(preparation.profile)
     matrix, name = get_matrix(adata, layer, features=profile.features)
-    light = annotations(adata)
+    light = in_frames(adata)
     check_batch_column(light, batch_key)
     codes, names = batch_codes(light, batch_key)
     blocks = blocks_of(matrix, codes)
@@ -194,7 +194,7 @@ def prepare_query(
     found = fit_query(
         adata, preprocessing, batch_key=batch_key, layer=layer, log_normalized=log_normalized
     )
-    codes, names = batch_codes(annotations(adata), batch_key)
+    codes, names = batch_codes(in_frames(adata), batch_key)
     transform = found.transform.with_scale(found.record.scale_of(names))
     light = without_matrix(adata)
     query = AnnData(

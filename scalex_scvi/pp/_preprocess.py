@@ -314,7 +314,7 @@ def preprocess(
         take.
     """
     name = get_profile(profile).name
-    options = {
+    options: dict[str, Any] = {
         "min_features": min_features,
         "min_cells": min_cells,
         "target_sum": target_sum,

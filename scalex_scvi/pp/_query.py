@@ -13,7 +13,7 @@ from anndata import AnnData
 
 from scalex_scvi._core.blocks import blocks_of
 from scalex_scvi._core.columns import batch_codes, check_batch_column
-from scalex_scvi._core.matrices import annotations, get_matrix, to_csr
+from scalex_scvi._core.matrices import get_matrix, in_frames, to_csr
 
 from ._prepare import report_empty_cells
 from ._profiles import get_profile
@@ -69,7 +69,7 @@ def fit_query(
     """
     profile = get_profile(reference.profile)
     matrix, name = get_matrix(adata, layer, features=profile.features)
-    light = annotations(adata)
+    light = in_frames(adata)
     check_batch_column(light, batch_key, lone_cells=True)
     codes, names = batch_codes(light, batch_key)
     # What is not declared is either counts or refused.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -82,7 +82,7 @@ class Preprocessing:
         *,
         batch_key: str | None = None,
         layer: str | None = None,
-    ) -> Self:
+    ) -> Preprocessing:
         """Fit the transform to counts, which are read in blocks and not changed.
 
         Parameters

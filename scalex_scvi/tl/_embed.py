@@ -1,4 +1,4 @@
-"""Neighbours, UMAP and clusters of the latent space."""
+"""Neighbors, UMAP and clusters of the latent space."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def embed(
     use_rep
         Key in ``obsm``.
     n_neighbors
-        Neighbours of the graph (scanpy's default); fewer if there are fewer cells.
+        Neighbors of the graph (scanpy's default); fewer if there are fewer cells.
     seed
         Seed; ``None``: ``scvi.settings.seed``, else 124.
 

@@ -44,7 +44,7 @@ def transfer_expression(
     use_rep
         Key in ``obsm`` of both.
     n_neighbors
-        Neighbours to average (Euclidean distance); at most the size of the reference. More make
+        Neighbors to average (Euclidean distance); at most the size of the reference. More make
         it smoother.
     weights
         ``"uniform"``: plain mean; ``"distance"``: weighted by the inverse of the distance.

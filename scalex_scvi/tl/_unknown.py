@@ -26,7 +26,7 @@ CHUNK = 2_000
 
 @dataclass(frozen=True)
 class Votes:
-    """Neighbours of cells in the reference, and what they vote for.
+    """Neighbors of cells in the reference, and what they vote for.
 
     ``distances`` and ``neighbors`` (positions in the reference): cells × neighbors; ``shares`` of
     the votes: cells × labels, rows sum to 1.
@@ -154,7 +154,7 @@ def held_out_neighbors(
     batch
         Batch of each cell, or ``None``.
     n_neighbors
-        Neighbours of each cell.
+        Neighbors of each cell.
 
     Returns
     -------

@@ -116,8 +116,6 @@ class TransformedDataset(AnnTorchDataset):
         """Data by registry key, made for taking rows once, in copies of our own."""
         if not hasattr(self, "_data"):
             self._data = {key: by_rows(value) for key, value in super().data.items()}
-            self._transform = self.adata_manager.transform
-            self._codes = self.adata_manager.codes
         return self._data
 
     def __getitem__(self, indexes: Any) -> dict[str, Any]:
@@ -146,16 +144,11 @@ class TransformedDataset(AnnTorchDataset):
         return taken.compute() if is_lazy(taken) else taken
 
     def _expression(self, rows: np.ndarray) -> Any:
-        if self._transform_of_x() is None:
-            return self._take(REGISTRY_KEYS.X_KEY, rows)
-        held = self.adata_manager.held_values
-        if held is not None:
+        transform, held = self.adata_manager.transform, self.adata_manager.held_values
+        if transform is not None and held is not None:
             return held[rows]
-        return self._transform(self._take(REGISTRY_KEYS.X_KEY, rows), self._codes[rows])
-
-    def _transform_of_x(self) -> Transform | None:
-        self.data  # noqa: B018  read on first use
-        return self._transform
+        counts = self._take(REGISTRY_KEYS.X_KEY, rows)
+        return counts if transform is None else transform(counts, self.adata_manager.codes[rows])
 
 
 def share_of_nonzero(manager: AnnDataManager, n_cells: int = 64) -> float:

@@ -14,7 +14,7 @@ from scvi.module.base import BaseModuleClass
 from scvi.train import TrainingPlan
 
 from scalex_scvi.module import OFFSET_KEY
-from scalex_scvi.nn import synchronise_statistics
+from scalex_scvi.nn import synchronize_statistics
 
 from ._recipe import Schedule
 
@@ -95,11 +95,11 @@ class SCALEXTrainingPlan(TrainingPlan):
         processes share these statistics.
         """
         self.module.train()
-        synchronise_statistics(self.module, self.trainer.world_size > 1)
+        synchronize_statistics(self.module, self.trainer.world_size > 1)
 
     def on_fit_end(self) -> None:
         """Let the module go on in this process alone."""
-        synchronise_statistics(self.module, False)
+        synchronize_statistics(self.module, False)
 
     def on_train_epoch_start(self) -> None:
         """Forget the previous epoch's sums."""
@@ -143,7 +143,7 @@ class SCALEXTrainingPlan(TrainingPlan):
         )
 
     def configure_optimizers(self) -> dict[str, Any]:
-        """Take scvi-tools' optimiser, with the schedule of the learning rate."""
+        """Take scvi-tools' optimizer, with the schedule of the learning rate."""
         configured = super().configure_optimizers()
         if self.lr_schedule == "cosine":
             factor = partial(_cosine, n_steps=int(self.trainer.estimated_stepping_batches))

@@ -68,12 +68,12 @@ class Recipe(Mapping[str, Any]):
         whole = {"max_steps": 1, "batch_size": 2, "early_stopping_patience": 1}
         for name, least in whole.items():
             value = getattr(self, name)
-            if value is not None and not (isinstance(value, Integral) and value >= least):
+            if value is not None and not (isinstance(value, Integral) and int(value) >= least):
                 msg = f"`{name}` must be a whole number of at least {least}, got {value!r}."
                 raise ValueError(msg)
         for name in ("lr", "weight_decay", "kl_weight", "alignment_weight"):
             value = getattr(self, name)
-            if not (isinstance(value, Real) and 0 <= value < math.inf) or (name, value) == (
+            if not (isinstance(value, Real) and 0 <= float(value) < math.inf) or (name, value) == (
                 "lr",
                 0,
             ):

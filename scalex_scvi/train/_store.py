@@ -21,7 +21,7 @@ from ._data import SCALEXDataManager
 logger = logging.getLogger(__name__)
 
 CELLS_IN_RUN = 64
-"""Neighbouring cells that are read together: about what is compressed together on disk."""
+"""Neighboring cells that are read together: about what is compressed together on disk."""
 
 CELLS_IN_BUFFER = 8192
 """Cells that are held and shuffled together; runs of them come from all over the store."""
@@ -31,7 +31,7 @@ class StoreDataModule(LightningDataModule):
     """Minibatches of cells from a zarr store, in bounded memory.
 
     To read each cell of a minibatch from its own place on disk takes several times as long as the
-    training. Instead runs of neighbouring cells are read from random places into a buffer, which
+    training. Instead runs of neighboring cells are read from random places into a buffer, which
     is shuffled and cut into minibatches: what annbatch does (https://annbatch.readthedocs.io).
     Every cell is seen once in an epoch; the incomplete last minibatch is dropped.
 

@@ -1,4 +1,4 @@
-"""Neighbour scores against a plain loop."""
+"""Neighbor scores against a plain loop."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ HOW = {
     "own batch": {},
     "one batch": {"transform_batch": "batch1"},
     "mean of batches": {"transform_batch": ["batch0", "batch2"]},
-    "log-normalised": {"transform_batch": "batch1", "units": "log_normalized"},
+    "log-normalized": {"transform_batch": "batch1", "units": "log_normalized"},
 }
 
 

@@ -162,7 +162,7 @@ def test_imputed_expression_in_scaled_units(model: sx.SCALEXModel) -> None:
     np.testing.assert_allclose(mean, np.mean(parts, axis=0), atol=1e-6)
 
 
-def test_imputed_expression_in_log_normalised_units(model: sx.SCALEXModel) -> None:
+def test_imputed_expression_in_log_normalized_units(model: sx.SCALEXModel) -> None:
     scaled = model.get_imputed_expression(transform_batch="batch2", gene_list=["gene3"])
     log = model.get_imputed_expression(
         transform_batch="batch2", gene_list=["gene3"], units="log_normalized"

@@ -1,4 +1,4 @@
-"""Two processes with half of the cells each normalise, and learn, like one with all of them.
+"""Two processes with half of the cells each normalize, and learn, like one with all of them.
 
 Run as a script, this file is the two processes.
 """
@@ -16,7 +16,7 @@ from torch import distributed, multiprocessing
 from torch.nn.parallel import DistributedDataParallel
 
 import scalex_scvi as sx
-from scalex_scvi.nn import BatchNorm1d, DomainSpecificBatchNorm1d, synchronise_statistics
+from scalex_scvi.nn import BatchNorm1d, DomainSpecificBatchNorm1d, synchronize_statistics
 
 N_FEATURES = 7
 Tensors = dict[str, torch.Tensor]
@@ -33,7 +33,7 @@ CASES: dict[str, tuple[int, int, list[int], list[int]]] = {
 }
 
 
-def normalise(case: str, rank: int | None) -> Tensors:
+def normalize(case: str, rank: int | None) -> Tensors:
     """Three steps of forward and backward on the cells of one process, or of both (``None``)."""
     n_domains, n_frozen, *domains = CASES[case]
     generator = torch.Generator().manual_seed(0)
@@ -48,7 +48,7 @@ def normalise(case: str, rank: int | None) -> Tensors:
     result = {}
     for name, norm in norms.items():
         norm.double().train()
-        synchronise_statistics(norm, rank is not None)
+        synchronize_statistics(norm, rank is not None)
         for parameter in norm.parameters():
             parameter.data += torch.rand(parameter.shape, generator=generator)
         if name == "domains":
@@ -75,16 +75,16 @@ def learn(rank: int | None) -> Tensors:
     module.double().train()
     network: torch.nn.Module = module
     if rank is not None:
-        synchronise_statistics(module)
+        synchronize_statistics(module)
         network = DistributedDataParallel(module)
     mine = slice(None) if rank is None else slice(32 * rank, 32 * (rank + 1))
-    optimiser = torch.optim.SGD(module.parameters(), lr=1e-2)
+    optimizer = torch.optim.SGD(module.parameters(), lr=1e-2)
     xs, batches = torch.rand(5, 64, 20, dtype=torch.float64), torch.randint(3, (5, 64, 1))
     for x, batch in zip(xs, batches, strict=True):
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         tensors = {"X": x[mine], "batch": batch[mine]}
         network(tensors, loss_kwargs={"alignment_weight": 100.0})[2].loss.backward()
-        optimiser.step()
+        optimizer.step()
     gradients = {f"{name}.grad": p.grad for name, p in module.named_parameters()}
     return gradients | module.state_dict()
 
@@ -92,7 +92,7 @@ def learn(rank: int | None) -> Tensors:
 def process(rank: int, folder: str) -> None:
     store = distributed.FileStore(os.path.join(folder, "store"), 2)
     distributed.init_process_group("gloo", store=store, rank=rank, world_size=2)
-    results = {case: normalise(case, rank) for case in CASES} | {"network": learn(rank)}
+    results = {case: normalize(case, rank) for case in CASES} | {"network": learn(rank)}
     torch.save(results, os.path.join(folder, f"{rank}.pt"))
     distributed.destroy_process_group()
 
@@ -109,9 +109,9 @@ def two_processes(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Te
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_normalises_like_one_process(two_processes: list[dict[str, Tensors]], case: str) -> None:
+def test_normalizes_like_one_process(two_processes: list[dict[str, Tensors]], case: str) -> None:
     first, second = (results[case] for results in two_processes)
-    for name, expected in normalise(case, None).items():
+    for name, expected in normalize(case, None).items():
         if " y " in name or "x.grad" in name:
             found = torch.cat([first[name], second[name]])
         elif name.endswith(".grad"):

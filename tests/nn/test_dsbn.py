@@ -120,11 +120,11 @@ def test_frozen_domains_keep_every_bit(n_domains: int) -> None:
     norm = randomised(n_domains).train()
     norm.freeze_domains(2)
     before = {name: value.clone() for name, value in norm.state_dict().items()}
-    optimiser = torch.optim.Adam(norm.parameters(), lr=0.1, weight_decay=0)
+    optimizer = torch.optim.Adam(norm.parameters(), lr=0.1, weight_decay=0)
     for _ in range(3):
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         norm(torch.randn(12, N_FEATURES), torch.arange(12) % 3).square().sum().backward()
-        optimiser.step()
+        optimizer.step()
     for name, value in norm.state_dict().items():
         assert torch.equal(value[:2], before[name][:2]), name
         assert not torch.equal(value[2], before[name][2]), name

@@ -208,7 +208,7 @@ UNSUPPORTED = {
         {"encoder": [["fc", 64, 1, "relu"], ["fc", 32, 1, "relu"], ["fc", 5, "", ""]]},
         r"a hidden layer is \['fc', 32, 1, 'relu', 0\]",
     ),
-    "no normalisation": (
+    "no normalization": (
         {"encoder": [["fc", 64, "", "relu"], ["fc", 5, "", ""]]},
         r"a hidden layer is \['fc', 64, '', 'relu', 0\]",
     ),

@@ -38,7 +38,7 @@ def large() -> AnnData:
 
 
 def drawn(axis: Axes) -> dict[str, set[tuple[float, float]]]:
-    """Colour of points → where they are."""
+    """Color of points → where they are."""
     points: dict[str, set[tuple[float, float]]] = {}
     for collection in axis.collections:
         offsets = np.asarray(collection.get_offsets())

@@ -1,4 +1,4 @@
-"""pp.adt: centred log-ratio of each cell."""
+"""pp.adt: centered log-ratio of each cell."""
 
 from __future__ import annotations
 

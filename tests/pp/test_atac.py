@@ -123,7 +123,7 @@ def test_listed_peaks_that_no_cell_has(peaks: AnnData, caplog) -> None:
         sx.pp.atac(peaks, **options, target_sum=None)
 
 
-def test_normalised_totals_are_recognised(peaks: AnnData) -> None:
+def test_normalized_totals_are_recognized(peaks: AnnData) -> None:
     totals = peaks.X.toarray().sum(axis=1)
     peaks.X = sparse.csr_matrix(sparse.diags(1e4 / totals) @ peaks.X)
     assert peaks.X.max() > 20  # too large for logarithms
@@ -132,7 +132,7 @@ def test_normalised_totals_are_recognised(peaks: AnnData) -> None:
 
 
 @pytest.mark.real_data
-def test_log_normalised_peaks_of_a549_are_refused() -> None:
+def test_log_normalized_peaks_of_a549_are_refused() -> None:
     with pytest.raises(ValueError, match="does not look like counts of peaks"):
         sx.pp.atac(real_data("a549_scicar_atac_peaks"))
     declared = sx.pp.atac(real_data("a549_scicar_atac_peaks"), log_normalized=True)

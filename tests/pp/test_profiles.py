@@ -158,7 +158,7 @@ def test_an_empty_file_of_names(case, tmp_path: Path) -> None:
         case(n_top_features=tmp_path / "names.txt")
 
 
-def test_normalised_values_are_recognised_or_declared(case, dense) -> None:
+def test_normalized_values_are_recognized_or_declared(case, dense) -> None:
     values = case.counts.X.copy()
     values.data = np.log1p(values.data * 1.7)
     log = AnnData(values, obs=case.counts.obs, var=case.counts.var)

@@ -40,7 +40,7 @@ def test_reference_cells_come_out_as_they_went_in(case, dense, n_top_features: i
 def test_shuffled_and_additional_features_change_nothing(case, dense) -> None:
     prepared = case(case.counts[:, :12], n_top_features=-1, min_cells=0)
     record = Preprocessing.from_adata(prepared)
-    # RNA is normalised over all genes of the query, so that further ones would matter there
+    # RNA is normalized over all genes of the query, so that further ones would matter there
     columns = np.arange(12 if case.name == "RNA" else case.counts.n_vars)
     shuffled = case.counts[:, np.random.default_rng(0).permutation(columns)]
     query = sx.pp.prepare_query(shuffled, record, batch_key="batch")
@@ -48,7 +48,7 @@ def test_shuffled_and_additional_features_change_nothing(case, dense) -> None:
     np.testing.assert_allclose(dense(query), dense(prepared), rtol=1e-6)
 
 
-def test_a_subset_of_the_reference_keeps_its_normalisation(case, dense) -> None:
+def test_a_subset_of_the_reference_keeps_its_normalization(case, dense) -> None:
     prepared = case()
     subset = prepared[:, [6, 3, 4]].copy()
     record = Preprocessing.from_adata(subset)
@@ -89,7 +89,7 @@ def test_cells_without_any_of_the_reference_s_features(case, dense, caplog) -> N
     assert f"1 of 150 cells have none of the {query.n_vars} selected {case.features}" in caplog.text
 
 
-def test_counts_cannot_follow_a_reference_that_came_normalised(case, dense, caplog) -> None:
+def test_counts_cannot_follow_a_reference_that_came_normalized(case, dense, caplog) -> None:
     log = case.counts.copy()
     log.X = log.X.log1p()
     record = Preprocessing.from_adata(case(log, log_normalized=True))
@@ -211,7 +211,7 @@ def test_repeated_genes_matter_only_if_the_reference_has_them(
         sx.pp.prepare_query(counts, record, batch_key="batch")
 
 
-def test_log_normalised_query(counts: AnnData, prepared: AnnData, record: Preprocessing) -> None:
+def test_log_normalized_query(counts: AnnData, prepared: AnnData, record: Preprocessing) -> None:
     log = AnnData(prepared.raw.X, obs=prepared.obs, var=prepared.raw.var)
     with pytest.raises(ValueError, match="log_normalized=True"):
         sx.pp.prepare_query(log, record, batch_key="batch")

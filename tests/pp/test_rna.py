@@ -71,7 +71,7 @@ def test_median_target_sum(counts: AnnData) -> None:
     assert sx.pp.Preprocessing.from_adata(prepared).target_sum == np.median(totals)
 
 
-def test_log_values_are_recognised(counts: AnnData) -> None:
+def test_log_values_are_recognized(counts: AnnData) -> None:
     log = counts.copy()
     sc.pp.normalize_total(log, target_sum=1e4)
     sc.pp.log1p(log)

@@ -1,4 +1,4 @@
-"""Neighbours, UMAP and clusters of a latent space."""
+"""Neighbors, UMAP and clusters of a latent space."""
 
 from __future__ import annotations
 

@@ -86,7 +86,7 @@ def test_a_query_of_few_cells(reference: sx.SCALEXModel, query: AnnData, n_cells
     assert np.isfinite(few.obsm["X_umap"]).all()
 
 
-def test_a_reference_that_is_partly_labelled(
+def test_a_reference_that_is_partly_labeled(
     reference: sx.SCALEXModel, query: AnnData, caplog: pytest.LogCaptureFixture
 ) -> None:
     labels = reference.adata.obs["celltype"].astype(object)

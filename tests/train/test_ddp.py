@@ -27,7 +27,7 @@ from scalex_scvi.train import count_processes
 N_STEPS = 200
 DDP = {"devices": 2, "strategy": "ddp", "batch_size": 32} | QUIET
 CONSTANT = {"lr": 2e-3, "lr_schedule": "constant"}
-# In 200 steps one process comes to a loss of 458.9 to 459.5, a share of same-batch neighbours of
+# In 200 steps one process comes to a loss of 458.9 to 459.5, a share of same-batch neighbors of
 # 0.348 to 0.352 (0.33 if mixed) and a purity of 0.632 to 0.642 with three seeds.
 TOLERANCES = {"loss": 1.5, "same-batch share": 0.02, "purity": 0.03}
 
@@ -182,14 +182,14 @@ def test_nothing_is_written_into_the_working_folder(folder: Path, processes: lis
     assert list((folder / "working").iterdir()) == []
 
 
-def test_one_process_synchronises_nothing(prepared: AnnData) -> None:
+def test_one_process_synchronizes_nothing(prepared: AnnData) -> None:
     """Also where an earlier training left it switched on."""
     model = small_model(prepared)
     norm = model.module.decoder.norm
     assert isinstance(norm, DomainSpecificBatchNorm1d)
-    norm.synchronise = True  # raises in train mode, as no process group is there
+    norm.synchronize = True  # raises in train mode, as no process group is there
     model.train(max_epochs=1, **QUIET)
-    assert not norm.synchronise
+    assert not norm.synchronize
 
 
 @pytest.mark.parametrize(

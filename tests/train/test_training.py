@@ -41,14 +41,14 @@ def test_module_is_in_train_mode_while_validation_runs_too(prepared: AnnData) ->
     assert not torch.equal(running_mean(model), torch.zeros(32))
 
 
-def optimiser_of(model: sx.SCALEXModel, **kwargs: object) -> torch.optim.Optimizer:
+def optimizer_of(model: sx.SCALEXModel, **kwargs: object) -> torch.optim.Optimizer:
     plan = SCALEXTrainingPlan(model.module, **kwargs)
     return plan.configure_optimizers()["optimizer"]
 
 
-def test_published_optimiser_and_constant_kl_weight(prepared: AnnData) -> None:
+def test_published_optimizer_and_constant_kl_weight(prepared: AnnData) -> None:
     model = small_model(prepared)
-    defaults = optimiser_of(model).defaults
+    defaults = optimizer_of(model).defaults
     assert (defaults["lr"], defaults["eps"], defaults["weight_decay"]) == (2e-4, 1e-8, 5e-4)
     assert defaults["betas"] == (0.9, 0.999)
     plan = SCALEXTrainingPlan(model.module)
@@ -57,10 +57,10 @@ def test_published_optimiser_and_constant_kl_weight(prepared: AnnData) -> None:
 
 def test_every_number_is_an_argument(prepared: AnnData) -> None:
     model = small_model(prepared)
-    defaults = optimiser_of(model, lr=1e-2, eps=1e-3, weight_decay=0.0).defaults
+    defaults = optimizer_of(model, lr=1e-2, eps=1e-3, weight_decay=0.0).defaults
     assert (defaults["lr"], defaults["eps"], defaults["weight_decay"]) == (1e-2, 1e-3, 0)
     assert float(SCALEXTrainingPlan(model.module, kl_weight=2.0).kl_weight) == 2
-    adamw = optimiser_of(model, optimizer="AdamW")
+    adamw = optimizer_of(model, optimizer="AdamW")
     assert isinstance(adamw, torch.optim.AdamW)
 
 
