@@ -351,3 +351,18 @@ def test_documented_defaults_run(counts: AnnData, monkeypatch: pytest.MonkeyPatc
         "batch_size": 64,
         "accelerator": "cpu",
     }
+
+
+def test_a_filter_that_takes_many_cells_says_so(
+    counts: AnnData, caplog: pytest.LogCaptureFixture
+) -> None:
+    x = counts.X.tolil()
+    x[:60, 10:] = 0
+    counts.X = x.tocsr()
+    sx.SCALEX(counts, **(FAST | {"min_features": 20}))
+    assert "`min_features` removed 60 of 150 cells. By 'batch': batch" in caplog.text
+    assert "By 'celltype': type" in caplog.text
+    assert "Pass `min_features=0` to keep all cells." in caplog.text
+    caplog.clear()
+    sx.SCALEX(counts[55:], **(FAST | {"min_features": 20}))  # 5 of 95
+    assert "removed" not in caplog.text
