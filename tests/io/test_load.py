@@ -10,7 +10,6 @@ from anndata import AnnData
 from conftest import simulate_counts
 
 import scalex_scvi as sx
-from scalex_scvi.io import Reading
 
 
 def test_load_data_reads_joins_and_prepares(counts: AnnData, tmp_path: Path) -> None:
@@ -47,7 +46,7 @@ def test_columns_are_combined(counts: AnnData, names: str) -> None:
 def test_a_missing_value_in_a_combined_column_is_no_batch(counts: AnnData) -> None:
     counts.obs["lane"] = np.where(np.arange(150) < 3, None, "a")
     with pytest.raises(ValueError, match=r"'lane'.*missing"):
-        sx.io.load_counts(counts, sx.io.Reading(Reading(batch_name="batch,lane")))
+        sx.io.load_counts(counts, sx.io.Reading(batch_name="batch,lane"))
 
 
 def test_a_column_whose_name_has_a_comma(counts: AnnData) -> None:
@@ -58,7 +57,7 @@ def test_a_column_whose_name_has_a_comma(counts: AnnData) -> None:
 
 def test_unnamed_columns_of_obsm(counts: AnnData) -> None:
     counts.obsm["protein"] = np.ones((150, 3))
-    loaded = sx.io.load_counts(counts, sx.io.Reading(Reading(use_layer="protein")))
+    loaded = sx.io.load_counts(counts, sx.io.Reading(use_layer="protein"))
     assert list(loaded.var_names) == ["protein_0", "protein_1", "protein_2"]
 
 

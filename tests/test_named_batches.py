@@ -1,0 +1,121 @@
+"""`SCALEX()`: the batches are those that were named, and a filter that takes many cells says so."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import anndata as ad
+import numpy as np
+import pytest
+from anndata import AnnData
+from conftest import simulate_counts
+
+import scalex_scvi as sx
+
+FAST = {
+    "min_features": 0,
+    "max_iteration": 8,
+    "ignore_umap": True,
+    "progress_bar": False,
+    "show": False,
+}
+
+
+@pytest.fixture
+def sampled(counts: AnnData) -> AnnData:
+    """Counts with a column `sample` that differs from their column `batch`."""
+    counts.obs["sample"] = np.where(np.arange(counts.n_obs) < 75, "s1", "s2")
+    return counts
+
+
+@pytest.mark.parametrize("named", [{"batch_key": "sample"}, {"batch_name": "sample"}], ids=str)
+def test_the_column_named_is_the_batch(sampled: AnnData, tmp_path: Path, named: dict) -> None:
+    adata = sx.SCALEX(sampled, outdir=tmp_path / "ref", **named, **FAST)
+    assert adata.uns["scalex_batch_key"] == "sample"
+    assert list(adata.obs["batch"]) == list(sampled.obs["batch"])
+    assert list(adata.obs["sample"]) == list(sampled.obs["sample"])
+    model = sx.SCALEXModel.load(tmp_path / "ref" / "checkpoint", adata)
+    assert list(model.batch_names) == ["s1", "s2"]
+
+
+def test_without_a_column_batch_the_result_has_one(sampled: AnnData) -> None:
+    del sampled.obs["batch"]
+    adata = sx.SCALEX(sampled, batch_key="sample", **FAST)
+    assert list(adata.obs["batch"]) == list(sampled.obs["sample"])
+
+
+def test_columns_that_are_absent_or_ambiguous_are_refused(sampled: AnnData) -> None:
+    with pytest.raises(KeyError, match="`batch_key` 'nowhere'"):
+        sx.SCALEX(sampled, batch_key="nowhere", **FAST)
+    with pytest.raises(ValueError, match="Both `batch_name` 'celltype' and `batch_key` 'sample'"):
+        sx.SCALEX(sampled, batch_key="sample", batch_name="celltype", **FAST)
+
+
+def test_a_query_has_its_batches_where_the_reference_has_them(
+    sampled: AnnData, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    ref = tmp_path / "ref"
+    sx.SCALEX(sampled, outdir=ref, batch_name="sample", **FAST)
+    query = simulate_counts(60, n_batches=2, seed=3)
+    query.obs["sample"] = "s3"
+    by_default = sx.SCALEX(query, projection=ref, repeat=True, **FAST)
+    assert set(by_default.obs["sample"]) == {"s3"}
+    query.obs["lane"] = np.where(np.arange(60) < 30, "l1", "l2")
+    both = sx.SCALEX(query, projection=ref, batch_name="lane", label="celltype", **FAST)
+    projected = both[(both.obs["projection"] == "query").to_numpy()]
+    assert both.uns["scalex_batch_key"] == "sample"
+    assert list(projected.obs["sample"]) == list(query.obs["lane"])
+    assert set(projected.obs["own_sample"]) == {"s3"}
+    assert "own_sample" in caplog.text
+
+
+def test_a_filter_that_takes_many_cells_warns(
+    counts: AnnData, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    detected = np.asarray((counts.X > 0).sum(axis=1)).ravel()
+    least = int(np.quantile(detected, 0.4))
+    lost = int((detected < least).sum())
+    assert lost > 0.1 * counts.n_obs
+    sx.SCALEX(counts, **(FAST | {"min_features": least}))
+    (warning,) = [r for r in caplog.records if "`min_features` removed" in r.getMessage()]
+    text = warning.getMessage()
+    assert warning.levelname == "WARNING"
+    assert f"removed {lost} of 150 cells" in text
+    assert "min_features=0" in text
+    for column in ("batch", "celltype"):
+        group = counts.obs[column].astype(str) == counts.obs[column].iloc[0]
+        of_group = int((detected[group.to_numpy()] < least).sum())
+        assert f"{counts.obs[column].iloc[0]} {of_group} of {group.sum()}" in text
+    caplog.clear()
+    sx.SCALEX(counts, **FAST)
+    assert "`min_features` removed" not in caplog.text
+
+
+def test_the_warning_is_seen_where_a_log_is_written(counts: AnnData, tmp_path: Path) -> None:
+    detected = np.asarray((counts.X > 0).sum(axis=1)).ravel()
+    counts.write_h5ad(tmp_path / "counts.h5ad")
+    options = FAST | {"min_features": int(np.quantile(detected, 0.4))}
+    code = f"import scalex_scvi as sx; sx.SCALEX('counts.h5ad', outdir='out', **{options!r})"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=True
+    )
+    assert done.stderr.count("`min_features` removed") == 1
+    assert ad.read_h5ad(tmp_path / "out" / "adata.h5ad").n_obs < counts.n_obs
+
+
+@pytest.mark.parametrize("flags", [[], ["-q"]], ids=["messages", "quiet"])
+def test_a_mistake_is_one_line_and_its_traceback_in_the_log(
+    tmp_path: Path, flags: list[str]
+) -> None:
+    argv = ["integrate", "nowhere.h5ad", "-o", "out", *flags]
+    done = subprocess.run(
+        [sys.executable, "-m", "scalex_scvi.cli", *argv],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 1
+    assert done.stderr == "scalex-scvi integrate: There is no file 'nowhere.h5ad'.\n"
+    assert "Traceback" in (tmp_path / "out" / "log.txt").read_text()
