@@ -73,5 +73,4 @@ class Run:
             "seed": self.seed,
             "scvi_reference": str(self.scvi_reference),
         }
-        self.scvi_reference.parent.mkdir(parents=True, exist_ok=True)
         return run_worker("benchmarks.left_out.worker", self.place, task)

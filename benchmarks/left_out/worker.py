@@ -36,7 +36,8 @@ def work(task: dict[str, Any]) -> None:
     parts, query_time = [], {}
     for variant, answer in answers.items():
         found, query_time[variant] = timed(answer)
-        cells = {"truth": truth, "known": known} | found._asdict()
+        cells = {"truth": truth, "known": known, "label": found.labels}
+        cells |= {"unknown": found.unknown, "p": found.p}
         parts.append(pd.DataFrame({"variant": variant, **cells}))
     place = Path(task["place"])
     pd.concat(parts).to_csv(place / "labels.csv", index=False)
