@@ -1,6 +1,6 @@
 """The full job on the real data sets, by the defaults: it mixes batches, keeps types, projects.
 
-``benchmarks/quality`` and ``benchmarks/projection`` have the figures, with every batch left out in
+``benchmarks/quality`` and ``benchmarks/left_out`` have the figures, with every batch left out in
 turn.
 """
 
