@@ -53,26 +53,40 @@ def test_one_call(donors: tuple[AnnData, AnnData]) -> None:
     assert 0 <= scope["f1"] <= 1
 
 
-def test_more_cells_than_memory(donors: tuple[AnnData, AnnData]) -> None:
-    counts, new_counts = donors
-    counts.write_h5ad("atlas.h5ad")
-    scope: dict[str, Any] = {"sx": sx}
-    exec(blocks("python")[2], scope)
-    latent = ad.read_h5ad("latent.h5ad")
-    assert list(latent.obs_names) == list(new_counts.obs_names)
-    assert np.isfinite(latent.obsm["latent"]).all()
+def on_their_own_object(counts: AnnData) -> AnnData:
+    """Counts in a layer, batches in a column of another name."""
+    adata = counts.copy()
+    adata.obs["sample"] = adata.obs.pop("batch")
+    adata.layers["counts"] = adata.X.copy()
+    return adata
+
+
+def test_on_your_own_anndata(donors: tuple[AnnData, AnnData]) -> None:
+    adata, query = (on_their_own_object(cells) for cells in donors)
+    exec(blocks("python")[1], {"adata": adata, "query": query})
+    assert adata.obsm["X_scalex"].shape == (150, 10)
+    assert query.obs["celltype_transfer"].isin(["type0", "type1", "type2"]).all()
+    assert query.obsm["X_umap"].shape == (60, 2)
 
 
 def test_as_an_scvi_tools_model(donors: tuple[AnnData, AnnData]) -> None:
-    counts, new_counts = donors
-    del new_counts.obs["celltype"]
-    scope: dict[str, Any] = {"counts": counts, "new_counts": new_counts}
-    exec(blocks("python")[1], scope)
-    assert scope["query"].obsm["latent"].shape == (60, 10)
-    assert scope["query"].obs["celltype"].isin(["type0", "type1", "type2", "unknown"]).all()
-    assert scope["expression"].shape == scope["adata"].shape
+    adata, query = (on_their_own_object(cells) for cells in donors)
+    scope: dict[str, Any] = {"sx": sx, "adata": adata, "query": query}
+    exec(blocks("python")[2], scope)
+    assert adata.obsm["X_scalex"].shape == (150, 10)
+    assert query.obsm["X_scalex"].shape == (60, 10)
+    assert scope["expression"].shape == adata.shape
     assert np.isfinite(scope["expression"].to_numpy()).all()
-    assert ad.read_h5ad("imputed.h5ad").shape == scope["adata"].shape
+    assert ad.read_h5ad("imputed.h5ad").shape == adata.shape
+
+
+def test_more_cells_than_memory(donors: tuple[AnnData, AnnData]) -> None:
+    counts, new_counts = donors
+    counts.write_h5ad("atlas.h5ad")
+    exec(blocks("python")[3], {"sx": sx})
+    latent = ad.read_h5ad("latent.h5ad")
+    assert list(latent.obs_names) == list(new_counts.obs_names)
+    assert np.isfinite(latent.obsm["latent"]).all()
 
 
 def test_shell(donors: tuple[AnnData, AnnData]) -> None:

@@ -375,7 +375,7 @@ def transform_of(manager: SCALEXDataManager) -> Transform | None:
     transform = Transform.plan(
         record, manager.adata.var, log_normalized=bool(state[LOGARITHMS_KEY]), report=False
     )
-    one_batch = record.batch_key is None
+    one_batch = manager.registry[SETUP_ARGS_KEY]["batch_key"] is None
     names = ["0"] if one_batch else SCALEXModel.batch_names_of(manager)
     return transform.with_scale(record.scale_of(names))
 

@@ -82,8 +82,9 @@ def fit_query(
     if reference.scale_by == "global":
         maxima = np.broadcast_to(maxima.max(axis=0), maxima.shape)
     own = pd.DataFrame(maxima.T.copy(), columns=names, index=list(reference.genes))
-    same_kind = (batch_key is None) == (reference.batch_key is None)
-    if same_kind:  # without a column, all cells are of the one batch that there is
+    # Without a column in either, all cells are of the one batch that there is.
+    one_batch = reference.batch_key is None and list(reference.scale.columns) == ["0"]
+    if batch_key is not None or one_batch:
         record = reference.with_new_batches(own, batch_key)
     else:
         record = replace(reference, scale=own, batch_key=None)

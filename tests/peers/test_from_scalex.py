@@ -92,14 +92,14 @@ def test_a_query_lands_where_the_published_package_puts_it(run: Path) -> None:
     query.obs["batch"] = query.obs["batch"].cat.rename_categories(["new0", "new1"])
     theirs = scalex.SCALEX(query.copy(), projection=str(run), repeat=True, **RUN)
     ours = sx.SCALEXModel.load_query_data(query, from_scalex(run))
-    np.testing.assert_allclose(ours.adata.X.toarray(), theirs.X.toarray(), atol=1e-6)
+    np.testing.assert_allclose(ours.get_prepared().X.toarray(), theirs.X.toarray(), atol=1e-6)
     np.testing.assert_allclose(ours.get_latent_representation(), theirs.obsm["latent"], atol=1e-5)
 
 
 def test_reference_cells_are_scaled_as_they_were(run: Path) -> None:
     model, written = from_scalex(run), read_h5ad(run / "adata.h5ad")
     some = sx.SCALEXModel.load_query_data(simulate_counts(200, 60)[:50].copy(), model)
-    np.testing.assert_allclose(some.adata.X.toarray(), written.X[:50].toarray(), atol=1e-6)
+    np.testing.assert_allclose(some.get_prepared().X.toarray(), written.X[:50].toarray(), atol=1e-6)
     maximum = written.raw.to_adata()[:, written.var_names].X.max(axis=0).toarray().ravel()
     scaled = model.get_imputed_expression(written, transform_batch="batch1")
     log = model.get_imputed_expression(written, transform_batch="batch1", units="log_normalized")

@@ -123,8 +123,8 @@ def test_trained_from_scratch_the_losses_agree(
         adata = sx.pp.rna(counts, batch_key="batch", min_features=0)
         sx.SCALEXModel.setup_anndata(adata, batch_key="batch")
         model = sx.SCALEXModel(adata, seed=seed)
-        how = PUBLISHED | {"lr": recipe["lr"], "max_steps": recipe["n_steps"]}
-        model.train(**how, seed=seed, **QUIET)
+        how = PUBLISHED.but(lr=recipe["lr"], max_steps=recipe["n_steps"])
+        model.train(recipe=how, seed=seed, **QUIET)
         return loss_of(model.module, x, batch)
 
     our_losses = [ours(seed) for seed in range(N_SEEDS)]
