@@ -86,9 +86,12 @@ def projected(name: str, left_out: str) -> tuple[AnnData, AnnData, pd.Series]:
     query = counts[is_query].copy()
     truth = query.obs.pop("celltype").astype(str)
     placed = sx.SCALEXModel.load_query_data(query, model)
+    prepared = []
     for of in (model, placed):
-        of.adata.obsm["latent"] = of.get_latent_representation()
-    return model.adata, placed.adata, truth
+        cells = model.adata if of is model else of.get_prepared()
+        cells.obsm["latent"] = of.get_latent_representation()
+        prepared.append(cells)
+    return *prepared, truth
 
 
 def assert_right(labels: pd.Series, truth: pd.Series, accuracy: float, macro_f1: float) -> None:

@@ -245,7 +245,7 @@ def test_negative_control_of_real_cells() -> None:
     model = sx.SCALEXModel(adata)
     model.train(**QUIET)
     query_model = sx.SCALEXModel.load_query_data(counts[is_query].copy(), model)
-    ref, query = model.adata, query_model.adata
+    ref, query = model.adata, query_model.get_prepared()
     ref.obsm["latent"] = model.get_latent_representation()
     query.obsm["latent"] = query_model.get_latent_representation()
     labels = sx.label_transfer(ref, query, unknown=True).astype(str)
