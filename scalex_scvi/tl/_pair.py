@@ -143,8 +143,8 @@ class Pair:
             msg = (
                 f"`novelty='expression'` compares the same genes in `X`: `ref` has {ref.n_vars} "
                 f"genes (X: {type(ref.X).__name__}), `query` {query.n_vars} (X: "
-                f"{type(query.X).__name__}), not the same ones or not in the same order. Pass the "
-                "`adata` of the reference's and of the query's model, or `novelty='latent'`."
+                f"{type(query.X).__name__}), not the same ones or not in the same order. Pass what "
+                "`model.get_prepared()` of both models gives, or `novelty='latent'`."
             )
             raise ValueError(msg)
         return to_csr(ref.X, name="ref.X"), to_csr(query.X, name="query.X")
