@@ -24,7 +24,6 @@ from sklearn.metrics import accuracy_score, f1_score
 
 import scalex_scvi as sx
 from benchmarks.cells import Cells, leave_out
-from benchmarks.components import uncorrected_pca
 from benchmarks.ours import RECIPES, train
 from benchmarks.sets import BATCH, LABEL_SETS, LABELS, read_set
 from scalex_scvi.train import Recipe
@@ -54,7 +53,7 @@ def integration_row(counts: ad.AnnData, recipe: Recipe) -> dict[str, float]:
         "mixed": sx.metrics.expected_same_batch_share(batch),
     }
     representations = {
-        "pca": uncorrected_pca(adata, n_components=20),
+        "pca": sx.metrics.uncorrected_pca(adata),
         "running": model.get_latent_representation(),
         "batch": model.get_latent_representation(batch_stats="batch"),
     }

@@ -15,6 +15,7 @@ from anndata import AnnData
 
 from . import pp
 from ._core.messages import messages_on_console
+from ._core.options import options_in
 from ._outputs import Outputs
 from ._results import (
     check_outputs,
@@ -207,57 +208,20 @@ def SCALEX(
     ----------
     Xiong et al., Nat Commun 13:6118, 2022.
     """
+    given = locals()
     if data_list is None:
         msg = "`data_list` is None: give files, folders or AnnData objects with counts."
         raise TypeError(msg)
-    reading = Reading(
-        batch_categories=batch_categories,
-        batch_name=batch_name,
-        join=join,
-        batch_key=batch_key,
-        backed=backed,
-        fraction=fraction,
-        n_obs=n_obs,
-        use_layer=use_layer,
-    )
-    preparation = Preparation(
-        profile=profile,
-        min_features=min_features,
-        min_cells=min_cells,
-        target_sum=target_sum,
-        n_top_features=n_top_features,
-        log_normalized=log_normalized,
-        processed=processed,
-    )
-    outputs = Outputs(
-        outdir=outdir,
-        label=label,
-        unknown=unknown,
-        batch_stats="running" if eval else batch_stats,
-        impute=impute,
-        chunk_size=chunk_size,
-        ignore_umap=ignore_umap,
-        assess=assess,
-        show=show,
-        repeat=repeat,
-    )
     common: dict[str, Any] = {
-        "reading": reading,
-        "preparation": preparation,
-        "outputs": outputs,
+        "reading": options_in(Reading, given),
+        "preparation": options_in(Preparation, given),
+        "outputs": options_in(Outputs, given, batch_stats="running" if eval else batch_stats),
         "seed": seed,
     }
     with messages_on_console(True, logging.INFO if verbose else logging.WARNING):
         if projection is not None:
             return project(data_list, projection, **common)
-        recipe = DEFAULT.but(
-            max_steps=max_iteration,
-            batch_size=batch_size,
-            lr=lr,
-            lr_schedule=lr_schedule,
-            alignment_weight=alignment_weight,
-            start_at_mean=start_at_mean,
-        )
+        recipe = options_in(Recipe, given, max_steps=max_iteration)
         machine = on_gpu(gpu) | {"enable_progress_bar": progress_bar}
         return integrate(data_list, recipe=recipe, train_kwargs=machine, **common)
 
@@ -409,26 +373,9 @@ def load_data(
     batches as :func:`scalex_scvi.io.load_counts` stores them. Minibatches are made by scvi-tools'
     loaders.
     """
-    reading = Reading(
-        batch_categories=batch_categories,
-        batch_name=batch_name,
-        join=join,
-        batch_key=batch_key,
-        backed=backed,
-        fraction=fraction,
-        n_obs=n_obs,
-        use_layer=use_layer,
-    )
-    options = Preparation(
-        profile=profile,
-        min_features=min_features,
-        min_cells=min_cells,
-        target_sum=target_sum,
-        n_top_features=n_top_features,
-        processed=processed,
-        **preparation,
-    )
-    return prepare(load_counts(data_list, reading, seed=seed), options)
+    given = locals()
+    counts = load_counts(data_list, options_in(Reading, given), seed=seed)
+    return prepare(counts, options_in(Preparation, given, **preparation))
 
 
 def prepare(counts: AnnData, preparation: Preparation, *, label: str | None = None) -> AnnData:

@@ -18,7 +18,6 @@ from anndata import AnnData
 from scipy import sparse
 
 import scalex_scvi as sx
-from benchmarks.components import uncorrected_pca
 from benchmarks.peers import SCVI_MAPPABLE, SCVI_QUERY
 from benchmarks.speed.common import QUIET, argument_parser, quiet, read_cells, write
 
@@ -84,7 +83,7 @@ def harmony(ref: AnnData, query: AnnData) -> Place:
 
     def place() -> np.ndarray:
         both = sx.pp.rna(ad.concat([ref, query]), batch_key="batch", min_features=0)
-        pca = uncorrected_pca(both)
+        pca = sx.metrics.uncorrected_pca(both, n_components=50)
         return harmonypy.run_harmony(pca, both.obs, "batch", random_state=0).Z_corr
 
     return place

@@ -21,7 +21,6 @@ from anndata import AnnData
 from scipy import sparse
 
 import scalex_scvi as sx
-from benchmarks.components import uncorrected_pca
 from benchmarks.speed.common import QUIET, argument_parser, quiet, read_cells, write
 from scalex_scvi.train import DEFAULT, QUICK, Recipe
 
@@ -95,13 +94,13 @@ def scvi(counts: AnnData, prepared: AnnData, args: argparse.Namespace) -> np.nda
 def harmony(counts: AnnData, prepared: AnnData, args: argparse.Namespace) -> np.ndarray:
     import harmonypy
 
-    pca = uncorrected_pca(prepared)
+    pca = sx.metrics.uncorrected_pca(prepared, n_components=50)
     corrected = harmonypy.run_harmony(pca, prepared.obs, "batch", random_state=args.seed).Z_corr
     return corrected if corrected.shape == pca.shape else corrected.T
 
 
 def uncorrected(counts: AnnData, prepared: AnnData, args: argparse.Namespace) -> np.ndarray:
-    return uncorrected_pca(prepared)
+    return sx.metrics.uncorrected_pca(prepared, n_components=50)
 
 
 METHODS: dict[str, Method] = {

@@ -14,14 +14,13 @@ from anndata import AnnData
 
 from scalex_scvi import SCALEXModel, metrics, pl, workflow
 from scalex_scvi._core.files import whole_file
+from scalex_scvi._core.options import options_in
 from scalex_scvi._demo import demo
 from scalex_scvi._outputs import Outputs
 from scalex_scvi.io import Reading, RunFolder, batch_column, read
 from scalex_scvi.pp import Preparation
 from scalex_scvi.tl import label_scores
 from scalex_scvi.train import Recipe
-
-from ._parser import options_of
 
 logger = logging.getLogger(__name__)
 
@@ -38,15 +37,7 @@ def run_scalex(args: argparse.Namespace) -> None:
     elif projection is not None:
         _project_onto(projection, args)
     else:
-        workflow.integrate(
-            args.data,
-            reading=options_of(Reading, args),
-            preparation=options_of(Preparation, args),
-            recipe=options_of(Recipe, args),
-            outputs=_outputs(args),
-            seed=args.seed,
-            train_kwargs=_machine(args),
-        )
+        workflow.integrate(args.data, **_job(args))
 
 
 def _project(args: argparse.Namespace) -> None:
@@ -57,17 +48,29 @@ def _project_onto(reference: str, args: argparse.Namespace, **more: bool) -> Non
     workflow.project(
         args.data,
         reference,
-        reading=options_of(Reading, args),
-        preparation=options_of(Preparation, args),
+        reading=options_in(Reading, vars(args)),
+        preparation=options_in(Preparation, vars(args)),
         outputs=_outputs(args, **more),
         seed=args.seed,
     )
 
 
+def _job(args: argparse.Namespace) -> dict[str, Any]:
+    """Everything that an integration is told beside its data."""
+    return {
+        "reading": options_in(Reading, vars(args)),
+        "preparation": options_in(Preparation, vars(args)),
+        "recipe": options_in(Recipe, vars(args)),
+        "outputs": _outputs(args),
+        "seed": args.seed,
+        "train_kwargs": _machine(args),
+    }
+
+
 def _outputs(args: argparse.Namespace, **more: Any) -> Outputs:
     if getattr(args, "eval", False):
         more["batch_stats"] = "running"
-    return options_of(Outputs, args, show=False, **more)
+    return options_in(Outputs, vars(args), show=False, **more)
 
 
 def _machine(args: argparse.Namespace) -> dict[str, Any]:
@@ -162,16 +165,7 @@ def _assess(args: argparse.Namespace) -> None:
 
 
 def _demo(args: argparse.Namespace) -> None:
-    scores = demo(
-        args.data,
-        held_out=args.held_out,
-        reading=options_of(Reading, args),
-        preparation=options_of(Preparation, args),
-        recipe=options_of(Recipe, args),
-        outputs=_outputs(args),
-        seed=args.seed,
-        train_kwargs=_machine(args),
-    )
+    scores = demo(args.data, held_out=args.held_out, **_job(args))
     lines = [f"{row.score:36s} {row.value:5.2f}   {row.meaning}" for row in scores.itertuples()]
     what = "Data: " + (args.data or "700 real PBMCs, technologies simulated (semi-synthetic).")
     where = [

@@ -245,12 +245,6 @@ _COMMANDS: dict[str, tuple[str, str, Any]] = {
 }
 
 
-def options_of(cls: type, args: argparse.Namespace, **more: Any) -> Any:
-    """Return the frozen object of options, ``Reading`` for example, that was typed."""
-    typed = {f.name: getattr(args, f.name) for f in fields(cls) if hasattr(args, f.name)}
-    return cls(**(typed | more))
-
-
 def _add(
     group: Any,
     cls: type,

@@ -1,8 +1,8 @@
 """Network layers: domain-specific batch normalization, encoder and decoder."""
 
 from ._alignment import BatchOffset
+from ._batch_norm import BatchNorm1d, synchronize_statistics
 from ._blocks import ActivationName, Decoder, Encoder, FullyConnectedBlock
-from ._distributed import BatchNorm1d, synchronize_statistics
 from ._dsbn import DomainSpecificBatchNorm1d
 
 __all__ = [

@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from ._distributed import BatchNorm1d
+from ._batch_norm import BatchNorm1d
 from ._dsbn import DomainSpecificBatchNorm1d
 
 ActivationName = Literal["relu", "leaky_relu", "rrelu", "tanh", "sigmoid", "none"]

@@ -1,3 +1,4 @@
+from ._batch_scale import fit_query as fit_query
 from ._filter import filter_cells as filter_cells
 from ._preparation import DROPPED_PREFIXES as DROPPED_PREFIXES
 from ._preparation import Preparation as Preparation
@@ -10,7 +11,6 @@ from ._preprocess import atac as atac
 from ._preprocess import batch_scale as batch_scale
 from ._preprocess import preprocess as preprocess
 from ._preprocess import rna as rna
-from ._query import fit_query as fit_query
 from ._record import Preprocessing as Preprocessing
 from ._reindex import reindex as reindex
 from ._transform import Transform as Transform

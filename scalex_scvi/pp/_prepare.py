@@ -188,7 +188,7 @@ def prepare_query(
         As :func:`rna`; also if no gene is shared, a reference gene occurs more than once, or
         counts are given where the reference's peaks or proteins came normalized.
     """
-    from ._query import fit_query
+    from ._batch_scale import fit_query
 
     matrix, _ = get_matrix(adata, layer, features=get_profile(preprocessing.profile).features)
     found = fit_query(

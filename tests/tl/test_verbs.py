@@ -10,6 +10,7 @@ import pytest
 import scanpy as sc
 from anndata import AnnData
 from conftest import QUIET, real_data, simulate_counts
+from sklearn.neighbors import KNeighborsClassifier
 
 import scalex_scvi as sx
 
@@ -139,8 +140,7 @@ def test_what_was_found_is_said(
 @pytest.mark.real_data
 def test_a_left_out_technology_of_the_pancreas() -> None:
     adata = real_data("embedded/pancreas_5tech")
-    batches = list(adata.obs["batch"].astype(str).unique())
-    is_query = (adata.obs["batch"].astype(str) == batches[-1]).to_numpy()
+    is_query = (adata.obs["batch"].astype(str) == "indrop").to_numpy()  # the only droplets
     ref, query = adata[~is_query].copy(), adata[is_query].copy()
     model = sx.integrate(ref, "batch", recipe=sx.train.QUICK, **QUIET)
     sc.pp.neighbors(ref, use_rep="X_scalex")
@@ -148,5 +148,11 @@ def test_a_left_out_technology_of_the_pancreas() -> None:
     sx.map_query(query, model, labels="celltype")
     right = query.obs["celltype_transfer"].astype(str) == query.obs["celltype"].astype(str)
     assert right.mean() > 0.9
-    low, high = ref.obsm["X_umap"].min(axis=0), ref.obsm["X_umap"].max(axis=0)
-    assert ((query.obsm["X_umap"] >= low) & (query.obsm["X_umap"] <= high)).all()
+    truth = query.obs["celltype"].astype(str).to_numpy()
+    found = {}
+    for key in ("X_scalex", "X_umap"):
+        by_neighbors = KNeighborsClassifier(15).fit(ref.obsm[key], ref.obs["celltype"].astype(str))
+        found[key] = (by_neighbors.predict(query.obsm[key]) == truth).mean()
+    # The map is as right as the latent that it shows: 0.73 and 0.74.
+    assert found["X_umap"] >= found["X_scalex"] - 0.05
+    assert found["X_umap"] >= 0.65

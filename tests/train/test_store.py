@@ -14,7 +14,7 @@ from conftest import QUIET, simulate_counts, small_model, trained_model
 import scalex_scvi as sx
 from scalex_scvi import io
 from scalex_scvi.train import StoreDataModule
-from scalex_scvi.train import _store as store_module
+from scalex_scvi.train import _store_module as store_module
 
 needs_annbatch = pytest.mark.skipif(
     not store_module.has_annbatch(), reason="annbatch (Python 3.12 or later) is not installed"
