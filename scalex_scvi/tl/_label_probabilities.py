@@ -53,10 +53,15 @@ def label_probabilities(pair: Pair, method: Method | None) -> np.ndarray:
         return (shares + discriminant_shares(in_ref, pair.codes, in_query, batch)) / 2
     if method == "consensus":
         msg = (
-            "`method='consensus'` needs `ref` and `query` with the same genes in `X`, prepared by "
-            "`scalex_scvi.pp`, and in memory: pass the `adata` of the reference's and of the "
-            "query's model, or `method='discriminant'`."
+            "`method='consensus'` needs `ref` and `query` with the same genes in `X`, prepared "
+            "alike, and in memory: pass what `model.get_prepared()` of both models gives, or "
+            "`method='discriminant'`."
         )
         raise ValueError(msg)
-    logger.info("Labels by %r alone: `X` is not the same genes, prepared, in both.", pair.use_rep)
+    logger.warning(
+        "Labels by %r alone: `X` of `ref` and `query` is not the same genes, prepared, or `ref` has "
+        "too few cells. Pass what `model.get_prepared()` of both models gives for labels that use "
+        "expression too, or `method='discriminant'` to do without.",
+        pair.use_rep,
+    )
     return shares

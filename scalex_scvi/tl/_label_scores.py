@@ -109,10 +109,10 @@ def label_scores(
         type is in the reference. Smaller: fewer known cells refused, fewer new types found.
     novelty
         ``"expression"``: 1 − Pearson correlation of the cell's ``X`` with the mean of its
-        neighbors, where both have the same genes and are prepared alike, as the ``adata`` of the
-        reference's and the query's model are. ``"latent"``: mean distance to the neighbors in
-        ``use_rep``, which needs no expression and found fewer new cells on four of five sets
-        (docs/label_transfer.md).
+        neighbors, where both have the same genes and are prepared alike, as
+        :meth:`~scalex_scvi.model.SCALEXModel.get_prepared` of the reference's and the query's
+        model are. ``"latent"``: mean distance to the neighbors in ``use_rep``, which needs no
+        expression and found fewer new cells on four of five sets (docs/label_transfer.md).
 
     Returns
     -------

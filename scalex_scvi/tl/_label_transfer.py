@@ -47,8 +47,8 @@ def label_transfer(
         ``"consensus"``: the mean of these probabilities and those of discriminants of up to 50
         principal components of the expression before scaling, which tell fine types apart that
         the few dimensions of a latent do not; ``ref`` and ``query`` need the same genes in ``X``,
-        prepared by :mod:`scalex_scvi.pp`, as the ``adata`` of the reference's and the query's
-        model are.
+        prepared alike, as :meth:`~scalex_scvi.model.SCALEXModel.get_prepared` of the reference's
+        and the query's model are.
         ``"neighbors"`` (published): the majority of the ``n_neighbors`` nearest reference cells.
         ``None``: the consensus where it is possible, else discriminants (both were better than
         neighbors: docs/projection.md), else neighbors: for ``rep="X"``, which is not dense, and
