@@ -262,9 +262,11 @@ def _moved(parts: list[np.ndarray]) -> np.ndarray:
 
 
 def read_rows(matrix: Any, rows: np.ndarray) -> Block:
-    """Return ascending rows; what lies together on disk is read at once."""
+    """Return ascending rows, not to be written into; what lies together on disk is read at once."""
     first, span = rows[0], int(rows[-1] - rows[0]) + 1
     if span == len(rows) and (np.diff(rows) == 1).all():
+        if sparse.issparse(matrix) and matrix.format == "csr":
+            return _view(matrix, first, first + span)
         return matrix[first : first + span]
     if in_memory(matrix):
         return matrix[rows]
@@ -272,6 +274,16 @@ def read_rows(matrix: Any, rows: np.ndarray) -> Block:
         return matrix[first : first + span][rows - first]
     found, inverse = np.unique(rows, return_inverse=True)
     return matrix[found][inverse]
+
+
+def _view(csr: sparse.csr_matrix, start: int, stop: int) -> sparse.csr_matrix:
+    """Return rows that share the values of the matrix: SciPy's slices copy them.
+
+    To copy them takes longer than to send them to a GPU and encode them there.
+    """
+    first, last = csr.indptr[start], csr.indptr[stop]
+    parts = (csr.data[first:last], csr.indices[first:last], csr.indptr[start : stop + 1] - first)
+    return type(csr)(parts, shape=(stop - start, csr.shape[1]), copy=False)
 
 
 def over_blocks(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from scalex_scvi._core.scvi_private import parse_device_args
 from scalex_scvi._core.seeds import resolve_seed, seeded
 from scalex_scvi.train import (
     DEFAULT,
@@ -127,7 +128,7 @@ class TrainingMixin(_Base):
             )
         splitter = self._splitter(n_train, validation_size, seed, more)
         with (
-            self.adata_manager.transformed_once(),
+            self.adata_manager.transformed_once(_device(accelerator, devices, n_processes)),
             seeded(seed),
             self._history_started(),
             ddp_logging(more),
@@ -252,3 +253,11 @@ class TrainingMixin(_Base):
             yield
         finally:
             self.is_trained_ = self.is_trained_ or was_trained
+
+
+def _device(accelerator: str, devices: int | list[int] | str, n_processes: int) -> torch.device:
+    """Where one process trains; several share no memory of a device."""
+    if n_processes > 1:
+        return torch.device("cpu")
+    *_, device = parse_device_args(accelerator, devices, return_device="torch")
+    return device

@@ -1,4 +1,6 @@
 from ._batch_scale import fit_query as fit_query
+from ._device_transform import DeviceRows as DeviceRows
+from ._device_transform import on_device as on_device
 from ._filter import filter_cells as filter_cells
 from ._preparation import DROPPED_PREFIXES as DROPPED_PREFIXES
 from ._preparation import Preparation as Preparation

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from scipy import sparse
 from scvi import REGISTRY_KEYS
 from scvi.data import AnnDataManager
@@ -16,7 +17,7 @@ from torch.utils.data import Dataset, Subset
 from scalex_scvi._core.blocks import blocks_of
 from scalex_scvi._core.matrices import by_rows, in_memory, is_lazy
 from scalex_scvi._core.scvi_private import AnnTorchDataset, scipy_to_torch_sparse
-from scalex_scvi.pp import Transform
+from scalex_scvi.pp import DeviceRows, Transform, on_device
 
 TransformOf = Callable[["SCALEXDataManager"], "Transform | None"]
 
@@ -32,11 +33,14 @@ class SCALEXDataManager(AnnDataManager):
     transform_of
         Returns the transform of the registered counts, ``None`` where they need none.
     held_values
-        Values in [0, 1] of all cells, while :meth:`transformed_once` holds them.
+        Values in [0, 1] of all cells, while :meth:`transformed_once` holds them in memory.
+    on_device
+        The same on a GPU, while it holds them there.
     """
 
     transform_of: TransformOf | None = None
     held_values: sparse.csr_matrix | None = None
+    on_device: DeviceRows | None = None
     _transform: Any = None
 
     def transfer_fields(self, adata_target: Any, **kwargs: Any) -> AnnDataManager:
@@ -64,21 +68,31 @@ class SCALEXDataManager(AnnDataManager):
         return self.get_from_registry(REGISTRY_KEYS.BATCH_KEY).reshape(-1)
 
     @contextmanager
-    def transformed_once(self) -> Iterator[None]:
-        """Hold the values in memory while the block runs, for data that is in memory.
+    def transformed_once(self, device: torch.device | None = None) -> Iterator[None]:
+        """Hold the values while the block runs, for data that is in memory.
 
         A training reads each cell some hundred times: to transform it each time would take as
         long as a third of the iterations.
+
+        Parameters
+        ----------
+        device
+            Where the training runs. A GPU holds the values itself, if they take at most half of
+            its free memory.
         """
         matrix = self.get_from_registry(REGISTRY_KEYS.X_KEY)
         transform = self.transform
-        if transform is not None and in_memory(matrix):
+        if in_memory(matrix) and device is not None and _fits(matrix, device):
+            take = on_device(transform, device)
+            blocks = blocks_of(matrix, self.codes)
+            self.on_device = DeviceRows.stack([take(*block) for block in blocks])
+        elif in_memory(matrix) and transform is not None:
             blocks = blocks_of(matrix, self.codes)
             self.held_values = blocks.collect(transform, n_columns=transform.shape[1])
         try:
             yield
         finally:
-            self.held_values = None
+            self.held_values = self.on_device = None
 
     def create_torch_dataset(
         self,
@@ -149,6 +163,15 @@ class TransformedDataset(AnnTorchDataset):
             return held[rows]
         counts = self._take(REGISTRY_KEYS.X_KEY, rows)
         return counts if transform is None else transform(counts, self.adata_manager.codes[rows])
+
+
+def _fits(matrix: Any, device: torch.device) -> bool:
+    """Whether the values of a matrix have room on a GPU: 8 bytes each, in half of what is free."""
+    if device.type != "cuda":
+        return False
+    free, _ = torch.cuda.mem_get_info(device)
+    n_values = matrix.nnz if sparse.issparse(matrix) else np.count_nonzero(matrix)
+    return 8 * n_values <= free // 2
 
 
 def share_of_nonzero(manager: AnnDataManager, n_cells: int = 64) -> float:

@@ -5,13 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
+import torch
+from scvi import REGISTRY_KEYS
 from scvi.data import AnnDataManager
 from scvi.dataloaders import AnnDataLoader, DataSplitter
 from torch import Tensor
-from torch.utils.data import DataLoader, DistributedSampler
+from torch.utils.data import DataLoader, DistributedSampler, Subset
+
+from scalex_scvi.pp import DeviceRows
 
 BLOCK_BYTES = 2**22
 """Expression, dense, that is taken from the data at once: 8 minibatches of 64 × 2 000 genes."""
+
+
+DEVICE_BYTES = 2**26
+"""The same on a GPU, where each call costs more than the values."""
 
 
 class BlockLoader(AnnDataLoader):
@@ -44,8 +53,15 @@ class BlockLoader(AnnDataLoader):
     ) -> None:
         plain = ("sampler", "distributed_sampler", "load_sparse_tensor", "iter_ndarray")
         at_once = 1
+        self._held: DeviceRows | None = None
         if not any(kwargs.get(name) for name in plain):
-            at_once = _minibatches_at_once(batch_size, adata_manager.summary_stats["n_vars"])
+            self._held = getattr(adata_manager, "on_device", None)
+            at_once = _minibatches_at_once(
+                batch_size,
+                adata_manager.summary_stats["n_vars"],
+                BLOCK_BYTES if self._held is None else DEVICE_BYTES,
+            )
+        self._manager = adata_manager
         self._minibatch = batch_size if at_once > 1 else None
         self._complete_only = drop_last
         super().__init__(
@@ -64,10 +80,28 @@ class BlockLoader(AnnDataLoader):
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         """Go through all minibatches once."""
-        blocks = super().__iter__()
+        blocks = super().__iter__() if self._held is None else self._on_device(self._held)
         if self._minibatch is None:
             return blocks
         return (minibatch for block in blocks for minibatch in self._share_out(block))
+
+    def _on_device(self, held: DeviceRows) -> Iterator[dict[str, Tensor]]:
+        """Take blocks of cells from what a GPU holds; nothing but their numbers goes there."""
+        chosen = torch.arange(len(held))
+        if isinstance(self.dataset, Subset):
+            chosen = chosen[torch.as_tensor(np.asarray(self.dataset.indices))]
+        others = {
+            key: torch.as_tensor(np.array(self._manager.get_from_registry(key)), device=held.device)
+            for key in self._manager.data_registry
+            if key != REGISTRY_KEYS.X_KEY
+        }
+        # torch's loader draws a number before the order: so cells come in the order of the CPU's.
+        torch.empty((), dtype=torch.int64).random_()
+        for places in self.sampler:
+            cells = chosen[torch.as_tensor(places)]
+            there = cells.to(held.device)
+            of_cells = {key: values[there] for key, values in others.items()}
+            yield {REGISTRY_KEYS.X_KEY: held.take(cells)} | of_cells
 
     def _share_out(self, block: dict[str, Tensor]) -> Iterator[dict[str, Tensor]]:
         parts = (tensor.split(self._minibatch) for tensor in block.values())
@@ -102,5 +136,5 @@ class SCALEXDataSplitter(DataSplitter):
         return loader
 
 
-def _minibatches_at_once(batch_size: int, n_genes: int) -> int:
-    return max(1, BLOCK_BYTES // (4 * batch_size * max(n_genes, 1)))
+def _minibatches_at_once(batch_size: int, n_genes: int, n_bytes: int) -> int:
+    return max(1, n_bytes // (4 * batch_size * max(n_genes, 1)))

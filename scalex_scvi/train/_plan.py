@@ -10,12 +10,14 @@ from functools import partial
 from typing import Any, get_args
 
 import torch
+from scvi import REGISTRY_KEYS
 from scvi.module.base import BaseModuleClass
 from scvi.train import TrainingPlan
 
 from scalex_scvi.module import OFFSET_KEY
 from scalex_scvi.nn import synchronize_statistics
 
+from ._graphed import GraphedLoss, loss_and_sums
 from ._recipe import Schedule
 
 RISE = 0.05
@@ -87,6 +89,8 @@ class SCALEXTrainingPlan(TrainingPlan):
             raise ValueError(msg)
         self.lr_schedule = lr_schedule
         self._epoch_sums: torch.Tensor | None = None
+        self._graphs = False
+        self._graphed: GraphedLoss | None = None
 
     def on_fit_start(self) -> None:
         """Switch to train mode: scvi-tools leaves a trained or loaded module in eval mode.
@@ -96,10 +100,23 @@ class SCALEXTrainingPlan(TrainingPlan):
         """
         self.module.train()
         synchronize_statistics(self.module, self.trainer.world_size > 1)
+        self._graphs = self._can_be_graphed()
+
+    def _can_be_graphed(self) -> bool:
+        """Whether each minibatch is the same sequence of kernels: see :class:`GraphedLoss`."""
+        return (
+            self.device.type == "cuda"
+            and self.trainer.world_size == 1
+            and self.trainer.precision == "32-true"
+            and self.n_epochs_kl_warmup is None
+            and self.n_steps_kl_warmup is None
+            and all(parameter.requires_grad for parameter in self.module.parameters())
+        )
 
     def on_fit_end(self) -> None:
         """Let the module go on in this process alone."""
         synchronize_statistics(self.module, False)
+        self._graphed = None
 
     def on_train_epoch_start(self) -> None:
         """Forget the previous epoch's sums."""
@@ -109,21 +126,15 @@ class SCALEXTrainingPlan(TrainingPlan):
         """Loss of one minibatch."""
         if "kl_weight" in self.loss_kwargs:
             self.loss_kwargs["kl_weight"] = self.kl_weight
-        _, _, losses = self.forward(batch, loss_kwargs=self.loss_kwargs)
-        with torch.no_grad():
-            n_cells = losses.n_obs_minibatch
-            loss = losses.loss.detach()
-            sums = torch.stack(
-                [
-                    loss * n_cells,
-                    losses.reconstruction_loss_sum.detach(),
-                    losses.kl_local_sum.detach(),
-                    losses.extra_metrics.get(OFFSET_KEY, torch.zeros_like(loss)) * n_cells,
-                    torch.full_like(loss, n_cells),
-                ]
-            )
-            self._epoch_sums = sums if self._epoch_sums is None else self._epoch_sums + sums
-        return losses.loss
+        if self._graphed is None and self._graphs:
+            self._graphed = GraphedLoss(self.module, dict(self.loss_kwargs), batch)
+        if self._graphed is not None and self._graphed.shape == batch[REGISTRY_KEYS.X_KEY].shape:
+            loss, sums = self._graphed(batch)
+        else:
+            *_, losses = self.forward(batch, loss_kwargs=self.loss_kwargs)
+            loss, sums = loss_and_sums(losses)
+        self._epoch_sums = sums.clone() if self._epoch_sums is None else self._epoch_sums + sums
+        return loss
 
     def on_train_epoch_end(self) -> None:
         """Log the means over the epoch's cells, those of all processes."""
