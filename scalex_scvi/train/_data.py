@@ -14,7 +14,7 @@ from scvi import REGISTRY_KEYS
 from scvi.data import AnnDataManager
 from torch.utils.data import Dataset, Subset
 
-from scalex_scvi._core.blocks import blocks_of
+from scalex_scvi._core.blocks import LocalBlocks, blocks_of
 from scalex_scvi._core.matrices import by_rows, in_memory, is_lazy
 from scalex_scvi._core.scvi_private import AnnTorchDataset, scipy_to_torch_sparse
 from scalex_scvi.pp import DeviceRows, Transform, on_device
@@ -84,7 +84,7 @@ class SCALEXDataManager(AnnDataManager):
         transform = self.transform
         if in_memory(matrix) and device is not None and _fits(matrix, device):
             take = on_device(transform, device)
-            blocks = blocks_of(matrix, self.codes)
+            blocks = LocalBlocks(by_rows(matrix), self.codes, np.arange(matrix.shape[0]))
             self.on_device = DeviceRows.stack([take(*block) for block in blocks])
         elif in_memory(matrix) and transform is not None:
             blocks = blocks_of(matrix, self.codes)
