@@ -84,8 +84,8 @@ class SCALEXDataManager(AnnDataManager):
         transform = self.transform
         if in_memory(matrix) and device is not None and _fits(matrix, device):
             take = on_device(transform, device)
-            blocks = LocalBlocks(by_rows(matrix), self.codes, np.arange(matrix.shape[0]))
-            self.on_device = DeviceRows.stack([take(*block) for block in blocks])
+            cells = LocalBlocks(by_rows(matrix), self.codes, np.arange(matrix.shape[0]))
+            self.on_device = DeviceRows.stack([take(*block) for block in cells])
         elif in_memory(matrix) and transform is not None:
             blocks = blocks_of(matrix, self.codes)
             self.held_values = blocks.collect(transform, n_columns=transform.shape[1])
