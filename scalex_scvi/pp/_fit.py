@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy import sparse
 
 from scalex_scvi._core.blocks import Blocks
 from scalex_scvi._core.matrices import to_csr
@@ -123,6 +124,20 @@ class _Tally:
 
 
 @dataclass(frozen=True)
+class _Kept:
+    """Cells of a block that pass the filter, in a copy of our own, and what all of them hold."""
+
+    csr: sparse.csr_matrix
+    codes: np.ndarray
+    detected: np.ndarray
+    values: np.ndarray
+
+    def tally(self) -> _Tally:
+        n_cells = np.bincount(self.csr.indices, minlength=self.csr.shape[1])
+        return _Tally(ValueSummary.of(self.values), self.detected, n_cells)
+
+
+@dataclass(frozen=True)
 class _How:
     """What a block needs to know; it travels with the blocks."""
 
@@ -133,14 +148,14 @@ class _How:
     log1p: bool
     log_normalized: bool
 
-    def kept(self, block: Any, codes: np.ndarray) -> tuple[Any, np.ndarray, np.ndarray]:
-        """Return a block as CSR, less the cells that are filtered out, and what was detected."""
+    def kept(self, block: Any, codes: np.ndarray) -> _Kept:
+        """Return a block as CSR, less the cells that are filtered out."""
         csr = to_csr(block, name="The matrix")
-        detected = csr.getnnz(axis=1)
+        detected, values = csr.getnnz(axis=1), csr.data
         if self.min_features and (detected < self.min_features).any():
             rows = detected >= self.min_features
-            return csr[rows], codes[rows], detected
-        return csr, codes, detected
+            csr, codes = csr[rows], codes[rows]
+        return _Kept(csr, codes, detected, values)
 
     def normalize(self, csr: Any) -> Any:
         over = self.over.pick(csr)
@@ -150,27 +165,24 @@ class _How:
 
 
 def _tally(block: Any, codes: np.ndarray, how: _How) -> _Tally:
-    csr = to_csr(block, name="The matrix")
-    values = ValueSummary.of(csr.data)
-    kept, _, detected = how.kept(csr, codes)
-    return _Tally(values, detected, np.bincount(kept.indices, minlength=kept.shape[1]))
+    return how.kept(block, codes).tally()
 
 
 def _moments(block: Any, codes: np.ndarray, how: _How) -> BatchMoments:
-    csr, codes, _ = how.kept(block, codes)
-    logarithms = how.profile == RNA.name
-    return block_moments(how.normalize(csr), codes, logarithms=logarithms)
+    kept = how.kept(block, codes)
+    return block_moments(how.normalize(kept.csr), kept.codes, logarithms=how.profile == RNA.name)
 
 
 def _both(block: Any, codes: np.ndarray, how: _How) -> tuple[_Tally, BatchMoments]:
-    csr = to_csr(block, name="The matrix")
+    kept = how.kept(block, codes)
     with np.errstate(all="ignore"):  # values are judged when all of them are known
-        return _tally(csr, codes, how), _moments(csr, codes, how)
+        tally = kept.tally()  # before they are normalized in place
+        logarithms = how.profile == RNA.name
+        return tally, block_moments(how.normalize(kept.csr), kept.codes, logarithms=logarithms)
 
 
 def _totals(block: Any, codes: np.ndarray, how: _How) -> np.ndarray:
-    csr, _, _ = how.kept(block, codes)
-    return totals(how.over.pick(csr))
+    return totals(how.over.pick(how.kept(block, codes).csr))
 
 
 def _merge_tallies(parts: Sequence[_Tally]) -> _Tally:

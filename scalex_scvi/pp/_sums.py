@@ -106,14 +106,18 @@ def block_moments(block: sparse.csr_matrix, codes: np.ndarray, *, logarithms: bo
 
 def _sums(csr: sparse.csr_matrix, logarithms: bool) -> GeneSums:
     n_genes = csr.shape[1]
+    genes = csr.indices.astype(np.intp, copy=False)  # what numpy would copy them to, each time
     # As scanpy: exponentiated and squared in float32, summed in float64.
     values = np.expm1(csr.data) if logarithms else csr.data
+    # Values are not negative. SciPy's maximum sorts them by genes, in four times the time.
+    maximum = np.zeros(n_genes, dtype=csr.dtype)
+    np.maximum.at(maximum, genes, csr.data)
     return GeneSums(
         csr.shape[0],
-        np.bincount(csr.indices, minlength=n_genes),
-        np.bincount(csr.indices, weights=values, minlength=n_genes),
-        np.bincount(csr.indices, weights=values * values, minlength=n_genes),
-        csr.max(axis=0).toarray().ravel(),
+        np.bincount(genes, minlength=n_genes),
+        np.bincount(genes, weights=values, minlength=n_genes),
+        np.bincount(genes, weights=values * values, minlength=n_genes),
+        maximum,
     )
 
 

@@ -133,7 +133,10 @@ class Transform:
 
     def normalize(self, block: Any) -> sparse.csr_matrix:
         """Do all but the scaling: cells × the record's features, normalized."""
-        csr = to_csr(block, name="The matrix")
+        return self.normalize_in_place(to_csr(block, name="The matrix"))
+
+    def normalize_in_place(self, csr: sparse.csr_matrix) -> sparse.csr_matrix:
+        """Do so with a matrix that nobody else needs: it may be overwritten."""
         if self.over is None:
             return self.wanted.pick(csr)
         over = self.over.pick(csr)
