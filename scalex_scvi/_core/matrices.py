@@ -91,6 +91,26 @@ def to_csr(matrix: Any, *, name: str) -> sparse.csr_matrix:
     return csr
 
 
+def to_shared_csr(block: Any, *, name: str) -> sparse.csr_matrix:
+    """Return float32 CSR without repeated entries, to be read only: it is copied if it must be.
+
+    Parameters
+    ----------
+    block
+        See :func:`to_csr`. Zeros that are stored stay.
+    name
+        What to call it in a message.
+    """
+    if not sparse.issparse(block):
+        return to_csr(block, name=name)
+    csr = sparse.csr_matrix(block, dtype=np.float32)
+    if csr.has_canonical_format:
+        return csr
+    csr = csr.copy()
+    csr.sum_duplicates()
+    return csr
+
+
 def get_matrix(adata: AnnData, layer: str | None, *, features: str = "genes") -> tuple[Any, str]:
     """Return ``adata.X`` or a layer, and what to call it in a message."""
     if adata.n_obs == 0 or adata.n_vars == 0:

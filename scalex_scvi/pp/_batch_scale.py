@@ -103,7 +103,7 @@ def _scan(block: Any, codes: np.ndarray, transform: Transform, n_batches: int) -
     csr = to_csr(block, name="The matrix")
     values, detected = ValueSummary.of(csr.data), csr.getnnz(axis=1)
     with np.errstate(all="ignore"):  # values are judged when all of them are known
-        normal = transform.normalize_in_place(csr)
+        normal = transform.normalize(csr)
         maxima = np.zeros((n_batches, normal.shape[1]), dtype=np.float32)
         n_values = np.diff(normal.indptr)
         # One index of both is twice as fast as two.

@@ -73,10 +73,10 @@ class Columns:
         if self.is_identity:
             return csr
         places = self.places.astype(np.int32)[csr.indices]
-        kept = places >= 0
-        n_before = np.concatenate([[0], np.cumsum(kept)])
+        kept = np.flatnonzero(places >= 0)
+        starts = np.searchsorted(kept, csr.indptr).astype(np.int32)
         picked = sparse.csr_matrix(
-            (csr.data[kept], places[kept], n_before[csr.indptr].astype(np.int32)),
+            (csr.data[kept], places[kept], starts),
             shape=(csr.shape[0], self.n_wanted),
             copy=False,
         )

@@ -15,6 +15,8 @@ import torch
 from scipy import sparse
 from torch import Tensor
 
+from scalex_scvi._core.matrices import to_shared_csr
+
 from ._profiles import ADT
 from ._transform import Transform
 
@@ -111,12 +113,9 @@ class DeviceTransform:
     def __init__(self, transform: Transform, device: torch.device) -> None:
         self.device = device
         self.transform = transform
-        places = transform.wanted.places
         if transform.over is not None:
-            over = transform.over.places
-            places = np.where(over >= 0, places[over], -1)
-            self._counted = self._there(over >= 0)
-        self._places = self._there(places.astype(np.int32))
+            self._counted = self._there(transform.over.places >= 0)
+        self._places = self._there(transform.direct.places.astype(np.int32))
         self._scale = None if transform.scale is None else self._there(transform.scale)
 
     @staticmethod
@@ -137,8 +136,7 @@ class DeviceTransform:
         codes
             Batch of each cell.
         """
-        csr = _summed(block)
-        counts = DeviceRows.of(csr, self.device)
+        counts = DeviceRows.of(to_shared_csr(block, name="The matrix"), self.device)
         values = self._normalized(counts)
         columns = self._places[counts.columns]
         lengths = counts.starts.diff().to(self.device)
@@ -190,16 +188,7 @@ def on_device(
         The device.
     """
     if transform is None:
-        return lambda block, codes: DeviceRows.of(_summed(block), device)
+        return lambda block, codes: DeviceRows.of(to_shared_csr(block, name="The matrix"), device)
     if DeviceTransform.takes(transform):
         return DeviceTransform(transform, device)
     return lambda block, codes: DeviceRows.of(transform(block, codes), device)
-
-
-def _summed(block: Any) -> sparse.csr_matrix:
-    """Return a block as CSR without repeated entries; copied only where it has to be."""
-    csr = sparse.csr_matrix(block)
-    if not csr.has_canonical_format:
-        csr = csr.copy()
-        csr.sum_duplicates()
-    return csr

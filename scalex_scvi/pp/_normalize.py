@@ -7,11 +7,13 @@ from scipy import sparse
 
 
 def totals(csr: sparse.csr_matrix) -> np.ndarray:
-    """Total of each cell, float64."""
-    return np.asarray(csr.sum(axis=1, dtype=np.float64)).ravel()
+    """Total of each cell, float64, summed as in :meth:`Transform.normalize`."""
+    return csr @ np.ones(csr.shape[1])
 
 
-def normalize_total(csr: sparse.csr_matrix, target_sum: float) -> sparse.csr_matrix:
+def normalize_total(
+    csr: sparse.csr_matrix, target_sum: float, total: np.ndarray | None = None
+) -> sparse.csr_matrix:
     """Bring the total of each cell to ``target_sum``, in place; cells without counts stay zero.
 
     As :func:`scanpy.pp.normalize_total`, bit for bit where counts are whole numbers. That one takes
@@ -24,8 +26,10 @@ def normalize_total(csr: sparse.csr_matrix, target_sum: float) -> sparse.csr_mat
         Cells × features, float32 counts; overwritten.
     target_sum
         Total of a cell afterwards.
+    total
+        Total of each cell, overwritten; default: that of the features that ``csr`` has.
     """
-    total = totals(csr)
+    total = totals(csr) if total is None else total
     total[total == 0] = 1
     csr.data /= np.repeat((total / target_sum).astype(np.float32), np.diff(csr.indptr))
     return csr
@@ -38,9 +42,11 @@ def check_target_sum(target_sum: float) -> None:
         raise ValueError(msg)
 
 
-def log_normalize(csr: sparse.csr_matrix, target_sum: float) -> sparse.csr_matrix:
+def log_normalize(
+    csr: sparse.csr_matrix, target_sum: float, total: np.ndarray | None = None
+) -> sparse.csr_matrix:
     """Normalize totals as :func:`normalize_total` and take log1p; ``csr`` is overwritten."""
-    normalize_total(csr, target_sum)
+    normalize_total(csr, target_sum, total)
     np.log1p(csr.data, out=csr.data)
     return csr
 

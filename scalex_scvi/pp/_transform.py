@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from scalex_scvi._core.matrices import to_csr
+from scalex_scvi._core.matrices import to_shared_csr
 
 from ._columns import Columns, find_features
 from ._normalize import centered_log_ratio, log_normalize, normalize_total
@@ -131,18 +132,34 @@ class Transform:
         first = self.wanted if self.over is None else self.over
         return len(first.places), self.wanted.n_wanted
 
+    @cached_property
+    def direct(self) -> Columns:
+        """From the features that a data set has to the record's, in one step."""
+        if self.over is None:
+            return self.wanted
+        over = self.over.places
+        places = np.where(over >= 0, self.wanted.places[over], -1)
+        return Columns(places, self.wanted.n_wanted)
+
+    @cached_property
+    def _counted(self) -> np.ndarray:
+        """1 for each feature that cells are normalized over, 0 for the others."""
+        assert self.over is not None
+        return (self.over.places >= 0).astype(np.float64)
+
     def normalize(self, block: Any) -> sparse.csr_matrix:
         """Do all but the scaling: cells × the record's features, normalized."""
-        return self.normalize_in_place(to_csr(block, name="The matrix"))
-
-    def normalize_in_place(self, csr: sparse.csr_matrix) -> sparse.csr_matrix:
-        """Do so with a matrix that nobody else needs: it may be overwritten."""
+        csr = to_shared_csr(block, name="The matrix")
+        if self.over is not None and self.profile == ADT.name:
+            over = centered_log_ratio(self.over.pick(csr), self.over.n_found)
+            return _without_zeros(self.wanted.pick(over), csr)
+        picked = _without_zeros(self.direct.pick(csr), csr)
         if self.over is None:
-            return self.wanted.pick(csr)
-        over = self.over.pick(csr)
-        return self.wanted.pick(
-            normalized(over, self.profile, self.target_sum, self.log1p, self.over.n_found)
-        )
+            return picked
+        # A product with ones and zeros is a sum, and nothing is copied for it.
+        total = csr @ self._counted
+        take = log_normalize if self.log1p else normalize_total
+        return take(picked, self.target_sum if self.target_sum is not None else 1e4, total)
 
     def __call__(self, block: Any, codes: np.ndarray) -> sparse.csr_matrix:
         """Return values in [0, 1], cells × the record's features, CSR float32.
@@ -178,6 +195,13 @@ def normalized(
         return centered_log_ratio(csr, n_measured)
     take = log_normalize if log1p else normalize_total
     return take(csr, target_sum if target_sum is not None else 1e4)
+
+
+def _without_zeros(picked: sparse.csr_matrix, csr: sparse.csr_matrix) -> sparse.csr_matrix:
+    """Return a matrix of our own without stored zeros."""
+    picked = picked.copy() if picked is csr else picked
+    picked.eliminate_zeros()
+    return picked
 
 
 def divide_by_batch(
