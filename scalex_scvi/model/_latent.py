@@ -49,7 +49,7 @@ class LatentMixin(_Base):
         adata
             Cells; default: the model's own. Counts of any cells will do: genes may be missing,
             additional or in another order, and batches may be new, since the encoder needs none.
-            A new batch is scaled by its own maxima.
+            A new batch is scaled as the reference (``new_batches`` of :meth:`setup_anndata`).
         indices
             Cells to use: numbers, which may repeat, or a mask; default: all.
         give_mean

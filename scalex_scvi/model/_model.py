@@ -28,7 +28,7 @@ from scalex_scvi._core.scvi_private import (
 from scalex_scvi._core.seeds import seeded
 from scalex_scvi.module import SCALEXVAE
 from scalex_scvi.nn import ActivationName
-from scalex_scvi.pp import Preparation, Preprocessing, Transform
+from scalex_scvi.pp import NewBatches, Preparation, Preprocessing, Transform
 from scalex_scvi.train import SCALEXDataManager, SCALEXDataSplitter, SCALEXTrainingPlan
 
 from ._fields import (
@@ -178,6 +178,7 @@ class SCALEXModel(
         n_top_features: Any = None,
         log_normalized: bool | None = None,
         processed: bool | None = None,
+        new_batches: NewBatches = "reference",
         **kwargs: Any,
     ) -> None:
         """Register counts, and fit the transform to values in [0, 1] in one pass over blocks.
@@ -210,6 +211,10 @@ class SCALEXModel(
         processed
             Whether the values are in [0, 1] already, and nothing is to be done. ``None`` decides:
             cells with the record of :mod:`scalex_scvi.pp` are, and fractions that do not exceed 1.
+        new_batches
+            What is known of the scale of a query's new batches: ``"reference"``, nothing, so that
+            they are scaled as the reference and the latent of a cell depends on that cell alone;
+            ``"own"`` (published), the maxima of those of its cells that are given together.
         **kwargs
             ``source_registry`` and how to transfer it, by scvi-tools. Covariates are refused.
 
@@ -230,6 +235,7 @@ class SCALEXModel(
             min_cells=0 if n_top_features is None else None,
             dropped_prefixes=None if isinstance(n_top_features, int) else (),
             log_normalized=log_normalized,
+            new_batches=new_batches,
         )
         columns: list[BatchField | LabelsField] = [
             BatchField(REGISTRY_KEYS.BATCH_KEY, batch_key),

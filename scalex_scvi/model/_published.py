@@ -132,6 +132,7 @@ class PublishedMixin(_Base):
             dropped_prefixes=tuple(dropped_prefixes),
             genes=tuple(config.genes),
             scale=scale,
+            new_batches="own",
             batch_key=BATCH_KEY,
         )
         model.is_trained_ = True

@@ -3,6 +3,7 @@ from ._device_transform import DeviceRows as DeviceRows
 from ._device_transform import on_device as on_device
 from ._filter import filter_cells as filter_cells
 from ._preparation import DROPPED_PREFIXES as DROPPED_PREFIXES
+from ._preparation import NewBatches as NewBatches
 from ._preparation import Preparation as Preparation
 from ._preparation import ScaleBy as ScaleBy
 from ._prepare import prepare as prepare

@@ -1,4 +1,4 @@
-"""The scale of a query's batches: known ones keep the reference's, new ones have their own."""
+"""The scale of a query's batches: that of the reference, by default for new ones too."""
 
 from __future__ import annotations
 
@@ -79,7 +79,9 @@ def fit_query(
     check_counts(found.values, log_normalized, name=name, profile=profile)
     report_empty_cells(found.n_empty, (len(codes), len(reference.genes)), profile.name)
     maxima = found.maxima
-    if reference.scale_by == "global":
+    if reference.new_batches == "reference" and len(reference.scale.columns):
+        maxima = np.broadcast_to(reference.scale_of_new(), maxima.shape)
+    elif reference.scale_by == "global":
         maxima = np.broadcast_to(maxima.max(axis=0), maxima.shape)
     own = pd.DataFrame(maxima.T.copy(), columns=names, index=list(reference.genes))
     # Without a column in either, all cells are of the one batch that there is.

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import reduce
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
@@ -22,7 +22,7 @@ from scalex_scvi._core.matrices import to_csr
 
 from ._columns import Columns, check_unique_genes
 from ._normalize import check_target_sum, totals
-from ._preparation import Preparation
+from ._preparation import NewBatches, Preparation
 from ._profiles import ADT, ATAC, RNA, Profile, get_profile
 from ._record import Preprocessing
 from ._select import ALL, read_selection, select_listed
@@ -241,6 +241,7 @@ class _Fitting:
             profile=self.profile.name,
             target_sum=self._recorded_total(how.target_sum),
             scale_by=self.preparation.scale_by,
+            new_batches=self.preparation.new_batches,
             dropped_prefixes=tuple(self.options["dropped_prefixes"]),
             genes=tuple(self.var.index[selected].astype(str)),
             scale=self._scale(moments, over.places[selected], self.var.index[selected]),
@@ -419,6 +420,10 @@ def _join_lists(parts: Sequence[list[np.ndarray]]) -> list[np.ndarray]:
 
 
 def _check_options(preparation: Preparation, options: dict[str, Any]) -> None:
+    if preparation.new_batches not in get_args(NewBatches):
+        allowed, given = get_args(NewBatches), preparation.new_batches
+        msg = f"`new_batches` must be one of {allowed!r}, got {given!r}."
+        raise ValueError(msg)
     if preparation.scale_by not in ("batch", "global"):
         msg = f"`scale_by` must be 'batch' or 'global', got {preparation.scale_by!r}."
         raise ValueError(msg)

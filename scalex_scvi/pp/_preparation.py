@@ -9,6 +9,7 @@ from typing import Any, Literal
 from scalex_scvi._core.options import option
 
 ScaleBy = Literal["batch", "global"]
+NewBatches = Literal["reference", "own"]
 
 DROPPED_PREFIXES = ("ERCC-", "ERCC_", "ERCC.", "MT-", "mt-", "Mt-")
 """Spike-ins and mitochondrial genes. The genes ERCC1 to ERCC8 are none of these."""
@@ -41,6 +42,11 @@ class Preparation:
     scale_by
         ``"batch"``: each feature is divided by its maximum within each batch; ``"global"``: over
         all cells.
+    new_batches
+        What a query's batch that the reference has not is divided by: ``"reference"``, each
+        feature's scale in the reference, the geometric mean over its batches, so that the latent
+        of a cell depends on that cell alone; ``"own"`` (published), its maxima in the cells of
+        that batch which are given together. Labels were as good (docs/projection.md).
     log_normalized
         Whether the values are normalized already. ``None``: decided by the values.
     log1p
@@ -61,6 +67,9 @@ class Preparation:
     )
     dropped_prefixes: Sequence[str] | None = option(None, "drop genes whose names start so")
     scale_by: ScaleBy = option("batch", "scale within each batch, or over all cells")
+    new_batches: NewBatches = option(
+        "reference", "scale new batches of a query as the reference, or by their own maxima"
+    )
     log_normalized: bool | None = option(
         None, "whether the values are log-normalized already (decided by the values)"
     )

@@ -12,7 +12,7 @@ import pandas as pd
 from anndata import AnnData
 from scipy import sparse
 
-from ._preparation import DROPPED_PREFIXES, Preparation, ScaleBy
+from ._preparation import DROPPED_PREFIXES, NewBatches, Preparation, ScaleBy
 from ._profiles import ATAC
 from ._symbols import starts_with
 from ._transform import Transform
@@ -58,6 +58,8 @@ class Preprocessing:
     log1p
         Whether logarithms were taken after the totals: always in RNA, by option in ATAC. Proteins
         have a way of their own.
+    new_batches
+        What batches that are not in ``scale`` are divided by: see :class:`Preparation`.
     batch_key
         Column of ``obs`` with the batches of ``scale``; ``None``: all cells are one batch. Of these
         cells alone: a query may have another.
@@ -72,6 +74,7 @@ class Preprocessing:
     panel: tuple[str, ...] = ()
     log_normalized: bool = False
     log1p: bool = True
+    new_batches: NewBatches = "reference"
     batch_key: str | None = field(default=None, compare=False)
 
     @classmethod
@@ -140,6 +143,14 @@ class Preprocessing:
         """Return what batches are divided by, batches × features; 0 for unknown ones."""
         return self.scale.reindex(columns=list(names), fill_value=0).to_numpy(np.float32).T.copy()
 
+    def scale_of_new(self) -> np.ndarray:
+        """Return the geometric mean of each feature's scale over the batches that have it."""
+        scale = self.scale.to_numpy(np.float64)
+        found = scale > 0
+        logarithms = np.log(scale, out=np.zeros_like(scale), where=found)
+        mean = np.exp(logarithms.sum(axis=1) / np.maximum(found.sum(axis=1), 1))
+        return np.where(found.any(axis=1), mean, 0).astype(np.float32)
+
     def to_adata(self, adata: AnnData) -> None:
         """Write the record into ``adata.uns`` and ``adata.varm``, as plain types."""
         adata.uns[UNS_KEY] = self.to_dict()
@@ -170,6 +181,8 @@ class Preprocessing:
             log_normalized=bool(record.get("log_normalized", False)),
             # Peaks were left without logarithms before there was a choice.
             log1p=bool(record.get("log1p", record["profile"] != ATAC.name)),
+            # New batches had their own scale before there was a choice.
+            new_batches="reference" if record.get("new_batches") == "reference" else "own",
             batch_key=record.get("batch_key"),
         )
 
@@ -181,6 +194,7 @@ class Preprocessing:
             "dropped_prefixes": list(self.dropped_prefixes),
             "log_normalized": self.log_normalized,
             "log1p": self.log1p,
+            "new_batches": self.new_batches,
         }
         if self.target_sum is not None:  # no file format for None is older than anndata 0.12
             record["target_sum"] = float(self.target_sum)
