@@ -416,7 +416,7 @@ def _load_query(
     column = reference_model.get_setup_arg("batch_key") or Reading.batch_name
     if (reading.batch_name, reading.batch_key) == (Reading.batch_name, Reading.batch_key):
         reading = replace(reading, batch_name=column, batch_key=column)
-    counts = load_counts(data, reading, seed=seed, is_query=True)
+    counts = load_counts(data, reading, seed=seed, reference=reference_model.batch_names)
     rename_batches(counts, column)
     return counts
 
@@ -483,6 +483,7 @@ def _together(ref: AnnData, query: AnnData) -> AnnData:
             "%d cell names are in both: '-reference' or '-query' is added to all.", len(shared)
         )
     del ref.raw  # of all the reference's genes, which the prepared query does not have
+    _leave_out_what_one_lacks(ref, query)
     joined = ad.concat(
         {"reference": ref, "query": query},
         label="projection",
@@ -495,3 +496,19 @@ def _together(ref: AnnData, query: AnnData) -> AnnData:
     if record is not None and of_query is not None:
         record.with_new_batches(of_query.scale, record.batch_key).to_adata(joined)
     return joined
+
+
+def _leave_out_what_one_lacks(ref: AnnData, query: AnnData) -> None:
+    """Remove layers and ``obsm`` that would be NaN for the other's cells, or of another map."""
+    for kind in ("layers", "obsm"):
+        of_ref, of_query = getattr(ref, kind), getattr(query, kind)
+        shared = {
+            key
+            for key in of_ref.keys() & of_query.keys()
+            if key is not None and of_ref[key].shape[1:] == of_query[key].shape[1:]
+        } - {"X_umap"}
+        for keys in (of_ref, of_query):
+            for key in [key for key in keys if key is not None and key not in shared]:
+                if keys is of_ref or key in of_ref:
+                    logger.info("%s[%r] is not of both, reference and query: left out.", kind, key)
+                del keys[key]

@@ -25,7 +25,7 @@ BATCH_COLUMN_KEY = "scalex_batch_key"
 """Where ``uns`` says which column of ``obs`` holds the batches."""
 
 QUERY_BATCH = "query"
-"""Batch of a query that names none."""
+"""Batch of a query that names none; several sources are ``query0``, ``query1`` …"""
 
 
 def load_counts(
@@ -33,7 +33,7 @@ def load_counts(
     reading: Reading = Reading(),  # noqa: B008 frozen
     *,
     seed: int | None = None,
-    is_query: bool = False,
+    reference: Sequence[str] | None = None,
 ) -> AnnData:
     """Read data sets and put them together, with the batch of each cell in ``obs``.
 
@@ -45,9 +45,11 @@ def load_counts(
         What to read of it, and where the batches are.
     seed
         Seed of the draw of cells.
-    is_query
-        Whether the cells are to be projected: then they need no batch column, and without one
-        are a single new batch, ``"query"``.
+    reference
+        Names of the reference's batches, if the cells are to be projected. Then they need no batch
+        column: without one they are a single new batch, ``"query"``, or, of several sources,
+        ``"query0"``, ``"query1"`` …. These are never names of the reference, whose scale is for
+        cells of the same batch: an underscore is added until they differ.
 
     Returns
     -------
@@ -66,13 +68,13 @@ def load_counts(
     adata = read(
         data,
         batch_key=reading.batch_key,
-        batch_categories=reading.batch_categories,
+        batch_categories=_source_names(data, reading, reference),
         join=reading.join,
         backed=reading.backed,
     )
     one_source = len(_as_list(data)) == 1 and reading.batch_categories is None
     name = (_name_in_one if one_source else _name_in_several)(adata, reading)
-    batch = _batches(adata, name, is_query=is_query)
+    batch = _batches(adata, name, reference)
     rows = _draw(adata.n_obs, reading.fraction, reading.n_obs, seed)
     chosen = _with_matrix(adata, reading.use_layer, rows)
     _store_batches(chosen, batch.iloc[rows], name)
@@ -168,12 +170,36 @@ def _columns(adata: AnnData, batch_name: str) -> list[str]:
     return [batch_name] if single else [name.strip() for name in batch_name.split(",")]
 
 
-def _batches(adata: AnnData, batch_name: str, *, is_query: bool) -> pd.Series:
+def _source_names(
+    data: DataSource | Sequence[DataSource], reading: Reading, reference: Sequence[str] | None
+) -> Sequence[str] | None:
+    """Names of the sources: those given, else of a query names that the reference does not have."""
+    n_sources = len(_as_list(data))
+    if reading.batch_categories is not None or reference is None or n_sources == 1:
+        return reading.batch_categories
+    names = [_new_name(f"{QUERY_BATCH}{i}", reference) for i in range(n_sources)]
+    if reading.batch_name == reading.batch_key:
+        logger.warning(
+            "The sources of the query are the new batches %s. Name them by `batch_categories`: "
+            "batches that have a name of the reference are scaled as there.",
+            ", ".join(names),
+        )
+    return names
+
+
+def _new_name(name: str, reference: Sequence[str]) -> str:
+    while name in map(str, reference):
+        name += "_"
+    return name
+
+
+def _batches(adata: AnnData, batch_name: str, reference: Sequence[str] | None) -> pd.Series:
     columns = _columns(adata, batch_name)
     absent = [name for name in columns if name not in adata.obs]
-    if absent and is_query:
-        logger.warning("The query has no %r: its cells are one batch, %r.", absent, QUERY_BATCH)
-        return pd.Series(QUERY_BATCH, index=adata.obs_names, dtype="category")
+    if absent and reference is not None:
+        new = _new_name(QUERY_BATCH, reference)
+        logger.warning("The query has no %r: its cells are one batch, %r.", absent, new)
+        return pd.Series(new, index=adata.obs_names, dtype="category")
     if absent:
         msg = (
             f"`batch_name` {batch_name!r}: there is no column {absent!r} in obs: "

@@ -165,6 +165,7 @@ class SCALEXModel(
             f"activation: {activation}, dropout_rate: {dropout_rate}."
         )
         self.n_reference_batches_ = 0
+        self.untrained_batches_: list[str] = []
         self.init_params_ = self._get_init_params(locals())
 
     @classmethod

@@ -59,7 +59,8 @@ class QueryMixin(_Base):
 
         The model that is returned is ready: ``get_latent_representation()`` works at once, since
         the encoder needs no batch. :meth:`train` on it cannot change the latent: it fits the
-        decoder of the new batches, which only :meth:`get_imputed_expression` uses.
+        decoder of the new batches, which only :meth:`get_imputed_expression` uses. Until then
+        expression is decoded by the batches of the reference.
 
         Parameters
         ----------
@@ -112,6 +113,8 @@ class QueryMixin(_Base):
         model.to_device(torch_device(accelerator, device))
         model.module.eval()
         model.n_reference_batches_ = 0 if unfrozen else len(reference.batch_names)
+        new = model.batch_names[len(reference.batch_names) :]
+        model.untrained_batches_ = [*reference.untrained_batches_, *map(str, new)]
         model.freeze_reference()
         model.history_ = None
         model.is_trained_ = True

@@ -120,6 +120,10 @@ class SavingMixin(_Base):
         model = cls(data, registry=registry, **init_params)
         for name, value in saved.attributes.items():
             setattr(model, name, value)
+        if "untrained_batches_" not in saved.attributes and not model.history_:
+            # Earlier versions did not note it: a query that was never trained has no history.
+            n_reference = model.n_reference_batches_ or len(model.batch_names)
+            model.untrained_batches_ = [str(name) for name in model.batch_names[n_reference:]]
         model.module.load_state_dict(saved.state_dict)
         model.freeze_reference()
         model.to_device(torch_device(accelerator, device))

@@ -146,6 +146,8 @@ class TrainingMixin(_Base):
                 plan_kwargs=self._plan(recipe, plan_kwargs),
                 **more,
             )
+        frozen = {str(name) for name in self.batch_names[: self.n_reference_batches_]}
+        self.untrained_batches_ = [name for name in self.untrained_batches_ if name in frozen]
 
     def _check_trainable(self) -> None:
         if self.minified_data_type is not None:
