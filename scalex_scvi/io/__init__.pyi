@@ -1,3 +1,4 @@
+from ._formats import read_h5ad as read_h5ad
 from ._load import BATCH_COLUMN_KEY as BATCH_COLUMN_KEY
 from ._load import batch_column as batch_column
 from ._load import load_counts as load_counts

@@ -15,6 +15,7 @@ from scipy import sparse
 from scvi import REGISTRY_KEYS
 
 from scalex_scvi._core.files import check_store_path
+from scalex_scvi._core.ranges import check_whole
 from scalex_scvi._core.scvi_private import SETUP_ARGS_KEY
 
 from ._imputation_store import write_store
@@ -77,6 +78,8 @@ class ImputationMixin(_Base):
             For an unknown batch, gene or unit, if the record has no scale of the batch, or if
             ``transform_batch`` is one of a query's whose decoder was never trained.
         """
+        if batch_size is not None:
+            check_whole(batch_size, 1, name="batch_size")
         adata = self._validate_anndata(adata)
         cells = np.arange(adata.n_obs) if indices is None else np.asarray(indices)
         if cells.dtype == bool:
@@ -148,7 +151,8 @@ class ImputationMixin(_Base):
             layer is the model's input, or if ``path`` has another suffix, is the file of a backed
             ``adata``, or is a folder that is not a zarr store.
         """
-        _check_positive(threshold=threshold, chunk_size=chunk_size)
+        check_whole(chunk_size, 1, name="chunk_size")
+        _check_positive(threshold=threshold)
         adata = self._validate_anndata(adata)
         if path is None:
             self._check_layer(layer, gene_list)

@@ -17,6 +17,7 @@ from scvi.model.base import (
 from scalex_scvi._core.blocks import blocks_of
 from scalex_scvi._core.columns import check_batch_column
 from scalex_scvi._core.matrices import without_matrix
+from scalex_scvi._core.ranges import check_whole
 from scalex_scvi._core.scvi_private import (
     FIELD_REGISTRIES_KEY,
     SETUP_ARGS_KEY,
@@ -146,6 +147,10 @@ class SCALEXModel(
         **more: Any,
     ) -> None:
         _check_more(more)
+        for name, value in (("n_hidden", n_hidden), ("n_latent", n_latent), ("n_layers", n_layers)):
+            check_whole(value, 1, name=name)
+        check_whole(n_layers_decoder, 0, name="n_layers_decoder")
+        _check_dropout(dropout_rate)
         super().__init__(adata, registry)
         with seeded(seed):
             self.module = self._module_cls(
@@ -394,6 +399,12 @@ def _check_more(more: dict[str, Any]) -> None:
             "%s of scVI has no effect: SCALEX has one loss, and an encoder without batches.",
             ", ".join(f"`{name}`" for name in more),
         )
+
+
+def _check_dropout(rate: float) -> None:
+    if not 0 <= rate < 1:
+        msg = f"`dropout_rate` must be at least 0 and less than 1, got {rate!r}."
+        raise ValueError(msg)
 
 
 def _refuse_covariates(kwargs: dict[str, Any]) -> None:

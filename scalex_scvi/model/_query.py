@@ -15,6 +15,7 @@ from anndata import AnnData
 from scipy import sparse
 
 from scalex_scvi._core.files import check_store_path, write_adata
+from scalex_scvi._core.ranges import check_whole
 from scalex_scvi._core.scvi_private import SETUP_ARGS_KEY
 from scalex_scvi.io import read_lazy
 
@@ -244,6 +245,7 @@ class QueryMixin(_Base):
             Without dask (extra ``scale``).
         """
         check_batch_stats(batch_stats)
+        check_whole(cells_in_block, 1, name="cells_in_block")
         self._check_if_trained(warn=False)
         cells = read_lazy(path, layer=layer, cells_in_block=cells_in_block)
         out = check_store_path(out, cells)

@@ -18,6 +18,7 @@ import pandas as pd
 
 from scalex_scvi._core.blocks import Blocks
 from scalex_scvi._core.matrices import to_csr
+from scalex_scvi._core.ranges import check_whole
 
 from ._columns import Columns, check_unique_genes
 from ._normalize import check_target_sum, totals
@@ -410,5 +411,7 @@ def _check_options(preparation: Preparation, options: dict[str, Any]) -> None:
     if preparation.scale_by not in ("batch", "global"):
         msg = f"`scale_by` must be 'batch' or 'global', got {preparation.scale_by!r}."
         raise ValueError(msg)
+    for name in ("min_features", "min_cells"):
+        check_whole(options[name], 0, name=name)
     if options["target_sum"] not in (None, "median"):
         check_target_sum(options["target_sum"])

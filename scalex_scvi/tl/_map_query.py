@@ -13,6 +13,7 @@ from sklearn.neighbors import KNeighborsRegressor
 
 from scalex_scvi._core.keys import LATENT_KEY, MAPPING_KEY, UMAP_KEY
 from scalex_scvi._core.messages import messages_on_console
+from scalex_scvi.io import RunFolder
 from scalex_scvi.model import SCALEXModel
 
 from ._label_scores import label_scores
@@ -95,14 +96,10 @@ def map_query(
 def _open(reference: SCALEXModel | str | os.PathLike[str]) -> SCALEXModel:
     if isinstance(reference, SCALEXModel):
         return reference
-    folder = Path(reference)
+    folder = Path(reference).expanduser()
     if (folder / "checkpoint").is_dir():  # the run folder of SCALEX()
-        import anndata as ad
-
-        cells = folder / "adata.h5ad"
-        return SCALEXModel.load(
-            folder / "checkpoint", adata=ad.read_h5ad(cells) if cells.is_file() else False
-        )
+        cells = RunFolder(folder).read_adata()
+        return SCALEXModel.load(folder / "checkpoint", adata=False if cells is None else cells)
     return SCALEXModel.load(folder)
 
 
