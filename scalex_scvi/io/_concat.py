@@ -12,9 +12,14 @@ import pandas as pd
 from anndata import AnnData
 from scipy import sparse
 
+from scalex_scvi._core.matrices import check_no_mask
+
 from ._formats import repeated_names_expected
 
 logger = logging.getLogger(__name__)
+
+_SOME_CELLS = 512
+"""Cells whose values tell of what kind all are."""
 
 Join: TypeAlias = Literal["inner", "outer"]
 
@@ -40,6 +45,7 @@ def concatenate(
     """
     _check_sources(adatas, names)
     shared = _check_genes(adatas, names, join)
+    _warn_of_mixed_values(adatas, names)
     if any(key in adata.obs for adata in adatas):
         logger.info("obs[%r] is replaced by the names of the sources, %s.", key, names)
     adatas = [adata.to_memory() if adata.isbacked else adata for adata in adatas]
@@ -70,6 +76,8 @@ def _check_sources(adatas: list[AnnData], names: list[str]) -> None:
         if adata.n_obs == 0 or adata.n_vars == 0:
             msg = f"Source {name!r} is empty: {adata.n_obs} cells × {adata.n_vars} genes."
             raise ValueError(msg)
+        for key, matrix in {"X": adata.X, **adata.layers, **adata.obsm}.items():
+            check_no_mask(matrix, name=f"{key!r} of source {name!r}")
         if len(adatas) > 1 and not adata.var_names.is_unique:
             repeated = adata.var_names[adata.var_names.duplicated()].unique()
             msg = (
@@ -78,6 +86,22 @@ def _check_sources(adatas: list[AnnData], names: list[str]) -> None:
                 "`adata.var_names_make_unique()` first."
             )
             raise ValueError(msg)
+
+
+def _warn_of_mixed_values(adatas: list[AnnData], names: list[str]) -> None:
+    """Warn if some sources hold whole numbers and others do not, by a look at their first cells."""
+    kinds: dict[bool, list[str]] = {True: [], False: []}
+    for adata, name in zip(adatas, names, strict=True):
+        some = None if adata.X is None else adata.X[:_SOME_CELLS]
+        values = some.data if sparse.issparse(some) else np.asarray(some)
+        if values.dtype.kind in "iuf" and values.size:
+            kinds[bool((values == np.rint(values)).all())].append(name)
+    if kinds[True] and kinds[False]:
+        logger.warning(
+            "The values are whole numbers in the sources %s, and not in %s: are all counts?",
+            kinds[True],
+            kinds[False],
+        )
 
 
 def _check_genes(adatas: list[AnnData], names: list[str], join: Join) -> int:

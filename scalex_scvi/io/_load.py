@@ -11,6 +11,7 @@ import pandas as pd
 from anndata import AnnData
 
 from scalex_scvi._core.columns import check_no_missing
+from scalex_scvi._core.matrices import check_no_mask
 from scalex_scvi._core.seeds import resolve_seed
 
 from ._read import DataSource, _as_list, read
@@ -259,6 +260,7 @@ def _with_matrix(adata: AnnData, use_layer: str, rows: np.ndarray) -> AnnData:
 
 
 def _from_obsm(matrix: Any, key: str) -> tuple[Any, pd.DataFrame]:
+    check_no_mask(matrix, name=f"obsm[{key!r}]")
     if isinstance(matrix, pd.DataFrame):
         return matrix.to_numpy(), pd.DataFrame(index=matrix.columns.astype(str))
     names = [f"{key}_{i}" for i in range(matrix.shape[1])]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from ._prepare import report_empty_cells
 from ._profiles import get_profile
 from ._record import Preprocessing
 from ._transform import Transform
-from ._values import ValueSummary, check_counts, check_expression
+from ._values import BatchValues, ValueSummary, check_counts, check_expression
 
 logger = logging.getLogger(__name__)
 
@@ -76,7 +77,14 @@ def fit_query(
     transform = Transform.plan(reference, light.var, log_normalized=bool(log_normalized))
     found = blocks_of(matrix, codes).fold(_scan, _merge, transform, len(names))
     check_expression(found.values, name=name)
-    check_counts(found.values, log_normalized, name=name, profile=profile)
+    check_counts(
+        found.by_batch,
+        log_normalized,
+        name=name,
+        batch_names=names,
+        profile=profile,
+        strict=True,
+    )
     report_empty_cells(found.n_empty, (len(codes), len(reference.genes)), profile.name)
     maxima = found.maxima
     if reference.scale_by == "global":
@@ -94,6 +102,7 @@ def fit_query(
 @dataclass(frozen=True)
 class _Scan:
     values: ValueSummary
+    by_batch: BatchValues
     detected: np.ndarray
     maxima: np.ndarray
     n_empty: int
@@ -102,20 +111,19 @@ class _Scan:
 def _scan(block: Any, codes: np.ndarray, transform: Transform, n_batches: int) -> _Scan:
     csr = to_csr(block, name="The matrix")
     values, detected = ValueSummary.of(csr.data), csr.getnnz(axis=1)
+    by_batch = BatchValues.of(csr, codes)
     with np.errstate(all="ignore"):  # values are judged when all of them are known
         normal = transform.normalize(csr)
     maxima = np.zeros((n_batches, normal.shape[1]), dtype=np.float32)
     for code in np.unique(codes):
         maxima[code] = normal[codes == code].max(axis=0).toarray().ravel()
-    return _Scan(values, detected, maxima, int((normal.getnnz(axis=1) == 0).sum()))
+    return _Scan(values, by_batch, detected, maxima, int((normal.getnnz(axis=1) == 0).sum()))
 
 
 def _merge(parts: Sequence[_Scan]) -> _Scan:
-    values = parts[0].values
-    for part in parts[1:]:
-        values = values.merge(part.values)
     return _Scan(
-        values,
+        reduce(ValueSummary.merge, (part.values for part in parts)),
+        reduce(BatchValues.merge, (part.by_batch for part in parts)),
         np.concatenate([part.detected for part in parts]),
         np.max([part.maxima for part in parts], axis=0),
         sum(part.n_empty for part in parts),

@@ -29,7 +29,7 @@ from ._select import ALL, read_selection, select_listed
 from ._sums import BatchMoments, block_moments, merge_moments, rank_genes
 from ._symbols import are_ids, starts_with, symbols
 from ._transform import normalized
-from ._values import ValueSummary, check_counts, check_expression
+from ._values import BatchValues, ValueSummary, check_counts, check_expression
 
 logger = logging.getLogger(__name__)
 
@@ -111,6 +111,7 @@ class _Tally:
     """What one pass finds of the values as they come."""
 
     values: ValueSummary
+    by_batch: BatchValues
     detected: np.ndarray
     n_cells: np.ndarray
     """Of each feature, among the cells that pass the filter."""
@@ -118,6 +119,7 @@ class _Tally:
     def merge(self, other: _Tally) -> _Tally:
         return _Tally(
             self.values.merge(other.values),
+            self.by_batch.merge(other.by_batch),
             np.concatenate([self.detected, other.detected]),
             self.n_cells + other.n_cells,
         )
@@ -154,7 +156,8 @@ def _tally(block: Any, codes: np.ndarray, how: _How) -> _Tally:
     csr = to_csr(block, name="The matrix")
     values = ValueSummary.of(csr.data)
     kept, _, detected = how.kept(csr, codes)
-    return _Tally(values, detected, np.bincount(kept.indices, minlength=kept.shape[1]))
+    by_batch = BatchValues.of(csr, codes)
+    return _Tally(values, by_batch, detected, np.bincount(kept.indices, minlength=kept.shape[1]))
 
 
 def _moments(block: Any, codes: np.ndarray, how: _How) -> BatchMoments:
@@ -292,7 +295,14 @@ class _Fitting:
         """Raise for values that cannot be, or no cell left; return the mask of cells."""
         check_expression(tally.values, name=self.name)
         declared = True if self.log_normalized else self.preparation.log_normalized
-        check_counts(tally.values, declared, name=self.name, profile=self.profile)
+        check_counts(
+            tally.by_batch,
+            declared,
+            name=self.name,
+            batch_names=self.batch_names,
+            profile=self.profile,
+            strict=self.preparation.processed,
+        )
         least = self.options["min_features"]
         kept = tally.detected >= least
         if not kept.any():

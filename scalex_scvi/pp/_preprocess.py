@@ -352,4 +352,11 @@ def batch_scale(
     ValueError
         For negative or non-finite values, and for missing or one-cell batches.
     """
-    return prepare(adata, Preparation(processed=True, scale_by=scale_by), batch_key=batch_key)
+    as_it_is = Preparation(
+        min_cells=0,
+        n_top_features=-1,
+        dropped_prefixes=(),
+        log_normalized=True,
+        scale_by=scale_by,
+    )
+    return prepare(adata, as_it_is, batch_key=batch_key)

@@ -13,7 +13,7 @@ from scipy import sparse
 from sklearn.neighbors import NearestNeighbors
 
 from scalex_scvi._core.columns import batch_codes, check_no_missing
-from scalex_scvi._core.matrices import to_csr
+from scalex_scvi._core.matrices import check_no_mask, to_csr
 
 from ._unknown import Votes, count_votes
 
@@ -156,4 +156,5 @@ def _representation(adata: AnnData, use_rep: str, which: str) -> Any:
     if use_rep not in adata.obsm:
         msg = f"The representation {use_rep!r} is not in {which}.obsm: {list(adata.obsm)!r}."
         raise KeyError(msg)
+    check_no_mask(adata.obsm[use_rep], name=f"{which}.obsm[{use_rep!r}]")
     return np.asarray(adata.obsm[use_rep])
