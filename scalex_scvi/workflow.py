@@ -81,11 +81,13 @@ def SCALEX(
     unknown: bool = Outputs.unknown,
     batch_stats: Literal["running", "batch"] = Outputs.batch_stats,
     log_normalized: bool | None = Preparation.log_normalized,
+    gene_names: str | None = Reading.gene_names,
+    min_gene_share: float = Reading.min_gene_share,
     progress_bar: bool = True,
 ) -> AnnData:
     """Integrate single-cell data sets, or project new cells onto an integrated reference.
 
-    The arguments of the published package, all of them, and eight more by keyword.
+    The arguments of the published package, all of them, and ten more by keyword.
 
     Parameters
     ----------
@@ -122,7 +124,9 @@ def SCALEX(
     fraction, n_obs
         Share or number of cells to draw at random.
     use_layer
-        ``"X"``, or the key of a layer or of ``obsm`` to use instead.
+        ``"X"``, or the key of a layer or of ``obsm`` to use instead; ``"raw"``: the expression in
+        ``.raw``. Where ``X`` is normalized and ``.raw`` holds counts, as in files of CELLxGENE,
+        these are taken by themselves, with a warning.
     backed
         Whether to read from disk only what is used (one ``.h5ad`` file).
     batch_size
@@ -188,6 +192,11 @@ def SCALEX(
     log_normalized
         Whether the values are log-normalized already, to be selected and scaled only. ``None``
         decides, and raises when it looks like it.
+    gene_names
+        Column of ``var`` with the names of genes, instead of ``var_names``.
+    min_gene_share
+        Share of the reference's genes that projected cells must have: with fewer, most of their
+        values would be zeros that nobody measured.
     progress_bar
         Whether to show the progress of the training.
 
@@ -261,7 +270,7 @@ def integrate(
     See :func:`SCALEX`.
     """
     with results_folder(outputs) as folder:
-        counts = load_counts(data, reading, seed=seed)
+        counts = load_counts(data, reading, seed=seed, counts_wanted=_undeclared(preparation))
         adata = prepare(counts, preparation, label=outputs.label)
         check_outputs(adata, outputs)  # now, not after the training
         SCALEXModel.setup_anndata(adata, batch_key=batch_column(adata))
@@ -316,12 +325,15 @@ def project(
     with results_folder(outputs) as folder:
         reference_model, ref = _open_reference(source, outputs.batch_stats)
         _check_label(ref, source, outputs.label)
-        counts = _load_query(data, reading, reference_model, seed)
+        record = reference_model.preprocessing
+        wanted = _undeclared(preparation) and record is not None and not record.log_normalized
+        counts = _load_query(data, reading, reference_model, seed, counts_wanted=wanted)
         counts = _rich_cells(counts, preparation, reference_model, outputs.label)
         model = SCALEXModel.load_query_data(
             counts,
             reference_model,
             log_normalized=preparation.processed or preparation.log_normalized,
+            min_gene_share=reading.min_gene_share,
         )
         query = model.get_prepared()
         query.obsm["latent"] = model.get_latent_representation(batch_stats=outputs.batch_stats)
@@ -374,8 +386,11 @@ def load_data(
     loaders.
     """
     given = locals()
-    counts = load_counts(data_list, options_in(Reading, given), seed=seed)
-    return prepare(counts, options_in(Preparation, given, **preparation))
+    options = options_in(Preparation, given, **preparation)
+    counts = load_counts(
+        data_list, options_in(Reading, given), seed=seed, counts_wanted=_undeclared(options)
+    )
+    return prepare(counts, options)
 
 
 def prepare(counts: AnnData, preparation: Preparation, *, label: str | None = None) -> AnnData:
@@ -399,6 +414,11 @@ def prepare(counts: AnnData, preparation: Preparation, *, label: str | None = No
     return adata
 
 
+def _undeclared(preparation: Preparation) -> bool:
+    """Whether nobody said what the values are, so that counts are meant."""
+    return preparation.log_normalized is None and not preparation.processed
+
+
 def on_gpu(gpu: int) -> dict[str, Any]:
     """Return the arguments of :meth:`SCALEXModel.train` for one GPU, or the CPU without one."""
     if not torch.cuda.is_available():
@@ -411,12 +431,20 @@ def _load_query(
     reading: Reading,
     reference_model: SCALEXModel,
     seed: int | None,
+    *,
+    counts_wanted: bool,
 ) -> AnnData:
     """Read new cells, with their batches in the column that the reference has them in."""
     column = reference_model.get_setup_arg("batch_key") or Reading.batch_name
     if (reading.batch_name, reading.batch_key) == (Reading.batch_name, Reading.batch_key):
         reading = replace(reading, batch_name=column, batch_key=column)
-    counts = load_counts(data, reading, seed=seed, reference=reference_model.batch_names)
+    counts = load_counts(
+        data,
+        reading,
+        seed=seed,
+        reference=reference_model.batch_names,
+        counts_wanted=counts_wanted,
+    )
     rename_batches(counts, column)
     return counts
 

@@ -16,6 +16,7 @@ from scalex_scvi._core.seeds import resolve_seed
 
 from ._read import DataSource, _as_list, read
 from ._reading import Reading
+from ._source import RAW, Taking
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +36,7 @@ def load_counts(
     *,
     seed: int | None = None,
     reference: Sequence[str] | None = None,
+    counts_wanted: bool = False,
 ) -> AnnData:
     """Read data sets and put them together, with the batch of each cell in ``obs``.
 
@@ -51,6 +53,8 @@ def load_counts(
         column: without one they are a single new batch, ``"query"``, or, of several sources,
         ``"query0"``, ``"query1"`` …. These are never names of the reference, whose scale is for
         cells of the same batch: an underscore is added until they differ.
+    counts_wanted
+        Whether counts in ``.raw`` are taken where ``X`` holds normalized values.
 
     Returns
     -------
@@ -72,6 +76,7 @@ def load_counts(
         batch_categories=_source_names(data, reading, reference),
         join=reading.join,
         backed=reading.backed,
+        taking=_taking(reading, counts_wanted),
     )
     one_source = len(_as_list(data)) == 1 and reading.batch_categories is None
     name = (_name_in_one if one_source else _name_in_several)(adata, reading)
@@ -171,6 +176,11 @@ def _columns(adata: AnnData, batch_name: str) -> list[str]:
     return [batch_name] if single else [name.strip() for name in batch_name.split(",")]
 
 
+def _taking(reading: Reading, counts_wanted: bool) -> Taking:
+    undecided = counts_wanted and reading.use_layer == Reading.use_layer
+    return Taking(None if undecided else reading.use_layer == RAW, reading.gene_names)
+
+
 def _source_names(
     data: DataSource | Sequence[DataSource], reading: Reading, reference: Sequence[str] | None
 ) -> Sequence[str] | None:
@@ -242,7 +252,7 @@ def _with_matrix(adata: AnnData, use_layer: str, rows: np.ndarray) -> AnnData:
     part = adata if everything else adata[rows]
     if adata.isbacked:
         part = part.to_memory()
-    if use_layer == "X":
+    if use_layer == "X" or (use_layer == RAW and RAW not in part.layers):  # X is from .raw
         matrix, var = part.X, part.var
     elif use_layer in part.layers:
         matrix, var = part.layers[use_layer], part.var
@@ -250,7 +260,7 @@ def _with_matrix(adata: AnnData, use_layer: str, rows: np.ndarray) -> AnnData:
         matrix, var = _from_obsm(part.obsm[use_layer], use_layer)
     else:
         msg = (
-            f"`use_layer` {use_layer!r} must be 'X', one of the layers {list(adata.layers)!r}, "
+            f"`use_layer` {use_layer!r} must be 'X', 'raw', a layer, {list(adata.layers)!r}, "
             f"or a key of obsm: {list(adata.obsm)!r}."
         )
         raise KeyError(msg)

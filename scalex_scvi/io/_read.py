@@ -24,6 +24,7 @@ from ._formats import (
     read_zarr,
 )
 from ._matrix_market import read_mtx
+from ._source import Taking
 from ._tables import CellsIn, Table, orient, read_table, to_adata
 
 logger = logging.getLogger(__name__)
@@ -48,6 +49,7 @@ def read(
     join: Join = "inner",
     index_unique: str | None = None,
     backed: bool = False,
+    taking: Taking = Taking(),  # noqa: B008 frozen
 ) -> AnnData:
     """Read one data set, or put several together, each a batch of its own.
 
@@ -70,6 +72,8 @@ def read(
         (after ``-``) only if names repeat between sources.
     backed
         Leave the matrix on disk; for one ``.h5ad`` file only.
+    taking
+        Whether the counts are those in ``.raw``, and which column of ``var`` names the genes.
 
     Returns
     -------
@@ -92,9 +96,9 @@ def read(
         msg = f"`join` {join!r} must be 'inner' (genes of all sources) or 'outer' (of any)."
         raise ValueError(msg)
     if backed:
-        return _read_backed(sources, batch_categories)
+        return taking.of([_read_backed(sources, batch_categories)], ["The source"])[0]
     names = _batch_names(batch_categories, len(sources))
-    adatas = _read_all(sources, join)
+    adatas = taking.of(_read_all(sources, join), [_called(s, i) for i, s in enumerate(sources)])
     if len(adatas) == 1 and batch_categories is None:
         return adatas[0]
     return concatenate(adatas, names, key=batch_key, join=join, index_unique=index_unique)
@@ -258,6 +262,11 @@ def _batch_names(batch_categories: Sequence[str] | None, n_sources: int) -> list
 
 def _describe(source: DataSource) -> str:
     return "AnnData" if isinstance(source, AnnData) else str(source)
+
+
+def _called(source: DataSource, number: int) -> str:
+    """Return what a source is called in messages."""
+    return f"Source {number}" if isinstance(source, AnnData) else f"Source {str(source)!r}"
 
 
 def _read_all(sources: Sequence[DataSource], join: Join) -> list[AnnData]:

@@ -11,13 +11,18 @@ from anndata import AnnData
 from scvi.data.fields import CategoricalObsField, LayerField
 
 from scalex_scvi._core.columns import check_batch_column, check_no_missing
+from scalex_scvi._core.gene_names import names_in
 from scalex_scvi._core.matrices import get_matrix
 from scalex_scvi._core.scvi_private import minify_type
+from scalex_scvi.io import whole_numbers
 from scalex_scvi.pp import (
+    MIN_GENE_SHARE,
     Preparation,
     Preprocessing,
+    check_share_found,
     check_unit_interval,
     fit_query,
+    get_profile,
     looks_scaled,
     summarize,
 )
@@ -49,6 +54,8 @@ class ExpressionField(LayerField):
         What is to be done to counts. ``processed=True``: nothing, they are in [0, 1].
     processed
         Whether the values are in [0, 1] already; ``None`` decides by record and values.
+    min_gene_share
+        Share of a reference's genes that other cells must have.
     """
 
     def __init__(
@@ -58,20 +65,33 @@ class ExpressionField(LayerField):
         batch_key: str | None,
         preparation: Preparation,
         processed: bool | None,
+        min_gene_share: float = MIN_GENE_SHARE,
     ) -> None:
         super().__init__(registry_key, layer, is_count_data=False, correct_data_format=False)
         self.batch_key = batch_key
         self.preparation = preparation
         self.processed = processed
+        self.min_gene_share = min_gene_share
 
     def validate_field(self, adata: AnnData) -> None:
         """Raise unless there is a matrix."""
-        get_matrix(adata, self.attr_key)
+        self._matrix(adata)
         super().validate_field(adata)
+
+    def _matrix(self, adata: AnnData) -> tuple[Any, str]:
+        if self.attr_key == "raw" and "raw" not in adata.layers:
+            msg = (
+                "`layer='raw'`: a model is registered with the genes of `adata`, not of adata.raw. "
+                "Register an object of its counts, `counts = scalex_scvi.io.from_raw(adata)`: the "
+                "cells are the same, in the same order."
+            )
+            raise KeyError(msg)
+        return get_matrix(adata, self.attr_key)
 
     def register_field(self, adata: AnnData) -> dict[str, Any]:
         """Fit the transform to counts, or check values that went through one."""
-        matrix, name = get_matrix(adata, self.attr_key)
+        _point_to_raw(adata, self.attr_key)
+        matrix, name = self._matrix(adata)
         super().register_field(adata)
         record = Preprocessing.from_adata(adata)
         processed = self.processed
@@ -107,11 +127,12 @@ class ExpressionField(LayerField):
     ) -> dict[str, Any]:
         """Take other cells through the transform, with the scale of their new batches added."""
         self.validate_field(adata_target)
+        _point_to_raw(adata_target, self.attr_key)
         genes = state_registry[self.COLUMN_NAMES_KEY]
         reference = record_in(state_registry)
         if minify_type(adata_target) is not None:  # the same cells, or their latent alone
             return {**state_registry, self.N_OBS_KEY: adata_target.n_obs}
-        matrix, name = get_matrix(adata_target, self.attr_key)
+        matrix, name = self._matrix(adata_target)
         own = Preprocessing.from_adata(adata_target) if self.attr_key is None else None
         processed = self.processed
         if processed is None:
@@ -120,6 +141,9 @@ class ExpressionField(LayerField):
             processed = known or (not declared and looks_scaled(matrix))
         if processed:
             check_unit_interval(matrix, name=name)
+            profile = get_profile("RNA" if reference is None else reference.profile)
+            var, wanted = adata_target.var, pd.Index(genes)
+            check_share_found(var, names_in(var, wanted)[0], wanted, self.min_gene_share, profile)
             if reference is not None and own is not None:
                 scale = own.scale.reindex(list(genes), fill_value=0)
                 reference = reference.with_new_batches(scale, self.batch_key)
@@ -140,8 +164,21 @@ class ExpressionField(LayerField):
             batch_key=self.batch_key,
             layer=self.attr_key,
             log_normalized=logarithms,
+            min_gene_share=self.min_gene_share,
         )
         return _state(adata_target.n_obs, genes, found.record, False, bool(logarithms))
+
+
+def _point_to_raw(adata: AnnData, layer: str | None) -> None:
+    """Say where counts are, if ``X`` holds normalized values."""
+    if layer is None and adata.raw is not None and not adata.isbacked:
+        if whole_numbers(adata.X) is False and whole_numbers(adata.raw.X):
+            logger.warning(
+                "adata.X holds normalized values, adata.raw counts of %d genes. To use these, "
+                "register `scalex_scvi.io.from_raw(adata)`, or pass `layer='raw'` where new cells "
+                "are mapped.",
+                adata.raw.n_vars,
+            )
 
 
 def _advise(adata: AnnData, preparation: Preparation) -> None:

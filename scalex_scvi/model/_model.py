@@ -29,7 +29,7 @@ from scalex_scvi._core.scvi_private import (
 from scalex_scvi._core.seeds import seeded
 from scalex_scvi.module import SCALEXVAE
 from scalex_scvi.nn import ActivationName
-from scalex_scvi.pp import Preparation, Preprocessing, Transform
+from scalex_scvi.pp import MIN_GENE_SHARE, Preparation, Preprocessing, Transform
 from scalex_scvi.train import SCALEXDataManager, SCALEXDataSplitter, SCALEXTrainingPlan
 
 from ._fields import (
@@ -217,7 +217,8 @@ class SCALEXModel(
             Whether the values are in [0, 1] already, and nothing is to be done. ``None`` decides:
             cells with the record of :mod:`scalex_scvi.pp` are, and fractions that do not exceed 1.
         **kwargs
-            ``source_registry`` and how to transfer it, by scvi-tools. Covariates are refused.
+            ``source_registry`` and how to transfer it, by scvi-tools, with ``min_gene_share``
+            (:meth:`load_query_data`). Covariates are refused.
 
         Raises
         ------
@@ -246,7 +247,11 @@ class SCALEXModel(
             for field in columns:
                 if not field.is_default:
                     field.validate_field(adata)
-        expression = ExpressionField(REGISTRY_KEYS.X_KEY, layer, batch_key, preparation, processed)
+        # Of a query, not of the model: it is not kept with the arguments.
+        least = kwargs.pop("min_gene_share", MIN_GENE_SHARE)
+        expression = ExpressionField(
+            REGISTRY_KEYS.X_KEY, layer, batch_key, preparation, processed, least
+        )
         fields = [expression, *columns]
         kind = minify_type(adata)
         if kind is not None:

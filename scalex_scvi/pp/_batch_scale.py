@@ -16,6 +16,7 @@ from scalex_scvi._core.blocks import blocks_of
 from scalex_scvi._core.columns import batch_codes, check_batch_column
 from scalex_scvi._core.matrices import get_matrix, in_frames, to_csr
 
+from ._columns import MIN_GENE_SHARE
 from ._prepare import report_empty_cells
 from ._profiles import get_profile
 from ._record import Preprocessing
@@ -51,6 +52,7 @@ def fit_query(
     batch_key: str | None = None,
     layer: str | None = None,
     log_normalized: bool | None = None,
+    min_gene_share: float = MIN_GENE_SHARE,
 ) -> QueryFit:
     """Check a query's counts and find the scale of its batches, in one pass over blocks.
 
@@ -60,7 +62,7 @@ def fit_query(
         Cells × features, counts; not changed.
     reference
         What was fitted to the reference.
-    batch_key, layer, log_normalized
+    batch_key, layer, log_normalized, min_gene_share
         See :func:`scalex_scvi.pp.prepare_query`.
 
     Raises
@@ -74,7 +76,12 @@ def fit_query(
     check_batch_column(light, batch_key, lone_cells=True)
     codes, names = batch_codes(light, batch_key)
     # What is not declared is either counts or refused.
-    transform = Transform.plan(reference, light.var, log_normalized=bool(log_normalized))
+    transform = Transform.plan(
+        reference,
+        light.var,
+        log_normalized=bool(log_normalized),
+        min_gene_share=min_gene_share,
+    )
     found = blocks_of(matrix, codes).fold(_scan, _merge, transform, len(names))
     check_expression(found.values, name=name)
     check_counts(

@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 
 from scalex_scvi._core.blocks import Blocks
+from scalex_scvi._core.gene_names import are_ids
 from scalex_scvi._core.matrices import to_csr
 from scalex_scvi._core.ranges import check_whole
 
@@ -27,7 +28,7 @@ from ._profiles import ADT, ATAC, RNA, Profile, get_profile
 from ._record import Preprocessing
 from ._select import ALL, read_selection, select_listed
 from ._sums import BatchMoments, block_moments, merge_moments, rank_genes
-from ._symbols import are_ids, starts_with, symbols
+from ._symbols import starts_with, symbols
 from ._transform import normalized
 from ._values import BatchValues, ValueSummary, check_counts, check_expression
 
