@@ -14,6 +14,7 @@ import torch
 from anndata import AnnData
 
 from . import pp
+from ._core.columns import as_text
 from ._core.messages import messages_on_console
 from ._core.options import options_in
 from ._outputs import Outputs
@@ -339,6 +340,8 @@ def project(
         query.obsm["latent"] = model.get_latent_representation(batch_stats=outputs.batch_stats)
         if outputs.label is not None:
             _transfer(ref, query, outputs.label, unknown=outputs.unknown)
+            for each in (ref, query):
+                _label_as_text(each, outputs.label)
         alone = outputs.repeat or ref is None
         adata = _query_alone(query) if alone else _together(ref, query)
         if ref is None and not outputs.repeat:
@@ -496,6 +499,12 @@ def _transfer(ref: AnnData, query: AnnData, label: str, *, unknown: bool) -> Non
     found = label_scores(ref, query, labels_key=label, batch_key=column)
     query.obs[f"{label}_transfer"] = found.labels_or_unknown()
     query.obs[f"{label}_uncertainty"] = found.uncertainty
+
+
+def _label_as_text(adata: AnnData | None, label: str) -> None:
+    """Name labels as the transferred ones are named, whatever the type of the column."""
+    if adata is not None and label in adata.obs:
+        adata.obs[label] = pd.Series(as_text(adata.obs[label]), index=adata.obs_names)
 
 
 def _query_alone(query: AnnData) -> AnnData:

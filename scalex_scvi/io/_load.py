@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from scalex_scvi._core.columns import check_no_missing
+from scalex_scvi._core.columns import as_text, check_no_missing
 from scalex_scvi._core.matrices import check_no_mask
 from scalex_scvi._core.seeds import resolve_seed
 
@@ -167,7 +167,8 @@ def _store_batches(adata: AnnData, batch: pd.Series, name: str) -> None:
 
 
 def _same(one: pd.Series, other: pd.Series) -> bool:
-    return bool((one.astype(str).to_numpy() == other.astype(str).to_numpy()).all())
+    """Whether two columns name the same groups, in text, with the values that they have."""
+    return bool((np.asarray(as_text(one)) == np.asarray(as_text(other))).all())
 
 
 def _columns(adata: AnnData, batch_name: str) -> list[str]:
@@ -220,11 +221,10 @@ def _batches(adata: AnnData, batch_name: str, reference: Sequence[str] | None) -
     for name in columns:
         check_no_missing(adata, name, what="batch")
     if len(columns) == 1:
-        return adata.obs[columns[0]].astype("category")
-    joined = adata.obs[columns[0]].astype(str)
-    for name in columns[1:]:
-        joined = joined + "_" + adata.obs[name].astype(str)
-    return joined.astype("category")
+        return pd.Series(as_text(adata.obs[columns[0]]), index=adata.obs_names)
+    parts = [np.asarray(as_text(adata.obs[name]), dtype=object) for name in columns]
+    joined = ["_".join(names) for names in zip(*parts, strict=True)]
+    return pd.Series(joined, index=adata.obs_names, dtype="category")
 
 
 def _draw(n_cells: int, fraction: float | None, n_obs: int | None, seed: int | None) -> np.ndarray:

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import pandas as pd
 from anndata import AnnData
 
+from scalex_scvi._core.columns import as_text
 from scalex_scvi._core.matrices import check_no_mask
 
 
@@ -56,7 +57,8 @@ def complete(groups: npt.ArrayLike, *, name: str) -> np.ndarray:
             "give them a value."
         )
         raise ValueError(msg)
-    return groups
+    # Text beside numbers cannot be sorted.
+    return np.asarray(as_text(groups), dtype=object) if groups.dtype == object else groups
 
 
 def points_and_groups(

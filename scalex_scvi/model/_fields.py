@@ -10,7 +10,12 @@ import pandas as pd
 from anndata import AnnData
 from scvi.data.fields import CategoricalObsField, LayerField
 
-from scalex_scvi._core.columns import check_batch_column, check_no_missing
+from scalex_scvi._core.columns import (
+    as_text,
+    check_batch_column,
+    check_no_missing,
+    text_of,
+)
 from scalex_scvi._core.gene_names import names_in
 from scalex_scvi._core.matrices import get_matrix
 from scalex_scvi._core.scvi_private import minify_type
@@ -228,7 +233,54 @@ def record_in(state_registry: Any) -> Preprocessing | None:
     return Preprocessing.from_dict(stored["record"], genes, stored["scale"])
 
 
-class BatchField(CategoricalObsField):
+class TextField(CategoricalObsField):
+    """Groups of cells, known by their names as text, whatever the type of the column."""
+
+    def register_field(self, adata: AnnData) -> dict[str, Any]:
+        """Register the groups of a reference."""
+        if self.is_default:
+            return super().register_field(adata)
+        self.validate_field(adata)
+        return self._write(adata, as_text(adata.obs[self._original_attr_key]), [])
+
+    def transfer_field(
+        self,
+        state_registry: dict[str, Any],
+        adata_target: AnnData,
+        extend_categories: bool = False,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        """Register the groups of other cells; new ones come after the known ones."""
+        if self.is_default:
+            return super().transfer_field(
+                state_registry, adata_target, extend_categories=extend_categories, **kwargs
+            )
+        self.validate_field(adata_target)
+        known = [text_of(name) for name in state_registry[self.CATEGORICAL_MAPPING_KEY]]
+        groups = as_text(self._column(adata_target))
+        new = [name for name in groups.categories if name not in known]
+        if new and not extend_categories:
+            msg = (
+                f"obs[{self._original_attr_key!r}] holds {new[:5]!r}, which the model does not "
+                f"know: {known!r}. New batches are for `load_query_data`."
+            )
+            raise ValueError(msg)
+        return self._write(adata_target, groups, known)
+
+    def _column(self, adata: AnnData) -> pd.Series:
+        return adata.obs[self._original_attr_key]
+
+    def _write(self, adata: AnnData, groups: pd.Categorical, known: list[str]) -> dict[str, Any]:
+        names = [*known, *(name for name in groups.categories if name not in known)]
+        place = pd.Index(names).get_indexer(groups.categories)
+        adata.obs[self.attr_key] = place[groups.codes]
+        return {
+            self.CATEGORICAL_MAPPING_KEY: np.asarray(names, dtype=object),
+            self.ORIGINAL_ATTR_KEY: self._original_attr_key,
+        }
+
+
+class BatchField(TextField):
     """The batch of each cell: none missing, in a reference at least two cells each."""
 
     def validate_field(self, adata: AnnData) -> None:
@@ -242,33 +294,35 @@ class BatchField(CategoricalObsField):
         return super().register_field(adata)
 
 
-class LabelsField(CategoricalObsField):
-    """The label of each cell: none missing in a reference, any in a query."""
+class LabelsField(TextField):
+    """The label of each cell: none missing in a reference, any in a query.
+
+    In a query, cells without a label are "unknown". Labels play no part in the projection.
+    """
+
+    _of_query = False
 
     def validate_field(self, adata: AnnData) -> None:
         """Raise if the column has missing values."""
+        if self._of_query:
+            return
         super().validate_field(adata)
         check_no_missing(adata, self._original_attr_key, what="label")
 
     def transfer_field(
         self, state_registry: dict[str, Any], adata_target: AnnData, **kwargs: Any
     ) -> dict[str, Any]:
-        """Register the labels of other cells; those without one are "unknown".
-
-        Labels play no part in the projection.
-        """
+        """Register the labels of other cells."""
         key = self._original_attr_key
         complete = key in adata_target.obs and not adata_target.obs[key].isna().any()
-        if self.is_default or complete:
-            return super().transfer_field(state_registry, adata_target, **kwargs)
-        known = list(state_registry[self.CATEGORICAL_MAPPING_KEY])
-        labels = pd.Series(UNLABELED, index=adata_target.obs_names, dtype=object)
-        if key in adata_target.obs:
-            given = adata_target.obs[key].astype(object)
-            labels = given.where(given.notna(), UNLABELED)
-        mapping = [*known, *(name for name in pd.unique(labels) if name not in known)]
-        adata_target.obs[self.attr_key] = pd.Index(mapping).get_indexer(labels)
-        return {
-            self.CATEGORICAL_MAPPING_KEY: np.asarray(mapping, dtype=object),
-            self.ORIGINAL_ATTR_KEY: key,
-        }
+        self._of_query = not self.is_default and not complete
+        if self._of_query:
+            kwargs["extend_categories"] = True
+        return super().transfer_field(state_registry, adata_target, **kwargs)
+
+    def _column(self, adata: AnnData) -> pd.Series:
+        key = self._original_attr_key
+        if key not in adata.obs:
+            return pd.Series(UNLABELED, index=adata.obs_names)
+        labels = adata.obs[key].astype(object)
+        return labels.where(labels.notna(), UNLABELED) if labels.isna().any() else adata.obs[key]

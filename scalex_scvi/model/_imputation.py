@@ -14,6 +14,7 @@ from anndata import AnnData
 from scipy import sparse
 from scvi import REGISTRY_KEYS
 
+from scalex_scvi._core.columns import text_of
 from scalex_scvi._core.files import check_store_path
 from scalex_scvi._core.ranges import check_whole
 from scalex_scvi._core.scvi_private import SETUP_ARGS_KEY
@@ -245,8 +246,7 @@ class ImputationMixin(_Base):
 
     @property
     def _untrained_codes(self) -> list[int]:
-        names = [str(name) for name in self.batch_names]
-        return [names.index(name) for name in self.untrained_batches_]
+        return [self.batch_names.index(name) for name in self.untrained_batches_]
 
     def _gene_indices(self, gene_list: Sequence[str] | None) -> np.ndarray:
         names = pd.Index(self.get_var_names())
@@ -262,14 +262,15 @@ class ImputationMixin(_Base):
     def _decoder_batches(self, transform_batch: Any) -> list[int | None]:
         if transform_batch is None:
             return [None]
-        wanted = transform_batch if isinstance(transform_batch, list | tuple) else [transform_batch]
+        given = transform_batch if isinstance(transform_batch, list | tuple) else [transform_batch]
+        wanted = [text_of(name) for name in given]
         unknown = [name for name in wanted if name not in self.batch_names]
         if unknown or not wanted:
             msg = (
                 f"`transform_batch` {unknown!r} is not a batch of the model: {self.batch_names!r}."
             )
             raise ValueError(msg)
-        untrained = [name for name in wanted if str(name) in self.untrained_batches_]
+        untrained = [name for name in wanted if name in self.untrained_batches_]
         if untrained:
             msg = (
                 f"`transform_batch` {untrained!r}: the decoder of a query's batches decodes noise "
@@ -299,7 +300,7 @@ class ImputationMixin(_Base):
     def _scale_columns(self) -> list[str]:
         if self.registry_[SETUP_ARGS_KEY]["batch_key"] is None:
             return ["0"]
-        return [str(name) for name in self.batch_names]
+        return self.batch_names
 
     @torch.inference_mode()
     def _decode(self, latent: np.ndarray, batch: np.ndarray) -> np.ndarray:

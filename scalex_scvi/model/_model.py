@@ -15,7 +15,7 @@ from scvi.model.base import (
 )
 
 from scalex_scvi._core.blocks import blocks_of
-from scalex_scvi._core.columns import check_batch_column
+from scalex_scvi._core.columns import check_batch_column, text_of
 from scalex_scvi._core.matrices import without_matrix
 from scalex_scvi._core.ranges import check_whole
 from scalex_scvi._core.scvi_private import (
@@ -343,10 +343,10 @@ class SCALEXModel(
         return self.registry_[FIELD_REGISTRIES_KEY][REGISTRY_KEYS.X_KEY][STATE_REGISTRY_KEY]
 
     @property
-    def batch_names(self) -> list[Any]:
-        """Names of the batches, in the order of the decoder."""
-        fields = self.registry_[FIELD_REGISTRIES_KEY]
-        return list(fields[REGISTRY_KEYS.BATCH_KEY][STATE_REGISTRY_KEY]["categorical_mapping"])
+    def batch_names(self) -> list[str]:
+        """Names of the batches as text, in the order of the decoder."""
+        state = self.registry_[FIELD_REGISTRIES_KEY][REGISTRY_KEYS.BATCH_KEY][STATE_REGISTRY_KEY]
+        return [text_of(name) for name in state["categorical_mapping"]]
 
     @property
     def batch_key(self) -> str | None:
@@ -355,13 +355,13 @@ class SCALEXModel(
 
     @property
     def _known_batches(self) -> set[str]:
-        return {str(name) for name in self.batch_names}
+        return set(self.batch_names)
 
     @staticmethod
     def batch_names_of(manager: SCALEXDataManager) -> list[str]:
         """Names of the batches of registered cells, in the order of their codes, as text."""
         state = manager.get_state_registry(REGISTRY_KEYS.BATCH_KEY)
-        return [str(name) for name in state["categorical_mapping"]]
+        return [text_of(name) for name in state["categorical_mapping"]]
 
     def get_var_names(self, legacy_mudata_format: bool = False) -> Any:
         """Names of the model's features, which may be some of those of the AnnData."""

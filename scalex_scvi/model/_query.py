@@ -120,7 +120,7 @@ class QueryMixin(_Base):
         model.module.eval()
         model.n_reference_batches_ = 0 if unfrozen else len(reference.batch_names)
         new = model.batch_names[len(reference.batch_names) :]
-        model.untrained_batches_ = [*reference.untrained_batches_, *map(str, new)]
+        model.untrained_batches_ = [*reference.untrained_batches_, *new]
         model.freeze_reference()
         model.history_ = None
         model.is_trained_ = True

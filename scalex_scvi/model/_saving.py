@@ -129,7 +129,7 @@ class SavingMixin(_Base):
         if "untrained_batches_" not in saved.attributes and not model.history_:
             # Earlier versions did not note it: a query that was never trained has no history.
             n_reference = model.n_reference_batches_ or len(model.batch_names)
-            model.untrained_batches_ = [str(name) for name in model.batch_names[n_reference:]]
+            model.untrained_batches_ = model.batch_names[n_reference:]
         try:
             model.module.load_state_dict(saved.state_dict)
         except RuntimeError as error:

@@ -152,7 +152,7 @@ class TrainingMixin(_Base):
                 plan_kwargs=self._plan(recipe, plan_kwargs),
                 **more,
             )
-        frozen = {str(name) for name in self.batch_names[: self.n_reference_batches_]}
+        frozen = set(self.batch_names[: self.n_reference_batches_])
         self.untrained_batches_ = [name for name in self.untrained_batches_ if name in frozen]
 
     def _check_trainable(self) -> None:

@@ -138,16 +138,8 @@ def _transferred(
     query.obsm[LATENT_KEY] = latent
     columns: dict[str, object] = {}
     for label in wanted:
-        known = ref.obs[label].notna().to_numpy()
-        if not known.all():
-            logger.warning(
-                "%d of %d reference cells have no %r: they stay out of the transfer.",
-                (~known).sum(),
-                len(known),
-                label,
-            )
         found = label_scores(
-            ref if known.all() else ref[known].copy(),
+            ref,
             query,
             LATENT_KEY,
             label,
