@@ -77,6 +77,24 @@ def check_no_mask(matrix: Any, *, name: str) -> None:
         raise TypeError(msg)
 
 
+def check_numbers(matrix: Any, *, name: str) -> None:
+    """Raise for text, objects and masked arrays in the place of numbers.
+
+    Raises
+    ------
+    TypeError
+        With what to do instead.
+    """
+    check_no_mask(matrix, name=name)
+    dtype = getattr(matrix, "dtype", np.dtype(np.float32))
+    if isinstance(dtype, np.dtype) and dtype.kind not in "biuf":
+        msg = (
+            f"{name} holds no real numbers, but values of type {dtype}. Make them numbers: "
+            "`matrix.astype('float32')`."
+        )
+        raise TypeError(msg)
+
+
 def to_csr(matrix: Any, *, name: str) -> sparse.csr_matrix:
     """Return a float32 CSR copy of a dense, sparse or backed matrix.
 
@@ -119,13 +137,13 @@ def get_matrix(adata: AnnData, layer: str | None, *, features: str = "genes") ->
         if adata.X is None:
             msg = f"`adata.X` is None. Pass `layer`, one of {list(adata.layers)!r}."
             raise ValueError(msg)
-        check_no_mask(adata.X, name="adata.X")
+        check_numbers(adata.X, name="adata.X")
         return adata.X, "adata.X"
     if layer not in adata.layers:
         msg = f"`layer` {layer!r} is not in adata.layers: {list(adata.layers)!r}."
         raise KeyError(msg)
     name = f"adata.layers[{layer!r}]"
-    check_no_mask(adata.layers[layer], name=name)
+    check_numbers(adata.layers[layer], name=name)
     return adata.layers[layer], name
 
 

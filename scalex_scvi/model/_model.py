@@ -16,6 +16,7 @@ from scvi.model.base import (
 
 from scalex_scvi._core.blocks import blocks_of
 from scalex_scvi._core.columns import check_batch_column, text_of
+from scalex_scvi._core.inputs import check_adata
 from scalex_scvi._core.matrices import without_matrix
 from scalex_scvi._core.ranges import check_whole
 from scalex_scvi._core.scvi_private import (
@@ -151,6 +152,8 @@ class SCALEXModel(
             check_whole(value, 1, name=name)
         check_whole(n_layers_decoder, 0, name="n_layers_decoder")
         _check_dropout(dropout_rate)
+        if adata is not None:
+            check_adata(adata)
         super().__init__(adata, registry)
         with seeded(seed):
             self.module = self._module_cls(
@@ -227,6 +230,7 @@ class SCALEXModel(
             names repeat, or a batch is missing or has one cell; for covariates. Nothing is
             registered then.
         """
+        check_adata(adata)
         _refuse_covariates(kwargs)
         setup_method_args = cls._get_setup_method_args(**locals())
         check_batch_column(adata, batch_key, lone_cells=True)
@@ -263,6 +267,8 @@ class SCALEXModel(
 
     def _validate_anndata(self, adata: AnnData | None = None, copy_if_view: bool = True) -> AnnData:
         """Register cells as the model's are; for what the decoder does, their batches are known."""
+        if adata is not None:
+            check_adata(adata)
         adata = super()._validate_anndata(adata, copy_if_view)
         manager = self.get_anndata_manager(adata, required=True)
         new = [name for name in self.batch_names_of(manager) if name not in self._known_batches]
@@ -288,6 +294,7 @@ class SCALEXModel(
         if adata is None:
             msg = "The model was loaded without cells: give `adata`."
             raise ValueError(msg)
+        check_adata(adata)
         check_if_view(adata, copy_if_view=True)
         manager = self.get_anndata_manager(adata)
         if manager is None:

@@ -15,6 +15,7 @@ from anndata import AnnData
 from scipy import sparse
 
 from scalex_scvi._core.files import check_store_path, write_adata
+from scalex_scvi._core.inputs import check_adata
 from scalex_scvi._core.ranges import check_whole
 from scalex_scvi._core.scvi_private import SETUP_ARGS_KEY
 from scalex_scvi.io import read_lazy, with_raw
@@ -99,6 +100,7 @@ class QueryMixin(_Base):
         TypeError
             For an argument that neither this method nor scvi-tools' has.
         """
+        check_adata(adata)
         declared = {name: more.pop(name, None) for name in ("log_normalized", "processed")}
         declared["min_gene_share"] = more.pop("min_gene_share", MIN_GENE_SHARE)
         _check_switches(more)
@@ -177,6 +179,7 @@ class QueryMixin(_Base):
         ValueError
             If the query has none of the genes, or too few.
         """
+        check_adata(adata)
         names = pd.Index(cls.as_model(reference_model).get_var_names())
         if return_reference_var_names:
             return names
@@ -253,7 +256,7 @@ class QueryMixin(_Base):
         self._check_if_trained(warn=False)
         cells = read_lazy(path, layer=layer, cells_in_block=cells_in_block)
         out = check_store_path(out, cells)
-        if out.resolve() == Path(path).resolve():
+        if out.resolve() == Path(path).expanduser().resolve():
             msg = f"`out` {str(out)!r} is the file of the cells. Choose another one."
             raise ValueError(msg)
         obs = cells.obs.copy()

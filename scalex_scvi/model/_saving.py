@@ -12,6 +12,7 @@ from anndata import AnnData
 from scvi import REGISTRY_KEYS
 
 from scalex_scvi._core.files import whole_file
+from scalex_scvi._core.inputs import check_adata
 from scalex_scvi._core.scvi_private import (
     FIELD_REGISTRIES_KEY,
     MODEL_NAME_KEY,
@@ -110,6 +111,8 @@ class SavingMixin(_Base):
             If there is no model in the folder, or it is damaged, has weights or scales that are no
             numbers, or is of another class. Damage is found by a checksum.
         """
+        if adata is not None and adata is not False:
+            check_adata(adata)
         saved = read_model(model_path(dir_path, prefix))
         stored_adata = adata_path(dir_path, prefix)
         if adata is None and stored_adata.exists():

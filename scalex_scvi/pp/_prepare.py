@@ -13,6 +13,7 @@ from scipy import sparse
 
 from scalex_scvi._core.blocks import blocks_of
 from scalex_scvi._core.columns import batch_codes, check_batch_column
+from scalex_scvi._core.inputs import check_adata
 from scalex_scvi._core.matrices import get_matrix, in_frames, is_lazy, without_matrix
 from scalex_scvi.io import with_raw
 
@@ -30,6 +31,7 @@ def fit_adata(
     adata: AnnData, preparation: Preparation, batch_key: str | None, layer: str | None
 ) -> Fit:
     """Fit the transform to the counts of an AnnData: see :meth:`Preprocessing.fit`."""
+    check_adata(adata, lazy_obs=True)
     adata, layer = with_raw(adata, layer)
     profile = get_profile(preparation.profile)
     matrix, name = get_matrix(adata, layer, features=profile.features)
@@ -64,6 +66,7 @@ def prepare(
     -------
     See :func:`scalex_scvi.pp.rna`.
     """
+    check_adata(adata, lazy_obs=True)
     adata, layer = with_raw(adata, layer)
     found = fit_adata(adata, preparation, batch_key, layer)
     record = found.record
@@ -199,6 +202,7 @@ def prepare_query(
     """
     from ._batch_scale import fit_query
 
+    check_adata(adata, lazy_obs=True)
     adata, layer = with_raw(adata, layer)
     matrix, _ = get_matrix(adata, layer, features=get_profile(preprocessing.profile).features)
     found = fit_query(

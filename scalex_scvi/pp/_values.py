@@ -177,6 +177,11 @@ def check_counts(
         are always whole numbers (peaks, proteins), are not whole numbers; if normalized values are
         declared, and the values of a batch are counts where those of others are not.
     """
+    empty = values.maximum == 0
+    if empty.any():
+        logger.warning(
+            "%s holds no value other than zero in the batches %s.", name, _some(batch_names, empty)
+        )
     normalized = values.fractional.copy()
     if profile.fractional_counts:
         normalized &= values.maximum <= _LARGEST_LOG_VALUE

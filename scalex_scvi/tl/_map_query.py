@@ -13,6 +13,7 @@ from anndata import AnnData
 from sklearn.neighbors import KNeighborsRegressor
 
 from scalex_scvi._core.gene_names import names_in
+from scalex_scvi._core.inputs import check_adata
 from scalex_scvi._core.keys import LATENT_KEY, MAPPING_KEY, UMAP_KEY
 from scalex_scvi._core.messages import messages_on_console
 from scalex_scvi.io import RunFolder
@@ -83,6 +84,7 @@ def map_query(
         scvi-tools' registration.
     """
     with messages_on_console(True):
+        check_adata(query, name="query")
         model = _open(reference)
         wanted = [labels] if isinstance(labels, str) else list(labels or [])
         _check_labels(model, wanted)

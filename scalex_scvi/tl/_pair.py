@@ -14,6 +14,7 @@ from scipy import sparse
 from sklearn.neighbors import NearestNeighbors
 
 from scalex_scvi._core.columns import as_text, batch_codes, check_no_missing
+from scalex_scvi._core.inputs import check_adata
 from scalex_scvi._core.matrices import check_no_mask, to_csr
 
 from ._unknown import Votes, count_votes
@@ -55,6 +56,8 @@ class Pair:
     n_neighbors: int
 
     def __post_init__(self) -> None:
+        check_adata(self.ref, name="ref")
+        check_adata(self.query, name="query")
         self._leave_out_unlabeled()
         n_ref, n_query = self.points.shape[1], self.targets.shape[1]
         if n_ref != n_query:
