@@ -310,15 +310,19 @@ class LabelsField(TextField):
         check_no_missing(adata, self._original_attr_key, what="label")
 
     def transfer_field(
-        self, state_registry: dict[str, Any], adata_target: AnnData, **kwargs: Any
+        self,
+        state_registry: dict[str, Any],
+        adata_target: AnnData,
+        extend_categories: bool = False,
+        **kwargs: Any,
     ) -> dict[str, Any]:
         """Register the labels of other cells."""
         key = self._original_attr_key
         complete = key in adata_target.obs and not adata_target.obs[key].isna().any()
         self._of_query = not self.is_default and not complete
-        if self._of_query:
-            kwargs["extend_categories"] = True
-        return super().transfer_field(state_registry, adata_target, **kwargs)
+        return super().transfer_field(
+            state_registry, adata_target, extend_categories or self._of_query, **kwargs
+        )
 
     def _column(self, adata: AnnData) -> pd.Series:
         key = self._original_attr_key

@@ -133,6 +133,7 @@ class SCALEXModel(
     _LATENT_QZV_KEY = "scalex_latent_qzv"
 
     is_trained_: bool
+    untrained_batches_: list[str]
 
     def __init__(
         self,
@@ -173,7 +174,7 @@ class SCALEXModel(
             f"activation: {activation}, dropout_rate: {dropout_rate}."
         )
         self.n_reference_batches_ = 0
-        self.untrained_batches_: list[str] = []
+        self.untrained_batches_ = []
         self.init_params_ = self._get_init_params(locals())
 
     @classmethod

@@ -40,6 +40,7 @@ class TrainingMixin(_Base):
     """Adds :meth:`train` to a model: scvi-tools' training by a recipe of this package."""
 
     is_trained_: bool
+    untrained_batches_: list[str]
 
     def train(
         self,
