@@ -57,7 +57,7 @@ def train(adata: ad.AnnData, max_steps: int) -> sx.SCALEXModel:
 def project(
     model: sx.SCALEXModel, query: ad.AnnData, batch_stats: str = "running"
 ) -> tuple[np.ndarray, np.ndarray]:
-    placed = sx.SCALEXModel.load_query_data(query, model)
+    placed = sx.SCALEXModel.load_query_data(query, model, min_gene_share=0)
     return tuple(
         each.get_latent_representation(batch_stats=batch_stats) for each in (model, placed)
     )

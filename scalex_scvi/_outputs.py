@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ._core.options import option
+from ._core.ranges import check_whole
 
 LABEL = "celltype"
 """Column of ``obs`` that is drawn and assessed if it is there and no other is named."""
@@ -57,3 +58,6 @@ class Outputs:
     assess: bool = option(False, "add scores")
     show: bool = option(True, "show the UMAP")
     repeat: bool = option(False, "return the projected cells without the reference")
+
+    def __post_init__(self) -> None:
+        check_whole(self.chunk_size, 1, name="chunk_size")

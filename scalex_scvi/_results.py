@@ -9,6 +9,7 @@ import pandas as pd
 from anndata import AnnData
 
 from . import metrics, pl
+from ._core.columns import as_text
 from ._outputs import LABEL, Outputs
 from .io import RunFolder, batch_column
 from .model import SCALEXModel
@@ -39,7 +40,7 @@ def check_outputs(adata: AnnData, outputs: Outputs) -> None:
     if outputs.label is not None and outputs.label not in adata.obs:
         msg = f"`label` {outputs.label!r} is not a column of obs: {list(adata.obs.columns)!r}."
         raise KeyError(msg)
-    batches = list(adata.obs[batch_column(adata)].astype(str).unique())
+    batches = list(as_text(adata.obs[batch_column(adata)]).categories)
     if isinstance(outputs.impute, str) and outputs.impute not in batches:
         msg = f"`impute` {outputs.impute!r} is not a batch: {sorted(batches)!r}."
         raise ValueError(msg)
@@ -92,14 +93,13 @@ def finish(
         batch = outputs.impute if isinstance(outputs.impute, str) else model.batch_names[0]
         model.impute(adata, layer=IMPUTED, transform_batch=batch, chunk_size=outputs.chunk_size)
     forget_registration(adata)
-    if not outputs.ignore_umap:
-        embed(adata, seed=seed)
+    has_map = not outputs.ignore_umap and embed(adata, seed=seed)
     if outputs.assess:
         _assess(adata, _label_in(adata, outputs), seed)
     if folder is not None:
         model.save(folder.checkpoint)
         folder.write_adata(adata)
-    if not outputs.ignore_umap:
+    if has_map:
         _draw(adata, _label_in(adata, outputs), folder, show=outputs.show)
     if outputs.outdir is not None:
         logger.info("Results are in %s.", outputs.outdir)

@@ -14,6 +14,7 @@ import torch
 from anndata import AnnData
 
 from . import pp
+from ._core.columns import as_text
 from ._core.messages import messages_on_console
 from ._core.options import options_in
 from ._outputs import Outputs
@@ -81,11 +82,13 @@ def SCALEX(
     unknown: bool = Outputs.unknown,
     batch_stats: Literal["running", "batch"] = Outputs.batch_stats,
     log_normalized: bool | None = Preparation.log_normalized,
+    gene_names: str | None = Reading.gene_names,
+    min_gene_share: float = Reading.min_gene_share,
     progress_bar: bool = True,
 ) -> AnnData:
     """Integrate single-cell data sets, or project new cells onto an integrated reference.
 
-    The arguments of the published package, all of them, and eight more by keyword.
+    The arguments of the published package, all of them, and ten more by keyword.
 
     Parameters
     ----------
@@ -122,7 +125,9 @@ def SCALEX(
     fraction, n_obs
         Share or number of cells to draw at random.
     use_layer
-        ``"X"``, or the key of a layer or of ``obsm`` to use instead.
+        ``"X"``, or the key of a layer or of ``obsm`` to use instead; ``"raw"``: the expression in
+        ``.raw``. Where ``X`` is normalized and ``.raw`` holds counts, as in files of CELLxGENE,
+        these are taken by themselves, with a warning.
     backed
         Whether to read from disk only what is used (one ``.h5ad`` file).
     batch_size
@@ -188,6 +193,11 @@ def SCALEX(
     log_normalized
         Whether the values are log-normalized already, to be selected and scaled only. ``None``
         decides, and raises when it looks like it.
+    gene_names
+        Column of ``var`` with the names of genes, instead of ``var_names``.
+    min_gene_share
+        Share of the reference's genes that projected cells must have: with fewer, most of their
+        values would be zeros that nobody measured.
     progress_bar
         Whether to show the progress of the training.
 
@@ -261,7 +271,7 @@ def integrate(
     See :func:`SCALEX`.
     """
     with results_folder(outputs) as folder:
-        counts = load_counts(data, reading, seed=seed)
+        counts = load_counts(data, reading, seed=seed, counts_wanted=_undeclared(preparation))
         adata = prepare(counts, preparation, label=outputs.label)
         check_outputs(adata, outputs)  # now, not after the training
         SCALEXModel.setup_anndata(adata, batch_key=batch_column(adata))
@@ -316,17 +326,22 @@ def project(
     with results_folder(outputs) as folder:
         reference_model, ref = _open_reference(source, outputs.batch_stats)
         _check_label(ref, source, outputs.label)
-        counts = _load_query(data, reading, reference_model, seed)
+        record = reference_model.preprocessing
+        wanted = _undeclared(preparation) and record is not None and not record.log_normalized
+        counts = _load_query(data, reading, reference_model, seed, counts_wanted=wanted)
         counts = _rich_cells(counts, preparation, reference_model, outputs.label)
         model = SCALEXModel.load_query_data(
             counts,
             reference_model,
             log_normalized=preparation.processed or preparation.log_normalized,
+            min_gene_share=reading.min_gene_share,
         )
         query = model.get_prepared()
         query.obsm["latent"] = model.get_latent_representation(batch_stats=outputs.batch_stats)
         if outputs.label is not None:
             _transfer(ref, query, outputs.label, unknown=outputs.unknown)
+            for each in (ref, query):
+                _label_as_text(each, outputs.label)
         alone = outputs.repeat or ref is None
         adata = _query_alone(query) if alone else _together(ref, query)
         if ref is None and not outputs.repeat:
@@ -374,8 +389,11 @@ def load_data(
     loaders.
     """
     given = locals()
-    counts = load_counts(data_list, options_in(Reading, given), seed=seed)
-    return prepare(counts, options_in(Preparation, given, **preparation))
+    options = options_in(Preparation, given, **preparation)
+    counts = load_counts(
+        data_list, options_in(Reading, given), seed=seed, counts_wanted=_undeclared(options)
+    )
+    return prepare(counts, options)
 
 
 def prepare(counts: AnnData, preparation: Preparation, *, label: str | None = None) -> AnnData:
@@ -399,6 +417,11 @@ def prepare(counts: AnnData, preparation: Preparation, *, label: str | None = No
     return adata
 
 
+def _undeclared(preparation: Preparation) -> bool:
+    """Whether nobody said what the values are, so that counts are meant."""
+    return preparation.log_normalized is None and not preparation.processed
+
+
 def on_gpu(gpu: int) -> dict[str, Any]:
     """Return the arguments of :meth:`SCALEXModel.train` for one GPU, or the CPU without one."""
     if not torch.cuda.is_available():
@@ -411,12 +434,20 @@ def _load_query(
     reading: Reading,
     reference_model: SCALEXModel,
     seed: int | None,
+    *,
+    counts_wanted: bool,
 ) -> AnnData:
     """Read new cells, with their batches in the column that the reference has them in."""
     column = reference_model.get_setup_arg("batch_key") or Reading.batch_name
     if (reading.batch_name, reading.batch_key) == (Reading.batch_name, Reading.batch_key):
         reading = replace(reading, batch_name=column, batch_key=column)
-    counts = load_counts(data, reading, seed=seed, is_query=True)
+    counts = load_counts(
+        data,
+        reading,
+        seed=seed,
+        reference=reference_model.batch_names,
+        counts_wanted=counts_wanted,
+    )
     rename_batches(counts, column)
     return counts
 
@@ -470,6 +501,12 @@ def _transfer(ref: AnnData, query: AnnData, label: str, *, unknown: bool) -> Non
     query.obs[f"{label}_uncertainty"] = found.uncertainty
 
 
+def _label_as_text(adata: AnnData | None, label: str) -> None:
+    """Name labels as the transferred ones are named, whatever the type of the column."""
+    if adata is not None and label in adata.obs:
+        adata.obs[label] = pd.Series(as_text(adata.obs[label]), index=adata.obs_names)
+
+
 def _query_alone(query: AnnData) -> AnnData:
     query.obs["projection"] = pd.Categorical(["query"] * query.n_obs)
     return query
@@ -483,6 +520,7 @@ def _together(ref: AnnData, query: AnnData) -> AnnData:
             "%d cell names are in both: '-reference' or '-query' is added to all.", len(shared)
         )
     del ref.raw  # of all the reference's genes, which the prepared query does not have
+    _leave_out_what_one_lacks(ref, query)
     joined = ad.concat(
         {"reference": ref, "query": query},
         label="projection",
@@ -495,3 +533,19 @@ def _together(ref: AnnData, query: AnnData) -> AnnData:
     if record is not None and of_query is not None:
         record.with_new_batches(of_query.scale, record.batch_key).to_adata(joined)
     return joined
+
+
+def _leave_out_what_one_lacks(ref: AnnData, query: AnnData) -> None:
+    """Remove layers and ``obsm`` that would be NaN for the other's cells, or of another map."""
+    for kind in ("layers", "obsm"):
+        of_ref, of_query = getattr(ref, kind), getattr(query, kind)
+        shared = {
+            key
+            for key in of_ref.keys() & of_query.keys()
+            if key is not None and of_ref[key].shape[1:] == of_query[key].shape[1:]
+        } - {"X_umap"}
+        for keys in (of_ref, of_query):
+            for key in [key for key in keys if key is not None and key not in shared]:
+                if keys is of_ref or key in of_ref:
+                    logger.info("%s[%r] is not of both, reference and query: left out.", kind, key)
+                del keys[key]

@@ -213,7 +213,7 @@ def test_draws_cells_at_random_but_repeatably(counts: AnnData, draw: dict) -> No
         ({"fraction": 1.5}, r"must lie in \(0, 1\]"),
         ({"n_obs": 1000}, "between 1 and the 150 cells"),
         ({"n_obs": 10, "fraction": 0.5}, "not both"),
-        ({"use_layer": "counts"}, "must be 'X', one of the layers"),
+        ({"use_layer": "counts"}, "must be 'X', 'raw', a layer"),
         ({"batch_name": "donor"}, "there is no column"),
         ({"profile": "DNA"}, "unknown; allowed are"),
         ({"projection": "nowhere"}, "no saved model"),

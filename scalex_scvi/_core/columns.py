@@ -2,8 +2,42 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+import pandas as pd
 from anndata import AnnData
+
+
+def text_of(value: Any) -> str:
+    """Return the name of a group as text, the same for the same value of another type.
+
+    A column of whole numbers becomes one of floats where a value is missing, and a day has a time
+    where it is read from another file: ``1``, ``1.0`` and ``"1"`` are one group, and so are a date
+    and its midnight.
+    """
+    if isinstance(value, float | np.floating) and float(value).is_integer():
+        return str(int(value))
+    if isinstance(value, pd.Timestamp | np.datetime64):
+        day = pd.Timestamp(value)
+        return day.date().isoformat() if day == day.normalize() else day.isoformat(" ")
+    return str(value)
+
+
+def as_text(values: Any) -> pd.Categorical:
+    """Return groups as categories of text, in the order that they had; missing ones stay missing.
+
+    Parameters
+    ----------
+    values
+        A column of ``obs``, or an array: text, numbers, booleans, dates, categories, or a mixture.
+        Categories that do not occur are left out.
+    """
+    groups = pd.Series(values).astype("category").cat.remove_unused_categories().cat
+    names = [text_of(name) for name in groups.categories]
+    unique = list(dict.fromkeys(names))
+    place = np.array([unique.index(name) for name in names] + [-1], dtype=np.intp)
+    return pd.Categorical.from_codes(place[groups.codes.to_numpy()], categories=unique)
 
 
 def check_batch_column(adata: AnnData, batch_key: str | None, *, lone_cells: bool = False) -> None:
@@ -36,8 +70,8 @@ def check_batch_column(adata: AnnData, batch_key: str | None, *, lone_cells: boo
     check_no_missing(adata, batch_key, what="batch")
     if lone_cells:
         return
-    counts = adata.obs[batch_key].astype(str).value_counts()
-    lone = list(counts.index[counts == 1])
+    codes, names = batch_codes(adata, batch_key)
+    lone = [names[code] for code in np.flatnonzero(np.bincount(codes) == 1)]
     if lone:
         msg = (
             f"Batches with one cell: {lone[:5]!r} (adata.obs[{batch_key!r}]). A batch needs at "
@@ -61,5 +95,5 @@ def batch_codes(adata: AnnData, batch_key: str | None) -> tuple[np.ndarray, list
     """Return the batch of each cell as an integer, and the batch names as strings."""
     if batch_key is None:
         return np.zeros(adata.n_obs, dtype=np.intp), ["0"]
-    column = adata.obs[batch_key].astype("category").cat.remove_unused_categories()
-    return column.cat.codes.to_numpy().astype(np.intp), [str(c) for c in column.cat.categories]
+    column = as_text(adata.obs[batch_key])
+    return column.codes.astype(np.intp), list(column.categories)

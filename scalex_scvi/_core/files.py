@@ -47,7 +47,7 @@ def check_store_path(path: str | os.PathLike[str], adata: AnnData) -> Path:
     FileNotFoundError
         If the folder to write into does not exist.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     if path.suffix not in SUFFIXES:
         msg = f"`path` {str(path)!r} must end in one of {list(SUFFIXES)!r}."
         raise ValueError(msg)

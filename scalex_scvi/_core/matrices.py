@@ -59,6 +59,42 @@ def is_lazy(matrix: Any) -> bool:
     return dask_array is not None and isinstance(matrix, dask_array.Array)
 
 
+def check_no_mask(matrix: Any, *, name: str) -> None:
+    """Raise for a masked array: whatever computes with it loses the mask without a word.
+
+    Raises
+    ------
+    TypeError
+        With what to do instead.
+    """
+    if isinstance(matrix, np.ma.MaskedArray):
+        n_masked = int(np.ma.count_masked(matrix))
+        msg = (
+            f"{name} is a masked array ({n_masked} of {matrix.size} values are masked), whose mask "
+            "would be lost. Say what the masked values are: `array.filled(0)`, or leave out their "
+            "cells or columns."
+        )
+        raise TypeError(msg)
+
+
+def check_numbers(matrix: Any, *, name: str) -> None:
+    """Raise for text, objects and masked arrays in the place of numbers.
+
+    Raises
+    ------
+    TypeError
+        With what to do instead.
+    """
+    check_no_mask(matrix, name=name)
+    dtype = getattr(matrix, "dtype", np.dtype(np.float32))
+    if isinstance(dtype, np.dtype) and dtype.kind not in "biuf":
+        msg = (
+            f"{name} holds no real numbers, but values of type {dtype}. Make them numbers: "
+            "`matrix.astype('float32')`."
+        )
+        raise TypeError(msg)
+
+
 def to_csr(matrix: Any, *, name: str) -> sparse.csr_matrix:
     """Return a float32 CSR copy of a dense, sparse or backed matrix.
 
@@ -73,6 +109,7 @@ def to_csr(matrix: Any, *, name: str) -> sparse.csr_matrix:
         matrix = matrix[:]
     if isinstance(matrix, pd.DataFrame):
         matrix = matrix.to_numpy()
+    check_no_mask(matrix, name=name)
     if is_lazy(matrix):
         msg = (
             f"{name} is a dask array, which this function does not take: it would have to read all "
@@ -120,11 +157,14 @@ def get_matrix(adata: AnnData, layer: str | None, *, features: str = "genes") ->
         if adata.X is None:
             msg = f"`adata.X` is None. Pass `layer`, one of {list(adata.layers)!r}."
             raise ValueError(msg)
+        check_numbers(adata.X, name="adata.X")
         return adata.X, "adata.X"
     if layer not in adata.layers:
         msg = f"`layer` {layer!r} is not in adata.layers: {list(adata.layers)!r}."
         raise KeyError(msg)
-    return adata.layers[layer], f"adata.layers[{layer!r}]"
+    name = f"adata.layers[{layer!r}]"
+    check_numbers(adata.layers[layer], name=name)
+    return adata.layers[layer], name
 
 
 def in_frames(adata: AnnData) -> AnnData:

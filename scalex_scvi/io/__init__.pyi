@@ -1,3 +1,4 @@
+from ._formats import read_h5ad as read_h5ad
 from ._load import BATCH_COLUMN_KEY as BATCH_COLUMN_KEY
 from ._load import batch_column as batch_column
 from ._load import load_counts as load_counts
@@ -11,6 +12,10 @@ from ._read import read_file as read_file
 from ._read import read_files as read_files
 from ._reading import Reading as Reading
 from ._run_folder import RunFolder as RunFolder
+from ._source import Taking as Taking
+from ._source import from_raw as from_raw
+from ._source import whole_numbers as whole_numbers
+from ._source import with_raw as with_raw
 from ._store import open_store as open_store
 from ._store import read_lazy as read_lazy
 from ._store import write_store as write_store

@@ -12,9 +12,16 @@ import pandas as pd
 from anndata import AnnData
 from scipy import sparse
 
+from scalex_scvi._core.gene_names import are_peaks
+from scalex_scvi._core.matrices import check_no_mask
+
 from ._formats import repeated_names_expected
+from ._source import whole_numbers
 
 logger = logging.getLogger(__name__)
+
+FEW_SHARED = 0.3
+"""A share of features that all sources have, of those of the smallest, that is a warning."""
 
 Join: TypeAlias = Literal["inner", "outer"]
 
@@ -40,6 +47,7 @@ def concatenate(
     """
     _check_sources(adatas, names)
     shared = _check_genes(adatas, names, join)
+    _warn_of_mixed_values(adatas, names)
     if any(key in adata.obs for adata in adatas):
         logger.info("obs[%r] is replaced by the names of the sources, %s.", key, names)
     adatas = [adata.to_memory() if adata.isbacked else adata for adata in adatas]
@@ -70,6 +78,8 @@ def _check_sources(adatas: list[AnnData], names: list[str]) -> None:
         if adata.n_obs == 0 or adata.n_vars == 0:
             msg = f"Source {name!r} is empty: {adata.n_obs} cells × {adata.n_vars} genes."
             raise ValueError(msg)
+        for key, matrix in {"X": adata.X, **adata.layers, **adata.obsm}.items():
+            check_no_mask(matrix, name=f"{key!r} of source {name!r}")
         if len(adatas) > 1 and not adata.var_names.is_unique:
             repeated = adata.var_names[adata.var_names.duplicated()].unique()
             msg = (
@@ -78,6 +88,21 @@ def _check_sources(adatas: list[AnnData], names: list[str]) -> None:
                 "`adata.var_names_make_unique()` first."
             )
             raise ValueError(msg)
+
+
+def _warn_of_mixed_values(adatas: list[AnnData], names: list[str]) -> None:
+    """Warn if some sources hold whole numbers and others do not, by a look at their first cells."""
+    kinds: dict[bool, list[str]] = {True: [], False: []}
+    for adata, name in zip(adatas, names, strict=True):
+        whole = whole_numbers(adata.X)
+        if whole is not None:
+            kinds[whole].append(name)
+    if kinds[True] and kinds[False]:
+        logger.warning(
+            "The values are whole numbers in the sources %s, and not in %s: are all counts?",
+            kinds[True],
+            kinds[False],
+        )
 
 
 def _check_genes(adatas: list[AnnData], names: list[str], join: Join) -> int:
@@ -138,6 +163,21 @@ def _for_outer_join(adata: AnnData, layers: list[str], obsm: list[str]) -> AnnDa
 def _report_genes(
     adatas: list[AnnData], names: list[str], join: Join, n_genes: int, n_shared: int
 ) -> None:
+    fewest = min(adata.n_vars for adata in adatas)
+    if len(adatas) > 1 and n_shared < FEW_SHARED * fewest:
+        word = _features(adatas)
+        logger.warning(
+            "The sources share only %d of %d %s (%.1f %% of those of the smallest source): %s. %s",
+            n_shared,
+            fewest,
+            word,
+            100 * n_shared / fewest,
+            {
+                name: list(adata.var_names[:2])
+                for name, adata in zip(names[:4], adatas, strict=False)
+            },
+            _ADVICE.get(word, _ADVICE["genes"]),
+        )
     if join == "inner":
         logger.info(
             "%d genes are in all sources; the sources have %s.",
@@ -151,6 +191,22 @@ def _report_genes(
         n_shared,
         {name: n_genes - adata.n_vars for name, adata in zip(names, adatas, strict=True)},
     )
+
+
+_ADVICE = {
+    "genes": "Are all names of one kind (symbols, ids) and species? See `gene_names`.",
+    "peaks": "Peaks match by name alone: count all sources over one set of peaks.",
+    "proteins": "Are all names of one form (CD3, CD3_TotalSeqB)?",
+}
+
+
+def _features(adatas: list[AnnData]) -> str:
+    """Return what the features are called: genes, unless their types or names say otherwise."""
+    of_types = {"Peaks": "peaks", "Antibody Capture": "proteins"}
+    types = {kind for a in adatas if "feature_types" in a.var for kind in a.var["feature_types"]}
+    if len(types) == 1 and (kind := types.pop()) in of_types:
+        return of_types[kind]
+    return "peaks" if all(are_peaks(adata.var_names) for adata in adatas) else "genes"
 
 
 def _make_cells_unique(together: AnnData, key: str) -> None:

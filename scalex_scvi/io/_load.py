@@ -10,11 +10,13 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from scalex_scvi._core.columns import check_no_missing
+from scalex_scvi._core.columns import as_text, check_no_missing
+from scalex_scvi._core.matrices import check_no_mask
 from scalex_scvi._core.seeds import resolve_seed
 
 from ._read import DataSource, _as_list, read
 from ._reading import Reading
+from ._source import RAW, Taking
 
 logger = logging.getLogger(__name__)
 
@@ -25,7 +27,7 @@ BATCH_COLUMN_KEY = "scalex_batch_key"
 """Where ``uns`` says which column of ``obs`` holds the batches."""
 
 QUERY_BATCH = "query"
-"""Batch of a query that names none."""
+"""Batch of a query that names none; several sources are ``query0``, ``query1`` …"""
 
 
 def load_counts(
@@ -33,7 +35,8 @@ def load_counts(
     reading: Reading = Reading(),  # noqa: B008 frozen
     *,
     seed: int | None = None,
-    is_query: bool = False,
+    reference: Sequence[str] | None = None,
+    counts_wanted: bool = False,
 ) -> AnnData:
     """Read data sets and put them together, with the batch of each cell in ``obs``.
 
@@ -45,9 +48,13 @@ def load_counts(
         What to read of it, and where the batches are.
     seed
         Seed of the draw of cells.
-    is_query
-        Whether the cells are to be projected: then they need no batch column, and without one
-        are a single new batch, ``"query"``.
+    reference
+        Names of the reference's batches, if the cells are to be projected. Then they need no batch
+        column: without one they are a single new batch, ``"query"``, or, of several sources,
+        ``"query0"``, ``"query1"`` …. These are never names of the reference, whose scale is for
+        cells of the same batch: an underscore is added until they differ.
+    counts_wanted
+        Whether counts in ``.raw`` are taken where ``X`` holds normalized values.
 
     Returns
     -------
@@ -66,13 +73,14 @@ def load_counts(
     adata = read(
         data,
         batch_key=reading.batch_key,
-        batch_categories=reading.batch_categories,
+        batch_categories=_source_names(data, reading, reference),
         join=reading.join,
         backed=reading.backed,
+        taking=_taking(reading, counts_wanted),
     )
     one_source = len(_as_list(data)) == 1 and reading.batch_categories is None
     name = (_name_in_one if one_source else _name_in_several)(adata, reading)
-    batch = _batches(adata, name, is_query=is_query)
+    batch = _batches(adata, name, reference)
     rows = _draw(adata.n_obs, reading.fraction, reading.n_obs, seed)
     chosen = _with_matrix(adata, reading.use_layer, rows)
     _store_batches(chosen, batch.iloc[rows], name)
@@ -159,7 +167,8 @@ def _store_batches(adata: AnnData, batch: pd.Series, name: str) -> None:
 
 
 def _same(one: pd.Series, other: pd.Series) -> bool:
-    return bool((one.astype(str).to_numpy() == other.astype(str).to_numpy()).all())
+    """Whether two columns name the same groups, in text, with the values that they have."""
+    return bool((np.asarray(as_text(one)) == np.asarray(as_text(other))).all())
 
 
 def _columns(adata: AnnData, batch_name: str) -> list[str]:
@@ -168,12 +177,41 @@ def _columns(adata: AnnData, batch_name: str) -> list[str]:
     return [batch_name] if single else [name.strip() for name in batch_name.split(",")]
 
 
-def _batches(adata: AnnData, batch_name: str, *, is_query: bool) -> pd.Series:
+def _taking(reading: Reading, counts_wanted: bool) -> Taking:
+    undecided = counts_wanted and reading.use_layer == Reading.use_layer
+    return Taking(None if undecided else reading.use_layer == RAW, reading.gene_names)
+
+
+def _source_names(
+    data: DataSource | Sequence[DataSource], reading: Reading, reference: Sequence[str] | None
+) -> Sequence[str] | None:
+    """Names of the sources: those given, else of a query names that the reference does not have."""
+    n_sources = len(_as_list(data))
+    if reading.batch_categories is not None or reference is None or n_sources == 1:
+        return reading.batch_categories
+    names = [_new_name(f"{QUERY_BATCH}{i}", reference) for i in range(n_sources)]
+    if reading.batch_name == reading.batch_key:
+        logger.warning(
+            "The sources of the query are the new batches %s. Name them by `batch_categories`: "
+            "batches that have a name of the reference are scaled as there.",
+            ", ".join(names),
+        )
+    return names
+
+
+def _new_name(name: str, reference: Sequence[str]) -> str:
+    while name in map(str, reference):
+        name += "_"
+    return name
+
+
+def _batches(adata: AnnData, batch_name: str, reference: Sequence[str] | None) -> pd.Series:
     columns = _columns(adata, batch_name)
     absent = [name for name in columns if name not in adata.obs]
-    if absent and is_query:
-        logger.warning("The query has no %r: its cells are one batch, %r.", absent, QUERY_BATCH)
-        return pd.Series(QUERY_BATCH, index=adata.obs_names, dtype="category")
+    if absent and reference is not None:
+        new = _new_name(QUERY_BATCH, reference)
+        logger.warning("The query has no %r: its cells are one batch, %r.", absent, new)
+        return pd.Series(new, index=adata.obs_names, dtype="category")
     if absent:
         msg = (
             f"`batch_name` {batch_name!r}: there is no column {absent!r} in obs: "
@@ -183,11 +221,10 @@ def _batches(adata: AnnData, batch_name: str, *, is_query: bool) -> pd.Series:
     for name in columns:
         check_no_missing(adata, name, what="batch")
     if len(columns) == 1:
-        return adata.obs[columns[0]].astype("category")
-    joined = adata.obs[columns[0]].astype(str)
-    for name in columns[1:]:
-        joined = joined + "_" + adata.obs[name].astype(str)
-    return joined.astype("category")
+        return pd.Series(as_text(adata.obs[columns[0]]), index=adata.obs_names)
+    parts = [np.asarray(as_text(adata.obs[name]), dtype=object) for name in columns]
+    joined = ["_".join(names) for names in zip(*parts, strict=True)]
+    return pd.Series(joined, index=adata.obs_names, dtype="category")
 
 
 def _draw(n_cells: int, fraction: float | None, n_obs: int | None, seed: int | None) -> np.ndarray:
@@ -215,7 +252,7 @@ def _with_matrix(adata: AnnData, use_layer: str, rows: np.ndarray) -> AnnData:
     part = adata if everything else adata[rows]
     if adata.isbacked:
         part = part.to_memory()
-    if use_layer == "X":
+    if use_layer == "X" or (use_layer == RAW and RAW not in part.layers):  # X is from .raw
         matrix, var = part.X, part.var
     elif use_layer in part.layers:
         matrix, var = part.layers[use_layer], part.var
@@ -223,7 +260,7 @@ def _with_matrix(adata: AnnData, use_layer: str, rows: np.ndarray) -> AnnData:
         matrix, var = _from_obsm(part.obsm[use_layer], use_layer)
     else:
         msg = (
-            f"`use_layer` {use_layer!r} must be 'X', one of the layers {list(adata.layers)!r}, "
+            f"`use_layer` {use_layer!r} must be 'X', 'raw', a layer, {list(adata.layers)!r}, "
             f"or a key of obsm: {list(adata.obsm)!r}."
         )
         raise KeyError(msg)
@@ -233,6 +270,7 @@ def _with_matrix(adata: AnnData, use_layer: str, rows: np.ndarray) -> AnnData:
 
 
 def _from_obsm(matrix: Any, key: str) -> tuple[Any, pd.DataFrame]:
+    check_no_mask(matrix, name=f"obsm[{key!r}]")
     if isinstance(matrix, pd.DataFrame):
         return matrix.to_numpy(), pd.DataFrame(index=matrix.columns.astype(str))
     names = [f"{key}_{i}" for i in range(matrix.shape[1])]

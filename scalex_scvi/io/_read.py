@@ -5,14 +5,16 @@ from __future__ import annotations
 import glob
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import numpy as np
 import pandas as pd
 from anndata import AnnData
 
 from scalex_scvi._core.files import whole_file
+from scalex_scvi._core.inputs import check_adata, way_out
 
 from ._concat import Join, concatenate
 from ._formats import (
@@ -24,6 +26,7 @@ from ._formats import (
     read_zarr,
 )
 from ._matrix_market import read_mtx
+from ._source import Taking
 from ._tables import CellsIn, Table, orient, read_table, to_adata
 
 logger = logging.getLogger(__name__)
@@ -48,6 +51,7 @@ def read(
     join: Join = "inner",
     index_unique: str | None = None,
     backed: bool = False,
+    taking: Taking = Taking(),  # noqa: B008 frozen
 ) -> AnnData:
     """Read one data set, or put several together, each a batch of its own.
 
@@ -70,6 +74,8 @@ def read(
         (after ``-``) only if names repeat between sources.
     backed
         Leave the matrix on disk; for one ``.h5ad`` file only.
+    taking
+        Whether the counts are those in ``.raw``, and which column of ``var`` names the genes.
 
     Returns
     -------
@@ -92,9 +98,9 @@ def read(
         msg = f"`join` {join!r} must be 'inner' (genes of all sources) or 'outer' (of any)."
         raise ValueError(msg)
     if backed:
-        return _read_backed(sources, batch_categories)
+        return taking.of([_read_backed(sources, batch_categories)], ["The source"])[0]
     names = _batch_names(batch_categories, len(sources))
-    adatas = _read_all(sources, join)
+    adatas = taking.of(_read_all(sources, join), [_called(s, i) for i, s in enumerate(sources)])
     if len(adatas) == 1 and batch_categories is None:
         return adatas[0]
     return concatenate(adatas, names, key=batch_key, join=join, index_unique=index_unique)
@@ -141,7 +147,8 @@ def concat(
         index_unique=index_unique,
     )
     if save is not None:
-        Path(save).parent.mkdir(parents=True, exist_ok=True)
+        save = Path(save).expanduser()
+        save.parent.mkdir(parents=True, exist_ok=True)
         # Writing turns text columns into categories: not in an object that is the user's.
         given = any(adata is source for source in _as_list(data_list))
         with whole_file(save) as temporary:
@@ -227,7 +234,15 @@ def read_file(
 
 
 def _as_list(sources: DataSource | Sequence[DataSource]) -> list[DataSource]:
-    return [sources] if isinstance(sources, str | os.PathLike | AnnData) else list(sources)
+    if isinstance(sources, str | os.PathLike | AnnData):
+        return [sources]
+    if isinstance(sources, Sequence | Iterator | np.ndarray | pd.Series | pd.Index):
+        return list(sources)
+    msg = (
+        f"The data are a {type(sources).__name__!r}; allowed are a path, an AnnData, or a list of "
+        f"these. {way_out(sources)}"
+    )
+    raise TypeError(msg.strip())
 
 
 def _read_backed(sources: list[DataSource], batch_categories: Sequence[str] | None) -> AnnData:
@@ -235,9 +250,10 @@ def _read_backed(sources: list[DataSource], batch_categories: Sequence[str] | No
     if len(sources) == 1 and batch_categories is None:
         if isinstance(source, AnnData) and source.isbacked:
             return source
-        if not isinstance(source, AnnData) and Path(source).suffix == ".h5ad":
-            _check_exists(Path(source))
-            return read_h5ad(Path(source), backed=True)
+        if isinstance(source, str | os.PathLike) and Path(source).suffix == ".h5ad":
+            path = Path(source).expanduser()
+            _check_exists(path)
+            return read_h5ad(path, backed=True)
     given = [_describe(source) for source in sources]
     msg = (
         f"`backed=True` is for one .h5ad file without `batch_categories`; given were {given!r}. "
@@ -258,6 +274,11 @@ def _batch_names(batch_categories: Sequence[str] | None, n_sources: int) -> list
 
 def _describe(source: DataSource) -> str:
     return "AnnData" if isinstance(source, AnnData) else str(source)
+
+
+def _called(source: DataSource, number: int) -> str:
+    """Return what a source is called in messages."""
+    return f"Source {number}" if isinstance(source, AnnData) else f"Source {str(source)!r}"
 
 
 def _read_all(sources: Sequence[DataSource], join: Join) -> list[AnnData]:
@@ -293,10 +314,17 @@ def _put_files_together(parts: list[AnnData], files: list[Any], join: Join) -> A
 def _expand(source: DataSource) -> list[Any]:
     """Return the files of a pattern; anything else as it is, in a list."""
     if isinstance(source, AnnData):
+        check_adata(source, name="source")
         return [source]
     if not isinstance(source, str | os.PathLike):
-        msg = f"A source is a {type(source).__name__!r}; allowed are paths and AnnData objects."
-        raise TypeError(msg)
+        msg = (
+            f"A source is a {type(source).__name__!r}; allowed are paths and AnnData objects. "
+            f"{way_out(source)}"
+        )
+        raise TypeError(msg.strip())
+    if not os.fspath(source):
+        msg = "A source is '', no path of a file."
+        raise ValueError(msg)
     pattern, modality = _split_modality(source)
     if pattern.exists() or not any(sign in str(pattern) for sign in "*?["):
         return [source]
@@ -337,7 +365,7 @@ def _check_exists(path: Path) -> None:
 
 def _split_modality(source: str | os.PathLike[str]) -> tuple[Path, str | None]:
     """Split ``data.h5mu/rna`` into the file and the modality."""
-    path = Path(source)
+    path = Path(source).expanduser()
     if path.parent.suffix.lower() == ".h5mu":
         return path.parent, path.name
     return path, None

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from scalex_scvi._core.options import option
+from scalex_scvi._core.ranges import check_share
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +32,14 @@ class Reading:
     fraction, n_obs
         Share or number of cells to draw at random, without changing their order.
     use_layer
-        ``"X"``, or the key of a layer or of ``obsm`` to use instead, e.g. surface proteins.
+        ``"X"``, or the key of a layer or of ``obsm`` to use instead, e.g. surface proteins;
+        ``"raw"``: the expression in ``.raw`` (and its genes), where CELLxGENE keeps counts.
+    gene_names
+        Column of ``var`` with the names of genes, instead of ``var_names``: ``"feature_name"`` of
+        CELLxGENE, for example. ``None``: ``var_names``, or what is unmistakably the names that
+        other sources, or the reference, have (with a warning).
+    min_gene_share
+        Share of the reference's genes that a query must have, 0 to 1.
     """
 
     batch_categories: Sequence[str] | None = option(None, "names of several sources (0 to N-1)")
@@ -43,4 +51,9 @@ class Reading:
     backed: bool = option(False, "read from disk what is used")
     fraction: float | None = option(None, "share of cells to draw")
     n_obs: int | None = option(None, "number of cells to draw")
-    use_layer: str = option("X", "layer or key of obsm to use")
+    use_layer: str = option("X", "layer or key of obsm to use, or 'raw'")
+    gene_names: str | None = option(None, "column of var with the names of genes")
+    min_gene_share: float = option(0.3, "share of the reference's genes that a query must have")
+
+    def __post_init__(self) -> None:
+        check_share(self.min_gene_share, name="min_gene_share", zero=True)

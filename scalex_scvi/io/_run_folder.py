@@ -11,10 +11,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import anndata as ad
 from anndata import AnnData
 
 from scalex_scvi._core.messages import PACKAGE_LOGGER, messages_to
+
+from ._formats import read_h5ad
 
 _DRAWN = {"umap.png", "umap.pdf"}
 
@@ -29,7 +30,7 @@ class RunFolder:
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
+        self.path = Path(path).expanduser()
 
     @property
     def checkpoint(self) -> Path:
@@ -43,7 +44,7 @@ class RunFolder:
 
     def read_adata(self) -> AnnData | None:
         """Return the results of an earlier run, or ``None`` where there are none."""
-        return ad.read_h5ad(self.adata) if self.adata.is_file() else None
+        return read_h5ad(self.adata) if self.adata.is_file() else None
 
     def write_adata(self, adata: AnnData) -> None:
         """Write the results."""

@@ -64,6 +64,7 @@ def read_lazy(
     except ImportError as error:
         msg = "Reading in blocks needs dask: `pip install scalex-scvi[scale]`."
         raise ImportError(msg) from error
+    path = Path(path).expanduser()
     root = _open_group(path)
     try:
         return _lazy_adata(root, path, layer, cells_in_block)
@@ -117,7 +118,7 @@ def write_store(adata: AnnData, path: str | os.PathLike[str], *, overwrite: bool
     """
     import zarr
 
-    path = _check_target(Path(path), overwrite)
+    path = _check_target(Path(path).expanduser(), overwrite)
     own = [column for column in adata.obs if not str(column).startswith("_scvi")]
     light = AnnData(
         obs=adata.obs[own].copy(),
@@ -153,7 +154,7 @@ def open_store(path: str | os.PathLike[str]) -> AnnData:
     FileNotFoundError, ValueError
         If there is no such store, or if its ``X`` is not CSR.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     root = _open_group(path) if path.is_dir() or not path.exists() else None
     matrix = None if root is None else _matrix(root, None, path)
     if matrix is None or matrix.attrs.get("encoding-type") != "csr_matrix":

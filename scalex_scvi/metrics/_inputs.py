@@ -10,6 +10,9 @@ import numpy.typing as npt
 import pandas as pd
 from anndata import AnnData
 
+from scalex_scvi._core.columns import as_text
+from scalex_scvi._core.matrices import check_no_mask
+
 
 def import_extra(module: str) -> Any:
     """Import a module that comes with the extra ``benchmark``, or say how to get it."""
@@ -27,10 +30,12 @@ def import_extra(module: str) -> Any:
 def representation(adata: AnnData, key: str, *, name: str = "use_rep") -> Any:
     """Return ``obsm[key]``, or the matrix itself for ``"X"``."""
     if key == "X":
+        check_no_mask(adata.X, name="adata.X")
         return adata.X
     if key not in adata.obsm:
         msg = f"`{name}` {key!r} is not in adata.obsm: {list(adata.obsm)!r}."
         raise KeyError(msg)
+    check_no_mask(adata.obsm[key], name=f"adata.obsm[{key!r}]")
     return adata.obsm[key]
 
 
@@ -52,7 +57,8 @@ def complete(groups: npt.ArrayLike, *, name: str) -> np.ndarray:
             "give them a value."
         )
         raise ValueError(msg)
-    return groups
+    # Text beside numbers cannot be sorted.
+    return np.asarray(as_text(groups), dtype=object) if groups.dtype == object else groups
 
 
 def points_and_groups(
@@ -78,6 +84,7 @@ def points_and_groups(
         msg = f"`{name}` is {groups!r}; with an array, give the {kind} of each cell as an array."
         raise ValueError(msg)
     else:
+        check_no_mask(data, name="The representation")
         points = data
     groups = complete(groups, name=f"`{name}`")
     n_points = points.shape[0] if hasattr(points, "shape") else len(points)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 from anndata import AnnData
 
+from scalex_scvi._core.columns import as_text
+
 from ._entropy import batch_entropy_mixing_score
 from ._inputs import column, representation
 from ._neighbors import expected_same_batch_share, knn_purity, same_batch_share
@@ -64,7 +66,7 @@ def integration_scores(
     labels = adata.obs[labels_key]
     labeled = labels.notna().to_numpy()
     if labels.nunique() > 1:
-        kept = labels[labeled].astype(str).to_numpy()
+        kept = np.asarray(as_text(labels[labeled]))
         scores["silhouette_score"] = silhouette_score(points[labeled], kept)
         scores["knn_purity"] = knn_purity(points[labeled], kept)
     return scores

@@ -10,14 +10,24 @@ import pandas as pd
 from anndata import AnnData
 from scvi.data.fields import CategoricalObsField, LayerField
 
-from scalex_scvi._core.columns import check_batch_column, check_no_missing
+from scalex_scvi._core.columns import (
+    as_text,
+    check_batch_column,
+    check_no_missing,
+    text_of,
+)
+from scalex_scvi._core.gene_names import names_in
 from scalex_scvi._core.matrices import get_matrix
 from scalex_scvi._core.scvi_private import minify_type
+from scalex_scvi.io import whole_numbers
 from scalex_scvi.pp import (
+    MIN_GENE_SHARE,
     Preparation,
     Preprocessing,
+    check_share_found,
     check_unit_interval,
     fit_query,
+    get_profile,
     looks_scaled,
     summarize,
 )
@@ -49,6 +59,8 @@ class ExpressionField(LayerField):
         What is to be done to counts. ``processed=True``: nothing, they are in [0, 1].
     processed
         Whether the values are in [0, 1] already; ``None`` decides by record and values.
+    min_gene_share
+        Share of a reference's genes that other cells must have.
     """
 
     def __init__(
@@ -58,20 +70,33 @@ class ExpressionField(LayerField):
         batch_key: str | None,
         preparation: Preparation,
         processed: bool | None,
+        min_gene_share: float = MIN_GENE_SHARE,
     ) -> None:
         super().__init__(registry_key, layer, is_count_data=False, correct_data_format=False)
         self.batch_key = batch_key
         self.preparation = preparation
         self.processed = processed
+        self.min_gene_share = min_gene_share
 
     def validate_field(self, adata: AnnData) -> None:
         """Raise unless there is a matrix."""
-        get_matrix(adata, self.attr_key)
+        self._matrix(adata)
         super().validate_field(adata)
+
+    def _matrix(self, adata: AnnData) -> tuple[Any, str]:
+        if self.attr_key == "raw" and "raw" not in adata.layers:
+            msg = (
+                "`layer='raw'`: a model is registered with the genes of `adata`, not of adata.raw. "
+                "Register an object of its counts, `counts = scalex_scvi.io.from_raw(adata)`: the "
+                "cells are the same, in the same order."
+            )
+            raise KeyError(msg)
+        return get_matrix(adata, self.attr_key)
 
     def register_field(self, adata: AnnData) -> dict[str, Any]:
         """Fit the transform to counts, or check values that went through one."""
-        matrix, name = get_matrix(adata, self.attr_key)
+        _point_to_raw(adata, self.attr_key)
+        matrix, name = self._matrix(adata)
         super().register_field(adata)
         record = Preprocessing.from_adata(adata)
         processed = self.processed
@@ -107,11 +132,12 @@ class ExpressionField(LayerField):
     ) -> dict[str, Any]:
         """Take other cells through the transform, with the scale of their new batches added."""
         self.validate_field(adata_target)
+        _point_to_raw(adata_target, self.attr_key)
         genes = state_registry[self.COLUMN_NAMES_KEY]
         reference = record_in(state_registry)
         if minify_type(adata_target) is not None:  # the same cells, or their latent alone
             return {**state_registry, self.N_OBS_KEY: adata_target.n_obs}
-        matrix, name = get_matrix(adata_target, self.attr_key)
+        matrix, name = self._matrix(adata_target)
         own = Preprocessing.from_adata(adata_target) if self.attr_key is None else None
         processed = self.processed
         if processed is None:
@@ -120,6 +146,9 @@ class ExpressionField(LayerField):
             processed = known or (not declared and looks_scaled(matrix))
         if processed:
             check_unit_interval(matrix, name=name)
+            profile = get_profile("RNA" if reference is None else reference.profile)
+            var, wanted = adata_target.var, pd.Index(genes)
+            check_share_found(var, names_in(var, wanted)[0], wanted, self.min_gene_share, profile)
             if reference is not None and own is not None:
                 scale = own.scale.reindex(list(genes), fill_value=0)
                 reference = reference.with_new_batches(scale, self.batch_key)
@@ -140,8 +169,21 @@ class ExpressionField(LayerField):
             batch_key=self.batch_key,
             layer=self.attr_key,
             log_normalized=logarithms,
+            min_gene_share=self.min_gene_share,
         )
         return _state(adata_target.n_obs, genes, found.record, False, bool(logarithms))
+
+
+def _point_to_raw(adata: AnnData, layer: str | None) -> None:
+    """Say where counts are, if ``X`` holds normalized values."""
+    if layer is None and adata.raw is not None and not adata.isbacked:
+        if whole_numbers(adata.X) is False and whole_numbers(adata.raw.X):
+            logger.warning(
+                "adata.X holds normalized values, adata.raw counts of %d genes. To use these, "
+                "register `scalex_scvi.io.from_raw(adata)`, or pass `layer='raw'` where new cells "
+                "are mapped.",
+                adata.raw.n_vars,
+            )
 
 
 def _advise(adata: AnnData, preparation: Preparation) -> None:
@@ -191,7 +233,54 @@ def record_in(state_registry: Any) -> Preprocessing | None:
     return Preprocessing.from_dict(stored["record"], genes, stored["scale"])
 
 
-class BatchField(CategoricalObsField):
+class TextField(CategoricalObsField):
+    """Groups of cells, known by their names as text, whatever the type of the column."""
+
+    def register_field(self, adata: AnnData) -> dict[str, Any]:
+        """Register the groups of a reference."""
+        if self.is_default:
+            return super().register_field(adata)
+        self.validate_field(adata)
+        return self._write(adata, as_text(adata.obs[self._original_attr_key]), [])
+
+    def transfer_field(
+        self,
+        state_registry: dict[str, Any],
+        adata_target: AnnData,
+        extend_categories: bool = False,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        """Register the groups of other cells; new ones come after the known ones."""
+        if self.is_default:
+            return super().transfer_field(
+                state_registry, adata_target, extend_categories=extend_categories, **kwargs
+            )
+        self.validate_field(adata_target)
+        known = [text_of(name) for name in state_registry[self.CATEGORICAL_MAPPING_KEY]]
+        groups = as_text(self._column(adata_target))
+        new = [name for name in groups.categories if name not in known]
+        if new and not extend_categories:
+            msg = (
+                f"obs[{self._original_attr_key!r}] holds {new[:5]!r}, which the model does not "
+                f"know: {known!r}. New batches are for `load_query_data`."
+            )
+            raise ValueError(msg)
+        return self._write(adata_target, groups, known)
+
+    def _column(self, adata: AnnData) -> pd.Series:
+        return adata.obs[self._original_attr_key]
+
+    def _write(self, adata: AnnData, groups: pd.Categorical, known: list[str]) -> dict[str, Any]:
+        names = [*known, *(name for name in groups.categories if name not in known)]
+        place = pd.Index(names).get_indexer(groups.categories)
+        adata.obs[self.attr_key] = place[groups.codes]
+        return {
+            self.CATEGORICAL_MAPPING_KEY: np.asarray(names, dtype=object),
+            self.ORIGINAL_ATTR_KEY: self._original_attr_key,
+        }
+
+
+class BatchField(TextField):
     """The batch of each cell: none missing, in a reference at least two cells each."""
 
     def validate_field(self, adata: AnnData) -> None:
@@ -205,33 +294,39 @@ class BatchField(CategoricalObsField):
         return super().register_field(adata)
 
 
-class LabelsField(CategoricalObsField):
-    """The label of each cell: none missing in a reference, any in a query."""
+class LabelsField(TextField):
+    """The label of each cell: none missing in a reference, any in a query.
+
+    In a query, cells without a label are "unknown". Labels play no part in the projection.
+    """
+
+    _of_query = False
 
     def validate_field(self, adata: AnnData) -> None:
         """Raise if the column has missing values."""
+        if self._of_query:
+            return
         super().validate_field(adata)
         check_no_missing(adata, self._original_attr_key, what="label")
 
     def transfer_field(
-        self, state_registry: dict[str, Any], adata_target: AnnData, **kwargs: Any
+        self,
+        state_registry: dict[str, Any],
+        adata_target: AnnData,
+        extend_categories: bool = False,
+        **kwargs: Any,
     ) -> dict[str, Any]:
-        """Register the labels of other cells; those without one are "unknown".
-
-        Labels play no part in the projection.
-        """
+        """Register the labels of other cells."""
         key = self._original_attr_key
         complete = key in adata_target.obs and not adata_target.obs[key].isna().any()
-        if self.is_default or complete:
-            return super().transfer_field(state_registry, adata_target, **kwargs)
-        known = list(state_registry[self.CATEGORICAL_MAPPING_KEY])
-        labels = pd.Series(UNLABELED, index=adata_target.obs_names, dtype=object)
-        if key in adata_target.obs:
-            given = adata_target.obs[key].astype(object)
-            labels = given.where(given.notna(), UNLABELED)
-        mapping = [*known, *(name for name in pd.unique(labels) if name not in known)]
-        adata_target.obs[self.attr_key] = pd.Index(mapping).get_indexer(labels)
-        return {
-            self.CATEGORICAL_MAPPING_KEY: np.asarray(mapping, dtype=object),
-            self.ORIGINAL_ATTR_KEY: key,
-        }
+        self._of_query = not self.is_default and not complete
+        return super().transfer_field(
+            state_registry, adata_target, extend_categories or self._of_query, **kwargs
+        )
+
+    def _column(self, adata: AnnData) -> pd.Series:
+        key = self._original_attr_key
+        if key not in adata.obs:
+            return pd.Series(UNLABELED, index=adata.obs_names)
+        labels = adata.obs[key].astype(object)
+        return labels.where(labels.notna(), UNLABELED) if labels.isna().any() else adata.obs[key]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pickle
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,13 @@ import torch
 from scalex_scvi._core.files import whole_file
 from scalex_scvi._core.scvi_private import SAVE_KEYS
 
+from ._checksum import checksum, impossible_numbers
 from ._plain import from_plain, to_plain
 
 FORMAT_KEY, FORMAT = "scalex_scvi_format", 1
+
+CHECKSUM_KEY = "checksum"
+"""Of everything else in the file; files of earlier versions have none."""
 
 
 @dataclass
@@ -29,12 +32,12 @@ class SavedModel:
 
 def model_path(folder: str | os.PathLike[str], prefix: str | None) -> Path:
     """Path of the model file in a folder."""
-    return Path(folder) / f"{prefix or ''}{SAVE_KEYS.MODEL_FNAME}"
+    return Path(folder).expanduser() / f"{prefix or ''}{SAVE_KEYS.MODEL_FNAME}"
 
 
 def adata_path(folder: str | os.PathLike[str], prefix: str | None) -> Path:
     """Path of the AnnData that was saved with a model."""
-    return Path(folder) / f"{prefix or ''}{SAVE_KEYS.ADATA_FNAME}"
+    return Path(folder).expanduser() / f"{prefix or ''}{SAVE_KEYS.ADATA_FNAME}"
 
 
 def write_model(path: Path, model: SavedModel, **save_kwargs: Any) -> None:
@@ -48,6 +51,7 @@ def write_model(path: Path, model: SavedModel, **save_kwargs: Any) -> None:
             for name, value in model.attributes.items()
         },
     }
+    content[CHECKSUM_KEY] = checksum(content)
     with whole_file(path) as temporary:
         torch.save(content, temporary, **save_kwargs)
 
@@ -60,25 +64,64 @@ def read_model(path: Path) -> SavedModel:
     FileNotFoundError
         If there is no such file.
     ValueError
-        If the file is not a model that this package saved.
+        If the file is not a model that this package saved, if it changed since, or if its weights
+        are no numbers.
     """
     if not path.is_file():
         msg = f"There is no saved model at {str(path)!r}."
         raise FileNotFoundError(msg)
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        msg = f"{str(path)!r} is not a model saved by scalex-scvi, or is damaged: {error}"
-        raise ValueError(msg) from error
+    content = _read(path)
     if not isinstance(content, dict) or content.get(FORMAT_KEY) != FORMAT:
         found = content.get(FORMAT_KEY) if isinstance(content, dict) else None
         msg = (
             f"{str(path)!r} is not a model saved by scalex-scvi in format {FORMAT}, "
-            f"but in format {found!r}."
+            f"but in format {found!r}.{_of_scvi(content)}"
         )
         raise ValueError(msg)
-    return SavedModel(
-        state_dict=content[SAVE_KEYS.MODEL_STATE_DICT_KEY],
-        var_names=content[SAVE_KEYS.VAR_NAMES_KEY],
-        attributes=from_plain(content[SAVE_KEYS.ATTR_DICT_KEY]),
-    )
+    expected = content.pop(CHECKSUM_KEY, None)
+    if expected is not None and checksum(content) != expected:
+        msg = (
+            f"{str(path)!r} is damaged: it is not what was saved (its checksum differs). Copy it "
+            "again, or save the model again."
+        )
+        raise ValueError(msg)
+    try:
+        model = SavedModel(
+            state_dict=content[SAVE_KEYS.MODEL_STATE_DICT_KEY],
+            var_names=content[SAVE_KEYS.VAR_NAMES_KEY],
+            attributes=from_plain(content[SAVE_KEYS.ATTR_DICT_KEY]),
+        )
+        problem = impossible_numbers(model.state_dict)
+    except (KeyError, TypeError, AttributeError) as error:
+        msg = f"{str(path)!r} is damaged: parts of the model are missing ({error!r})."
+        raise ValueError(msg) from error
+    if problem is not None:
+        msg = f"{str(path)!r} cannot be used: {problem}. Train and save the model again."
+        raise ValueError(msg)
+    return model
+
+
+def _read(path: Path) -> Any:
+    """Read tensors and plain types; nothing else is built, whatever the file asks for."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except MemoryError:
+        raise
+    except Exception as error:  # torch raises whatever a damaged file trips
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if "weights_only" in str(error):
+            # torch advises to load with `weights_only=False`, which would execute the file.
+            reason = (
+                "it holds more than tensors and plain types, as models of other classes of "
+                "scvi-tools do. What it asks for was not executed"
+            )
+        elif isinstance(error, KeyError):
+            reason = f"its pickle is broken ({error!r})"
+        msg = f"{str(path)!r} is not a model saved by scalex-scvi, or is damaged: {reason}."
+        raise ValueError(msg) from None
+
+
+def _of_scvi(content: Any) -> str:
+    if isinstance(content, dict) and SAVE_KEYS.MODEL_STATE_DICT_KEY in content:
+        return " It may be of another class of scvi-tools, whose `load` reads it."
+    return ""

@@ -14,7 +14,9 @@ from anndata import AnnData
 from scipy import sparse
 from scvi import REGISTRY_KEYS
 
+from scalex_scvi._core.columns import text_of
 from scalex_scvi._core.files import check_store_path
+from scalex_scvi._core.ranges import check_whole
 from scalex_scvi._core.scvi_private import SETUP_ARGS_KEY
 
 from ._imputation_store import write_store
@@ -54,8 +56,9 @@ class ImputationMixin(_Base):
         indices
             Cells to use; default: all.
         transform_batch
-            Batch whose decoder is used for all cells. ``None``: each cell's own; a list: the mean
-            over these batches.
+            Batch whose decoder is used for all cells. ``None``: each cell's own, or, for new
+            batches of a query whose decoder is not trained, the mean over the batches of the
+            reference (with a warning); a list: the mean over these batches.
         gene_list
             Genes to return; default: all.
         units
@@ -73,8 +76,11 @@ class ImputationMixin(_Base):
         Raises
         ------
         ValueError
-            For an unknown batch, gene or unit, or if the record has no scale of the batch.
+            For an unknown batch, gene or unit, if the record has no scale of the batch, or if
+            ``transform_batch`` is one of a query's whose decoder was never trained.
         """
+        if batch_size is not None:
+            check_whole(batch_size, 1, name="batch_size")
         adata = self._validate_anndata(adata)
         cells = np.arange(adata.n_obs) if indices is None else np.asarray(indices)
         if cells.dtype == bool:
@@ -127,8 +133,7 @@ class ImputationMixin(_Base):
             Read it with :func:`anndata.read_h5ad` (``backed="r"`` for large data) or
             :func:`anndata.read_zarr`.
         transform_batch
-            Batch whose decoder is used for all cells. ``None``: each cell's own; a list: the mean
-            over these batches.
+            Batch whose decoder is used for all cells: see :meth:`get_imputed_expression`.
         gene_list
             Genes to write; default: all. A layer holds all genes, so this needs ``path``.
         units
@@ -147,7 +152,8 @@ class ImputationMixin(_Base):
             layer is the model's input, or if ``path`` has another suffix, is the file of a backed
             ``adata``, or is a folder that is not a zarr store.
         """
-        _check_positive(threshold=threshold, chunk_size=chunk_size)
+        check_whole(chunk_size, 1, name="chunk_size")
+        _check_positive(threshold=threshold)
         adata = self._validate_anndata(adata)
         if path is None:
             self._check_layer(layer, gene_list)
@@ -205,22 +211,42 @@ class ImputationMixin(_Base):
         batches = self._decoder_batches(transform_batch)
         latent = self.get_latent_representation(adata, cells, batch_size=batch_size or chunk_size)
         own = self.get_from_registry(adata, REGISTRY_KEYS.BATCH_KEY).reshape(-1)[cells]
+        codes_of = self._decoding_codes(own, batches)
 
-        def decode(rows: slice, batch: int | None) -> np.ndarray:
-            codes = own[rows] if batch is None else np.full_like(own[rows], batch)
+        def decode(rows: slice, codes: np.ndarray) -> np.ndarray:
             decoded = self._decode(latent[rows], codes)[:, genes]
             return decoded if scale is None else decoded * scale[codes]
 
         def chunks() -> Iterator[tuple[slice, np.ndarray]]:
             for start in range(0, len(cells), chunk_size):
                 rows = slice(start, start + chunk_size)
-                expression = decode(rows, batches[0])
-                for batch in batches[1:]:
-                    expression += decode(rows, batch)
-                expression /= len(batches)
+                expression = decode(rows, codes_of[0][rows])
+                for codes in codes_of[1:]:
+                    expression += decode(rows, codes[rows])
+                expression /= len(codes_of)
                 yield rows, expression
 
         return chunks()
+
+    def _decoding_codes(self, own: np.ndarray, batches: list[int | None]) -> list[np.ndarray]:
+        """Return the batches that decode each cell: the mean over the list is what is wanted."""
+        if batches != [None]:
+            return [np.full_like(own, batch) for batch in batches]
+        untrained = np.isin(own, self._untrained_codes)
+        if not untrained.any():
+            return [own]
+        trained = np.setdiff1d(np.arange(len(self.batch_names)), self._untrained_codes)
+        logger.warning(
+            "The decoder of the batches %r is not trained: their %d cells are decoded by the mean "
+            "over the batches of the reference. `train()` on the query's model fits their own.",
+            self.untrained_batches_,
+            untrained.sum(),
+        )
+        return [np.where(untrained, batch, own) for batch in trained]
+
+    @property
+    def _untrained_codes(self) -> list[int]:
+        return [self.batch_names.index(name) for name in self.untrained_batches_]
 
     def _gene_indices(self, gene_list: Sequence[str] | None) -> np.ndarray:
         names = pd.Index(self.get_var_names())
@@ -236,11 +262,20 @@ class ImputationMixin(_Base):
     def _decoder_batches(self, transform_batch: Any) -> list[int | None]:
         if transform_batch is None:
             return [None]
-        wanted = transform_batch if isinstance(transform_batch, list | tuple) else [transform_batch]
+        given = transform_batch if isinstance(transform_batch, list | tuple) else [transform_batch]
+        wanted = [text_of(name) for name in given]
         unknown = [name for name in wanted if name not in self.batch_names]
         if unknown or not wanted:
             msg = (
                 f"`transform_batch` {unknown!r} is not a batch of the model: {self.batch_names!r}."
+            )
+            raise ValueError(msg)
+        untrained = [name for name in wanted if name in self.untrained_batches_]
+        if untrained:
+            msg = (
+                f"`transform_batch` {untrained!r}: the decoder of a query's batches decodes noise "
+                "until it is trained. Call `train()` on the query's model first, or take a batch "
+                "of the reference."
             )
             raise ValueError(msg)
         return [self.batch_names.index(name) for name in wanted]
@@ -265,7 +300,7 @@ class ImputationMixin(_Base):
     def _scale_columns(self) -> list[str]:
         if self.registry_[SETUP_ARGS_KEY]["batch_key"] is None:
             return ["0"]
-        return [str(name) for name in self.batch_names]
+        return self.batch_names
 
     @torch.inference_mode()
     def _decode(self, latent: np.ndarray, batch: np.ndarray) -> np.ndarray:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from scalex_scvi._core.blocks import blocks_of
 from scalex_scvi._core.matrices import in_memory
+from scalex_scvi._core.ranges import check_whole
 from scalex_scvi._core.scvi_private import minify_type
 from scalex_scvi._core.seeds import seeded
 
@@ -75,6 +76,8 @@ class LatentMixin(_Base):
         ``(n_cells, n_latent)``, or mean and variance of that shape.
         """
         check_batch_stats(batch_stats)
+        if batch_size is not None:
+            check_whole(batch_size, 1, name="batch_size")
         of_minified = self.minified_data_type is not None and (
             adata is None or minify_type(adata) is not None
         )

@@ -15,8 +15,10 @@ from scvi.model.base import (
 )
 
 from scalex_scvi._core.blocks import blocks_of
-from scalex_scvi._core.columns import check_batch_column
+from scalex_scvi._core.columns import check_batch_column, text_of
+from scalex_scvi._core.inputs import check_adata
 from scalex_scvi._core.matrices import without_matrix
+from scalex_scvi._core.ranges import check_whole
 from scalex_scvi._core.scvi_private import (
     FIELD_REGISTRIES_KEY,
     SETUP_ARGS_KEY,
@@ -28,7 +30,7 @@ from scalex_scvi._core.scvi_private import (
 from scalex_scvi._core.seeds import seeded
 from scalex_scvi.module import SCALEXVAE
 from scalex_scvi.nn import ActivationName
-from scalex_scvi.pp import NewBatches, Preparation, Preprocessing, Transform
+from scalex_scvi.pp import MIN_GENE_SHARE, NewBatches, Preparation, Preprocessing, Transform
 from scalex_scvi.train import SCALEXDataManager, SCALEXDataSplitter, SCALEXTrainingPlan
 
 from ._fields import (
@@ -131,6 +133,7 @@ class SCALEXModel(
     _LATENT_QZV_KEY = "scalex_latent_qzv"
 
     is_trained_: bool
+    untrained_batches_: list[str]
 
     def __init__(
         self,
@@ -146,6 +149,12 @@ class SCALEXModel(
         **more: Any,
     ) -> None:
         _check_more(more)
+        for name, value in (("n_hidden", n_hidden), ("n_latent", n_latent), ("n_layers", n_layers)):
+            check_whole(value, 1, name=name)
+        check_whole(n_layers_decoder, 0, name="n_layers_decoder")
+        _check_dropout(dropout_rate)
+        if adata is not None:
+            check_adata(adata)
         super().__init__(adata, registry)
         with seeded(seed):
             self.module = self._module_cls(
@@ -165,6 +174,7 @@ class SCALEXModel(
             f"activation: {activation}, dropout_rate: {dropout_rate}."
         )
         self.n_reference_batches_ = 0
+        self.untrained_batches_ = []
         self.init_params_ = self._get_init_params(locals())
 
     @classmethod
@@ -216,7 +226,8 @@ class SCALEXModel(
             they are scaled as the reference and the latent of a cell depends on that cell alone;
             ``"own"`` (published), the maxima of those of its cells that are given together.
         **kwargs
-            ``source_registry`` and how to transfer it, by scvi-tools. Covariates are refused.
+            ``source_registry`` and how to transfer it, by scvi-tools, with ``min_gene_share``
+            (:meth:`load_query_data`). Covariates are refused.
 
         Raises
         ------
@@ -225,6 +236,7 @@ class SCALEXModel(
             names repeat, or a batch is missing or has one cell; for covariates. Nothing is
             registered then.
         """
+        check_adata(adata)
         _refuse_covariates(kwargs)
         setup_method_args = cls._get_setup_method_args(**locals())
         check_batch_column(adata, batch_key, lone_cells=True)
@@ -246,7 +258,11 @@ class SCALEXModel(
             for field in columns:
                 if not field.is_default:
                     field.validate_field(adata)
-        expression = ExpressionField(REGISTRY_KEYS.X_KEY, layer, batch_key, preparation, processed)
+        # Of a query, not of the model: it is not kept with the arguments.
+        least = kwargs.pop("min_gene_share", MIN_GENE_SHARE)
+        expression = ExpressionField(
+            REGISTRY_KEYS.X_KEY, layer, batch_key, preparation, processed, least
+        )
         fields = [expression, *columns]
         kind = minify_type(adata)
         if kind is not None:
@@ -258,6 +274,8 @@ class SCALEXModel(
 
     def _validate_anndata(self, adata: AnnData | None = None, copy_if_view: bool = True) -> AnnData:
         """Register cells as the model's are; for what the decoder does, their batches are known."""
+        if adata is not None:
+            check_adata(adata)
         adata = super()._validate_anndata(adata, copy_if_view)
         manager = self.get_anndata_manager(adata, required=True)
         new = [name for name in self.batch_names_of(manager) if name not in self._known_batches]
@@ -283,6 +301,7 @@ class SCALEXModel(
         if adata is None:
             msg = "The model was loaded without cells: give `adata`."
             raise ValueError(msg)
+        check_adata(adata)
         check_if_view(adata, copy_if_view=True)
         manager = self.get_anndata_manager(adata)
         if manager is None:
@@ -338,10 +357,10 @@ class SCALEXModel(
         return self.registry_[FIELD_REGISTRIES_KEY][REGISTRY_KEYS.X_KEY][STATE_REGISTRY_KEY]
 
     @property
-    def batch_names(self) -> list[Any]:
-        """Names of the batches, in the order of the decoder."""
-        fields = self.registry_[FIELD_REGISTRIES_KEY]
-        return list(fields[REGISTRY_KEYS.BATCH_KEY][STATE_REGISTRY_KEY]["categorical_mapping"])
+    def batch_names(self) -> list[str]:
+        """Names of the batches as text, in the order of the decoder."""
+        state = self.registry_[FIELD_REGISTRIES_KEY][REGISTRY_KEYS.BATCH_KEY][STATE_REGISTRY_KEY]
+        return [text_of(name) for name in state["categorical_mapping"]]
 
     @property
     def batch_key(self) -> str | None:
@@ -350,13 +369,13 @@ class SCALEXModel(
 
     @property
     def _known_batches(self) -> set[str]:
-        return {str(name) for name in self.batch_names}
+        return set(self.batch_names)
 
     @staticmethod
     def batch_names_of(manager: SCALEXDataManager) -> list[str]:
         """Names of the batches of registered cells, in the order of their codes, as text."""
         state = manager.get_state_registry(REGISTRY_KEYS.BATCH_KEY)
-        return [str(name) for name in state["categorical_mapping"]]
+        return [text_of(name) for name in state["categorical_mapping"]]
 
     def get_var_names(self, legacy_mudata_format: bool = False) -> Any:
         """Names of the model's features, which may be some of those of the AnnData."""
@@ -399,6 +418,12 @@ def _check_more(more: dict[str, Any]) -> None:
             "%s of scVI has no effect: SCALEX has one loss, and an encoder without batches.",
             ", ".join(f"`{name}`" for name in more),
         )
+
+
+def _check_dropout(rate: float) -> None:
+    if not 0 <= rate < 1:
+        msg = f"`dropout_rate` must be at least 0 and less than 1, got {rate!r}."
+        raise ValueError(msg)
 
 
 def _refuse_covariates(kwargs: dict[str, Any]) -> None:

@@ -18,6 +18,7 @@ from scipy import sparse
 
 from scalex_scvi.pp import Preprocessing, ScaleBy
 
+from ._checksum import impossible_numbers
 from ._published_config import PublishedConfig, load_restricted, read_config
 from ._saving import torch_device
 
@@ -112,7 +113,7 @@ class PublishedMixin(_Base):
         ----------
         Xiong et al., Nat Commun 13:6118, 2022; ``scalex`` 1.0.4 on PyPI.
         """
-        run, checkpoint = _find(Path(folder))
+        run, checkpoint = _find(Path(folder).expanduser())
         config = read_config(checkpoint / "config.pt")
         architecture = _architecture(config)
         state = _our_names(load_restricted(checkpoint / "model.pt"), config)
@@ -126,6 +127,10 @@ class PublishedMixin(_Base):
         except RuntimeError as error:
             msg = f"The weights in {str(checkpoint)!r} do not fit its configuration: {error}"
             raise ValueError(msg) from error
+        problem = impossible_numbers(state)
+        if problem is not None:
+            msg = f"The weights in {str(checkpoint)!r} cannot be used: {problem}."
+            raise ValueError(msg)
         model.preprocessing = Preprocessing(
             target_sum=target_sum,
             scale_by=scale_by,

@@ -78,13 +78,18 @@ def load_restricted(path: Path, stand_ins: Sequence[tuple[Callable[..., Any], st
     except Exception as error:  # a damaged or hostile file may trip anything
         named = re.search(r"GLOBAL (\S+)", str(error))
         if named is None:
-            msg = f"{str(path)!r} cannot be read, or is damaged: {error}"
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            if isinstance(error, KeyError):
+                reason = repr(error)
+            elif "weights_only" in reason:  # torch advises to execute what the file asks for
+                reason = "it holds more than tensors and plain types"
+            msg = f"{str(path)!r} cannot be read, or is damaged: {reason}"
         else:
             msg = (
                 f"{str(path)!r} is refused: it names {named[1]!r}, which no file of the published "
                 "package does. Nothing of it was executed."
             )
-        raise ValueError(msg) from error
+        raise ValueError(msg) from None
 
 
 def _string(value: Any) -> str:

@@ -15,8 +15,11 @@ from anndata import AnnData
 from scipy import sparse
 
 from scalex_scvi._core.files import check_store_path, write_adata
+from scalex_scvi._core.inputs import check_adata
+from scalex_scvi._core.ranges import check_whole
 from scalex_scvi._core.scvi_private import SETUP_ARGS_KEY
-from scalex_scvi.io import read_lazy
+from scalex_scvi.io import read_lazy, with_raw
+from scalex_scvi.pp import MIN_GENE_SHARE, check_share_found
 
 from ._inference import BatchStats, check_batch_stats
 from ._saving import torch_device
@@ -59,7 +62,8 @@ class QueryMixin(_Base):
 
         The model that is returned is ready: ``get_latent_representation()`` works at once, since
         the encoder needs no batch. :meth:`train` on it cannot change the latent: it fits the
-        decoder of the new batches, which only :meth:`get_imputed_expression` uses.
+        decoder of the new batches, which only :meth:`get_imputed_expression` uses. Until then
+        expression is decoded by the batches of the reference.
 
         Parameters
         ----------
@@ -78,7 +82,8 @@ class QueryMixin(_Base):
         unfrozen
             Whether :meth:`train` may change everything, the latent too, as in scArches.
         layer
-            Layer with the counts, or ``"X"``; default: that of the reference.
+            Layer with the counts, ``"X"``, or ``"raw"`` for ``adata.raw`` (the model's ``adata``
+            is then a new object of these); default: that of the reference.
         **more
             ``log_normalized``: whether the values are log-normalized already (``None`` decides,
             and raises when it looks like it). ``processed``: whether they are scaled to [0, 1]
@@ -86,6 +91,7 @@ class QueryMixin(_Base):
             :func:`scalex_scvi.pp.rna` or :func:`scalex_scvi.pp.prepare_query`, or if the reference
             has none). Further arguments of scvi-tools' method (``freeze_expression`` …) have one
             possible value here each; another is said to have no effect.
+            ``min_gene_share``: see :func:`scalex_scvi.pp.prepare_query` (0.3).
 
         Raises
         ------
@@ -94,7 +100,9 @@ class QueryMixin(_Base):
         TypeError
             For an argument that neither this method nor scvi-tools' has.
         """
+        check_adata(adata)
         declared = {name: more.pop(name, None) for name in ("log_normalized", "processed")}
+        declared["min_gene_share"] = more.pop("min_gene_share", MIN_GENE_SHARE)
         _check_switches(more)
         reference = cls.as_model(reference_model)
         reference._check_if_trained(warn=False)
@@ -104,6 +112,7 @@ class QueryMixin(_Base):
         registry = reference.registry_
         arguments = registry[SETUP_ARGS_KEY] | declared
         if layer is not None:
+            adata, layer = with_raw(adata, layer)
             arguments["layer"] = None if layer == "X" else layer
         cls.setup_anndata(adata, source_registry=registry, extend_categories=True, **arguments)
         model = cls(adata, **reference.init_params_["non_kwargs"])
@@ -112,6 +121,8 @@ class QueryMixin(_Base):
         model.to_device(torch_device(accelerator, device))
         model.module.eval()
         model.n_reference_batches_ = 0 if unfrozen else len(reference.batch_names)
+        new = model.batch_names[len(reference.batch_names) :]
+        model.untrained_batches_ = [*reference.untrained_batches_, *new]
         model.freeze_reference()
         model.history_ = None
         model.is_trained_ = True
@@ -142,6 +153,7 @@ class QueryMixin(_Base):
         reference_model: str | os.PathLike[str] | Self,
         return_reference_var_names: bool = False,
         inplace: bool = True,
+        min_gene_share: float = MIN_GENE_SHARE,
     ) -> AnnData | pd.Index | None:
         """Bring the genes of new cells into the reference's order, with zeros for missing ones.
 
@@ -159,22 +171,20 @@ class QueryMixin(_Base):
             Only return the reference's genes.
         inplace
             Whether to change ``adata`` (scvi-tools' default), or return a new AnnData.
+        min_gene_share
+            Share of the reference's genes that ``adata`` must have.
 
         Raises
         ------
         ValueError
-            If the query has none of the genes.
+            If the query has none of the genes, or too few.
         """
+        check_adata(adata)
         names = pd.Index(cls.as_model(reference_model).get_var_names())
         if return_reference_var_names:
             return names
         missing = names.difference(adata.var_names, sort=False)
-        if len(missing) == len(names):
-            msg = (
-                f"The query has none of the {len(names)} genes of the reference. It has "
-                f"{list(adata.var_names[:3])!r} …, the reference {list(names[:3])!r} …."
-            )
-            raise ValueError(msg)
+        check_share_found(adata.var, adata.var_names, names, min_gene_share)
         query = adata
         if len(missing):
             logger.warning("%d of %d genes are missing: set to zero.", len(missing), len(names))
@@ -200,6 +210,7 @@ class QueryMixin(_Base):
         processed: bool | None = None,
         batch_stats: BatchStats = "running",
         cells_in_block: int = 4096,
+        min_gene_share: float = MIN_GENE_SHARE,
     ) -> None:
         """Place cells on disk into the latent space, block by block, without training.
 
@@ -223,7 +234,7 @@ class QueryMixin(_Base):
             replaced.
         layer
             Layer with the counts, instead of ``X``.
-        log_normalized, processed
+        log_normalized, processed, min_gene_share
             See :meth:`load_query_data`.
         batch_stats
             See :meth:`get_latent_representation`.
@@ -241,15 +252,20 @@ class QueryMixin(_Base):
             Without dask (extra ``scale``).
         """
         check_batch_stats(batch_stats)
+        check_whole(cells_in_block, 1, name="cells_in_block")
         self._check_if_trained(warn=False)
         cells = read_lazy(path, layer=layer, cells_in_block=cells_in_block)
         out = check_store_path(out, cells)
-        if out.resolve() == Path(path).resolve():
+        if out.resolve() == Path(path).expanduser().resolve():
             msg = f"`out` {str(out)!r} is the file of the cells. Choose another one."
             raise ValueError(msg)
         obs = cells.obs.copy()
         manager = self.manager_of(
-            cells, layer=None, log_normalized=log_normalized, processed=processed
+            cells,
+            layer=None,
+            log_normalized=log_normalized,
+            processed=processed,
+            min_gene_share=min_gene_share,
         )
         del manager
         latent = self.get_latent_representation(cells, batch_stats=batch_stats)

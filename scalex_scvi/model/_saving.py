@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
+import numpy as np
 import torch
-from anndata import AnnData, read_h5ad
+from anndata import AnnData
 from scvi import REGISTRY_KEYS
 
 from scalex_scvi._core.files import whole_file
+from scalex_scvi._core.inputs import check_adata
 from scalex_scvi._core.scvi_private import (
     FIELD_REGISTRIES_KEY,
     MODEL_NAME_KEY,
@@ -17,6 +20,8 @@ from scalex_scvi._core.scvi_private import (
     STATE_REGISTRY_KEY,
     parse_device_args,
 )
+from scalex_scvi.io import read_h5ad
+from scalex_scvi.pp import Preprocessing
 
 from ._fields import LOGARITHMS_KEY, PROCESSED_KEY, RECORD_KEY
 from ._files import SavedModel, adata_path, model_path, read_model, write_model
@@ -61,6 +66,7 @@ class SavingMixin(_Base):
         ValueError
             If the folder exists and ``overwrite`` is false.
         """
+        dir_path = Path(dir_path).expanduser()
         if os.path.exists(dir_path) and not overwrite:
             msg = f"{str(dir_path)!r} exists. Choose another folder, or pass `overwrite=True`."
             raise ValueError(msg)
@@ -102,8 +108,11 @@ class SavingMixin(_Base):
         Raises
         ------
         FileNotFoundError, ValueError
-            If there is no model in the folder, or it is damaged or of another class.
+            If there is no model in the folder, or it is damaged, has weights or scales that are no
+            numbers, or is of another class. Damage is found by a checksum.
         """
+        if adata is not None and adata is not False:
+            check_adata(adata)
         saved = read_model(model_path(dir_path, prefix))
         stored_adata = adata_path(dir_path, prefix)
         if adata is None and stored_adata.exists():
@@ -120,7 +129,16 @@ class SavingMixin(_Base):
         model = cls(data, registry=registry, **init_params)
         for name, value in saved.attributes.items():
             setattr(model, name, value)
-        model.module.load_state_dict(saved.state_dict)
+        if "untrained_batches_" not in saved.attributes and not model.history_:
+            # Earlier versions did not note it: a query that was never trained has no history.
+            n_reference = model.n_reference_batches_ or len(model.batch_names)
+            model.untrained_batches_ = model.batch_names[n_reference:]
+        try:
+            model.module.load_state_dict(saved.state_dict)
+        except RuntimeError as error:
+            msg = f"{str(dir_path)!r} is damaged: its weights do not fit its settings. {error}"
+            raise ValueError(msg) from error
+        _check_scale(model.preprocessing, dir_path)
         model.freeze_reference()
         model.to_device(torch_device(accelerator, device))
         model.module.eval()
@@ -135,6 +153,14 @@ def _with_record(attributes: dict[str, Any]) -> dict[str, Any]:
     if PROCESSED_KEY not in expression:
         expression |= {RECORD_KEY: record, PROCESSED_KEY: True, LOGARITHMS_KEY: False}
     return registry
+
+
+def _check_scale(record: Preprocessing | None, folder: str | os.PathLike[str]) -> None:
+    """Raise for scales that would make values NaN."""
+    scale = np.zeros(0) if record is None else record.scale.to_numpy(np.float64)
+    if not (np.isfinite(scale) & (scale >= 0)).all():
+        msg = f"{str(folder)!r} is damaged: scales of its batches are NaN, infinite or negative."
+        raise ValueError(msg)
 
 
 def torch_device(accelerator: str, device: int | str) -> torch.device:

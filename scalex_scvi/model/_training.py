@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from scalex_scvi._core.ranges import check_share, check_whole
 from scalex_scvi._core.scvi_private import parse_device_args
 from scalex_scvi._core.seeds import resolve_seed, seeded
 from scalex_scvi.train import (
@@ -40,6 +41,7 @@ class TrainingMixin(_Base):
     """Adds :meth:`train` to a model: scvi-tools' training by a recipe of this package."""
 
     is_trained_: bool
+    untrained_batches_: list[str]
 
     def train(
         self,
@@ -104,6 +106,11 @@ class TrainingMixin(_Base):
             If the loss diverges.
         """
         train_size = 1.0 if train_size is None else train_size
+        check_share(train_size, name="train_size")
+        if validation_size is not None:
+            check_share(validation_size, name="validation_size", zero=True)
+        if max_epochs is not None:
+            check_whole(max_epochs, 1, name="max_epochs")
         changes = {name: more.pop(name) for name in Recipe.names() if name in more}
         recipe = DEFAULT.but(**(dict(recipe) | changes))
         self._check_trainable()
@@ -147,6 +154,8 @@ class TrainingMixin(_Base):
                 plan_kwargs=self._plan(recipe, plan_kwargs),
                 **more,
             )
+        frozen = set(self.batch_names[: self.n_reference_batches_])
+        self.untrained_batches_ = [name for name in self.untrained_batches_ if name in frozen]
 
     def _check_trainable(self) -> None:
         if self.minified_data_type is not None:
@@ -170,6 +179,7 @@ class TrainingMixin(_Base):
 
     def _plan(self, recipe: Recipe, plan_kwargs: dict[str, Any] | None) -> dict[str, Any]:
         plan = {name: recipe[name] for name in _OF_PLAN} | (plan_kwargs or {})
+        recipe.but(**{name: plan[name] for name in _OF_PLAN})  # the same ranges
         if self.n_reference_batches_:
             plan["weight_decay"] = 0.0  # it would move the frozen rows
         return plan

@@ -12,6 +12,8 @@ import scanpy as sc
 from anndata import AnnData
 from matplotlib.colors import is_color_like, to_hex, to_rgb
 
+from scalex_scvi._core.columns import as_text
+
 logger = logging.getLogger(__name__)
 
 GRAY = "#dcdcdc"
@@ -50,6 +52,8 @@ def categories_of(adata: AnnData, key: str, argument: str) -> pd.Series:
             "scanpy.pl.embedding draws continuous values."
         )
         raise ValueError(msg)
+    if pd.api.types.infer_dtype(column, skipna=True).startswith("mixed"):
+        return pd.Series(as_text(column), index=column.index, name=key)
     return column.astype("category")
 
 

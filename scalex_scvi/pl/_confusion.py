@@ -10,6 +10,8 @@ from matplotlib.colors import Colormap
 from scipy.optimize import linear_sum_assignment
 from sklearn.metrics import adjusted_rand_score, f1_score, normalized_mutual_info_score
 
+from scalex_scvi._core.columns import as_text
+
 from ._figure import Save, opened, shown_or_returned
 from ._heatmap import heatmap, side
 
@@ -105,9 +107,7 @@ def _as_text(labels: npt.ArrayLike, argument: str) -> pd.Categorical:
             "Leave them out of `y` and `y_pred`."
         )
         raise ValueError(msg)
-    column = column.astype("category").cat.remove_unused_categories()
-    names = [str(name) for name in column.cat.categories]
-    return pd.Categorical.from_codes(column.cat.codes, names)
+    return as_text(column)
 
 
 def _check_same_cells(

@@ -1,4 +1,6 @@
 from ._batch_scale import fit_query as fit_query
+from ._columns import MIN_GENE_SHARE as MIN_GENE_SHARE
+from ._columns import check_share_found as check_share_found
 from ._device_transform import DeviceRows as DeviceRows
 from ._device_transform import on_device as on_device
 from ._filter import filter_cells as filter_cells
@@ -14,6 +16,7 @@ from ._preprocess import atac as atac
 from ._preprocess import batch_scale as batch_scale
 from ._preprocess import preprocess as preprocess
 from ._preprocess import rna as rna
+from ._profiles import get_profile as get_profile
 from ._record import Preprocessing as Preprocessing
 from ._reindex import reindex as reindex
 from ._transform import Transform as Transform

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -15,11 +16,12 @@ from scalex_scvi._core.blocks import blocks_of
 from scalex_scvi._core.columns import batch_codes, check_batch_column
 from scalex_scvi._core.matrices import get_matrix, in_frames, to_csr
 
+from ._columns import MIN_GENE_SHARE
 from ._prepare import report_empty_cells
 from ._profiles import get_profile
 from ._record import Preprocessing
 from ._transform import Transform
-from ._values import ValueSummary, check_counts, check_expression
+from ._values import BatchValues, ValueSummary, check_counts, check_expression
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +52,7 @@ def fit_query(
     batch_key: str | None = None,
     layer: str | None = None,
     log_normalized: bool | None = None,
+    min_gene_share: float = MIN_GENE_SHARE,
 ) -> QueryFit:
     """Check a query's counts and find the scale of its batches, in one pass over blocks.
 
@@ -59,7 +62,7 @@ def fit_query(
         Cells × features, counts; not changed.
     reference
         What was fitted to the reference.
-    batch_key, layer, log_normalized
+    batch_key, layer, log_normalized, min_gene_share
         See :func:`scalex_scvi.pp.prepare_query`.
 
     Raises
@@ -73,10 +76,22 @@ def fit_query(
     check_batch_column(light, batch_key, lone_cells=True)
     codes, names = batch_codes(light, batch_key)
     # What is not declared is either counts or refused.
-    transform = Transform.plan(reference, light.var, log_normalized=bool(log_normalized))
+    transform = Transform.plan(
+        reference,
+        light.var,
+        log_normalized=bool(log_normalized),
+        min_gene_share=min_gene_share,
+    )
     found = blocks_of(matrix, codes).fold(_scan, _merge, transform, len(names))
     check_expression(found.values, name=name)
-    check_counts(found.values, log_normalized, name=name, profile=profile)
+    check_counts(
+        found.by_batch,
+        log_normalized,
+        name=name,
+        batch_names=names,
+        profile=profile,
+        strict=True,
+    )
     report_empty_cells(found.n_empty, (len(codes), len(reference.genes)), profile.name)
     maxima = found.maxima
     if reference.new_batches == "reference" and len(reference.scale.columns):
@@ -96,6 +111,7 @@ def fit_query(
 @dataclass(frozen=True)
 class _Scan:
     values: ValueSummary
+    by_batch: BatchValues
     detected: np.ndarray
     maxima: np.ndarray
     n_empty: int
@@ -104,6 +120,7 @@ class _Scan:
 def _scan(block: Any, codes: np.ndarray, transform: Transform, n_batches: int) -> _Scan:
     csr = to_csr(block, name="The matrix")
     values, detected = ValueSummary.of(csr.data), csr.getnnz(axis=1)
+    by_batch = BatchValues.of(csr, codes)
     with np.errstate(all="ignore"):  # values are judged when all of them are known
         normal = transform.normalize(csr)
         maxima = np.zeros((n_batches, normal.shape[1]), dtype=np.float32)
@@ -111,15 +128,13 @@ def _scan(block: Any, codes: np.ndarray, transform: Transform, n_batches: int) -
         # One index of both is twice as fast as two.
         places = np.repeat(codes.astype(np.intp), n_values) * normal.shape[1] + normal.indices
         np.maximum.at(maxima.reshape(-1), places, normal.data)
-    return _Scan(values, detected, maxima, int((n_values == 0).sum()))
+    return _Scan(values, by_batch, detected, maxima, int((n_values == 0).sum()))
 
 
 def _merge(parts: Sequence[_Scan]) -> _Scan:
-    values = parts[0].values
-    for part in parts[1:]:
-        values = values.merge(part.values)
     return _Scan(
-        values,
+        reduce(ValueSummary.merge, (part.values for part in parts)),
+        reduce(BatchValues.merge, (part.by_batch for part in parts)),
         np.concatenate([part.detected for part in parts]),
         np.max([part.maxima for part in parts], axis=0),
         sum(part.n_empty for part in parts),

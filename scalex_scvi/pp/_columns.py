@@ -10,12 +10,18 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
+from scalex_scvi._core.gene_names import how_to_map, kind_of
+from scalex_scvi._core.ranges import check_share
+
 from ._profiles import RNA, Profile
 
 logger = logging.getLogger(__name__)
 
 LOW_SHARE = 0.8
 """A share of found genes below this is worth a warning."""
+
+MIN_GENE_SHARE = 0.3
+"""A query that has less of the reference's features is refused, unless the user says otherwise."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +101,51 @@ def check_unique_genes(names: pd.Index, *, what: str, profile: Profile = RNA) ->
             f"{repeated[:5]!r}. Run `adata.var_names_make_unique()`, or sum them."
         )
         raise ValueError(msg)
+
+
+def check_share_found(
+    var: pd.DataFrame, names: pd.Index, wanted: pd.Index, least: float, profile: Profile = RNA
+) -> None:
+    """Raise if a query has too few of the reference's features for its values to mean anything.
+
+    Parameters
+    ----------
+    var
+        Annotation of the query's features.
+    names
+        Their names, as they are used.
+    wanted
+        The reference's features.
+    least
+        Share of these that must be found, ``min_gene_share``.
+    profile
+        Kind of data.
+
+    Raises
+    ------
+    ValueError
+        With examples of both kinds of names, and how to map them.
+    """
+    check_share(least, name="min_gene_share", zero=True)
+    n_found = int(wanted.isin(names).sum())
+    if n_found and n_found >= least * len(wanted):
+        return
+    how_many = f"only {n_found}" if n_found else "none"
+    advice = how_to_map(names, wanted, list(var.columns)) if profile is RNA else ""
+    lower = (
+        f" A query that was measured for few of them: pass `min_gene_share` below "
+        f"{n_found / len(wanted):.2g}."
+        if n_found
+        else ""
+    )
+    msg = (
+        f"The query shares {how_many} of the {len(wanted)} {profile.features} of the reference, "
+        f"{100 * n_found / len(wanted):.1f} %, where {100 * least:g} % are needed "
+        f"(`min_gene_share`). It has {list(names[:3])!r} … ({kind_of(names)}), the reference "
+        f"{list(wanted[:3])!r} … ({kind_of(wanted)}): are the names of the same {profile.naming}? "
+        f"{advice}{lower}"
+    )
+    raise ValueError(msg.strip())
 
 
 def find_features(

@@ -18,7 +18,9 @@ import pandas as pd
 from scipy import sparse
 
 from scalex_scvi._core.blocks import Blocks
+from scalex_scvi._core.gene_names import are_ids
 from scalex_scvi._core.matrices import to_csr
+from scalex_scvi._core.ranges import check_whole
 
 from ._columns import Columns, check_unique_genes
 from ._normalize import check_target_sum, totals
@@ -27,9 +29,9 @@ from ._profiles import ADT, ATAC, RNA, Profile, get_profile
 from ._record import Preprocessing
 from ._select import ALL, read_selection, select_listed
 from ._sums import BatchMoments, block_moments, merge_moments, rank_genes
-from ._symbols import are_ids, starts_with, symbols
+from ._symbols import starts_with, symbols
 from ._transform import normalized
-from ._values import ValueSummary, check_counts, check_expression
+from ._values import BatchValues, ValueSummary, check_counts, check_expression
 
 logger = logging.getLogger(__name__)
 
@@ -111,6 +113,7 @@ class _Tally:
     """What one pass finds of the values as they come."""
 
     values: ValueSummary
+    by_batch: BatchValues
     detected: np.ndarray
     n_cells: np.ndarray
     """Of each feature, among the cells that pass the filter."""
@@ -118,6 +121,7 @@ class _Tally:
     def merge(self, other: _Tally) -> _Tally:
         return _Tally(
             self.values.merge(other.values),
+            self.by_batch.merge(other.by_batch),
             np.concatenate([self.detected, other.detected]),
             self.n_cells + other.n_cells,
         )
@@ -130,11 +134,15 @@ class _Kept:
     csr: sparse.csr_matrix
     codes: np.ndarray
     detected: np.ndarray
-    values: np.ndarray
+    everything: sparse.csr_matrix
+    """All cells of the block, and their batches."""
+    batches: np.ndarray
 
     def tally(self) -> _Tally:
         n_cells = np.bincount(self.csr.indices, minlength=self.csr.shape[1])
-        return _Tally(ValueSummary.of(self.values), self.detected, n_cells)
+        values = ValueSummary.of(self.everything.data)
+        by_batch = BatchValues.of(self.everything, self.batches)
+        return _Tally(values, by_batch, self.detected, n_cells)
 
 
 @dataclass(frozen=True)
@@ -150,12 +158,12 @@ class _How:
 
     def kept(self, block: Any, codes: np.ndarray) -> _Kept:
         """Return a block as CSR, less the cells that are filtered out."""
-        csr = to_csr(block, name="The matrix")
-        detected, values = csr.getnnz(axis=1), csr.data
+        csr = everything = to_csr(block, name="The matrix")
+        detected, batches = csr.getnnz(axis=1), codes
         if self.min_features and (detected < self.min_features).any():
             rows = detected >= self.min_features
             csr, codes = csr[rows], codes[rows]
-        return _Kept(csr, codes, detected, values)
+        return _Kept(csr, codes, detected, everything, batches)
 
     def normalize(self, csr: Any) -> Any:
         over = self.over.pick(csr)
@@ -304,7 +312,14 @@ class _Fitting:
         """Raise for values that cannot be, or no cell left; return the mask of cells."""
         check_expression(tally.values, name=self.name)
         declared = True if self.log_normalized else self.preparation.log_normalized
-        check_counts(tally.values, declared, name=self.name, profile=self.profile)
+        check_counts(
+            tally.by_batch,
+            declared,
+            name=self.name,
+            batch_names=self.batch_names,
+            profile=self.profile,
+            strict=self.preparation.processed,
+        )
         least = self.options["min_features"]
         kept = tally.detected >= least
         if not kept.any():
@@ -427,5 +442,7 @@ def _check_options(preparation: Preparation, options: dict[str, Any]) -> None:
     if preparation.scale_by not in ("batch", "global"):
         msg = f"`scale_by` must be 'batch' or 'global', got {preparation.scale_by!r}."
         raise ValueError(msg)
+    for name in ("min_features", "min_cells"):
+        check_whole(options[name], 0, name=name)
     if options["target_sum"] not in (None, "median"):
         check_target_sum(options["target_sum"])

@@ -13,9 +13,11 @@ from scipy import sparse
 
 from scalex_scvi._core.blocks import blocks_of
 from scalex_scvi._core.columns import batch_codes, check_batch_column
+from scalex_scvi._core.inputs import check_adata
 from scalex_scvi._core.matrices import get_matrix, in_frames, is_lazy, without_matrix
+from scalex_scvi.io import with_raw
 
-from ._columns import Columns
+from ._columns import MIN_GENE_SHARE, Columns
 from ._fit import Fit, fit
 from ._preparation import Preparation
 from ._profiles import ATAC, get_profile
@@ -29,6 +31,8 @@ def fit_adata(
     adata: AnnData, preparation: Preparation, batch_key: str | None, layer: str | None
 ) -> Fit:
     """Fit the transform to the counts of an AnnData: see :meth:`Preprocessing.fit`."""
+    check_adata(adata, lazy_obs=True)
+    adata, layer = with_raw(adata, layer)
     profile = get_profile(preparation.profile)
     matrix, name = get_matrix(adata, layer, features=profile.features)
     light = in_frames(adata)
@@ -56,12 +60,14 @@ def prepare(
     batch_key
         Column of ``adata.obs`` with the batches; ``None``: all cells are one batch.
     layer
-        Layer with the counts, instead of ``adata.X``.
+        Layer with the counts, instead of ``adata.X``; ``"raw"``: ``adata.raw``, with its genes.
 
     Returns
     -------
     See :func:`scalex_scvi.pp.rna`.
     """
+    check_adata(adata, lazy_obs=True)
+    adata, layer = with_raw(adata, layer)
     found = fit_adata(adata, preparation, batch_key, layer)
     record = found.record
     result = _annotated(adata, found)
@@ -143,6 +149,7 @@ def prepare_query(
     batch_key: str | None = None,
     layer: str | None = None,
     log_normalized: bool | None = None,
+    min_gene_share: float = MIN_GENE_SHARE,
 ) -> AnnData:
     """Take counts of new cells through the transform that was fitted to the reference.
 
@@ -171,10 +178,15 @@ def prepare_query(
     batch_key
         Column of ``adata.obs`` with the batches; ``None``: all cells are one batch.
     layer
-        Layer with the counts, instead of ``adata.X``.
+        Layer with the counts, instead of ``adata.X``; ``"raw"``: ``adata.raw``, with its genes.
     log_normalized
         Whether the values are normalized already, like the reference's. ``None`` decides, and
         raises when it looks like it.
+    min_gene_share
+        Share of the reference's genes that the query must have, 0 to 1. A query of fewer, most of
+        whose values are zeros that nobody measured, is refused. Where its names are unmistakably
+        of another kind than the reference's, names in a column of ``var`` (CELLxGENE's
+        ``feature_name``, for example), and ids without their versions, are found, and reported.
 
     Returns
     -------
@@ -185,14 +197,21 @@ def prepare_query(
     Raises
     ------
     KeyError, TypeError, ValueError
-        As :func:`rna`; also if no gene is shared, a reference gene occurs more than once, or
+        As :func:`rna`; also if too few genes are shared, a reference gene occurs more than once, or
         counts are given where the reference's peaks or proteins came normalized.
     """
     from ._batch_scale import fit_query
 
+    check_adata(adata, lazy_obs=True)
+    adata, layer = with_raw(adata, layer)
     matrix, _ = get_matrix(adata, layer, features=get_profile(preprocessing.profile).features)
     found = fit_query(
-        adata, preprocessing, batch_key=batch_key, layer=layer, log_normalized=log_normalized
+        adata,
+        preprocessing,
+        batch_key=batch_key,
+        layer=layer,
+        log_normalized=log_normalized,
+        min_gene_share=min_gene_share,
     )
     codes, names = batch_codes(in_frames(adata), batch_key)
     transform = found.transform.with_scale(found.record.scale_of(names))

@@ -40,7 +40,7 @@ def rna(
     batch_key
         Column of ``adata.obs`` with the batches; ``None``: all cells are one batch.
     layer
-        Layer with the counts, instead of ``adata.X``.
+        Layer with the counts, instead of ``adata.X``; ``"raw"``: ``adata.raw``, with its genes.
     min_features
         Cells with fewer detected genes are left out; by default none are.
     min_cells
@@ -123,7 +123,7 @@ def atac(
     batch_key
         Column of ``adata.obs`` with the batches; ``None``: all cells are one batch.
     layer
-        Layer with the counts, instead of ``adata.X``.
+        Layer with the counts, instead of ``adata.X``; ``"raw"``: ``adata.raw``, with its genes.
     min_features
         Cells with fewer detected peaks are left out; by default none are.
     min_cells
@@ -202,7 +202,7 @@ def adt(
     batch_key
         Column of ``adata.obs`` with the batches; ``None``: all cells are one batch.
     layer
-        Layer with the counts, instead of ``adata.X``.
+        Layer with the counts, instead of ``adata.X``; ``"raw"``: ``adata.raw``, with its genes.
     min_features
         Cells with fewer detected proteins are removed. None are by default: panels hold some
         dozens of proteins, most of which are detected in most cells.
@@ -289,7 +289,7 @@ def preprocess(
     batch_key
         Column of ``adata.obs`` with the batches; ``None``: all cells are one batch.
     layer
-        Layer with the counts, instead of ``adata.X``.
+        Layer with the counts, instead of ``adata.X``; ``"raw"``: ``adata.raw``, with its genes.
     min_features
         Cells with fewer detected features are removed.
     min_cells
@@ -352,4 +352,11 @@ def batch_scale(
     ValueError
         For negative or non-finite values, and for missing or one-cell batches.
     """
-    return prepare(adata, Preparation(processed=True, scale_by=scale_by), batch_key=batch_key)
+    as_it_is = Preparation(
+        min_cells=0,
+        n_top_features=-1,
+        dropped_prefixes=(),
+        log_normalized=True,
+        scale_by=scale_by,
+    )
+    return prepare(adata, as_it_is, batch_key=batch_key)

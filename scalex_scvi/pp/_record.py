@@ -12,6 +12,8 @@ import pandas as pd
 from anndata import AnnData
 from scipy import sparse
 
+from scalex_scvi._core.columns import as_text
+
 from ._preparation import DROPPED_PREFIXES, NewBatches, Preparation, ScaleBy
 from ._profiles import ATAC
 from ._symbols import starts_with
@@ -129,7 +131,7 @@ class Preprocessing:
         KeyError
             For a batch without a scale.
         """
-        names = pd.Index(np.asarray(batches).astype(str))
+        names = pd.Index(np.asarray(as_text(batches)))
         unknown = names[~names.isin(self.scale.columns)].unique()
         if len(unknown):
             msg = f"No scale is known of {list(unknown[:5])!r}: {list(self.scale.columns)!r} are."

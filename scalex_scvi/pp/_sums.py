@@ -171,9 +171,19 @@ def rank_genes(moments: BatchMoments, genes: pd.Index, n_top: int) -> pd.DataFra
     return table.loc[genes].astype({"dispersions_norm": np.float32})
 
 
+_RANKED = {
+    "means": np.float64,
+    "dispersions": np.float64,
+    "dispersions_norm": np.float64,
+    "highly_variable": np.int64,
+}
+
+
 def _rank_in_batch(sums: GeneSums, genes: pd.Index, n_top: int) -> pd.DataFrame:
     """Compute dispersions in one batch, normalized; genes without counts there are zero."""
     found = sums.n_detected > 0
+    if not found.any():  # a batch without counts says nothing about genes
+        return pd.DataFrame(0, index=genes, columns=_RANKED).astype(_RANKED)
     mean = sums.total[found] / sums.n_cells
     variance = sums.squares[found] / sums.n_cells - mean**2
     variance *= sums.n_cells / (sums.n_cells - 1)

@@ -8,20 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-SYMBOL_COLUMNS = (
-    "gene_symbols",
-    "gene_symbol",
-    "gene_name",
-    "gene_names",
-    "feature_name",
-    "symbol",
-    "symbols",
-    "SYMBOL",
-    "gene_short_name",
-)
-"""Columns of ``var`` in which scanpy, CELLxGENE, Seurat and others keep symbols."""
+from scalex_scvi._core.gene_names import SYMBOL_COLUMNS, are_ids
 
-_ENSEMBL = re.compile(r"^ENS[A-Z]*G\d{6,}")
 _GENOME = re.compile(r"^(?:GRC[a-z]\d+|hg\d+|mm\d+|[A-Z][A-Za-z]*\d+)_+")
 """What Cell Ranger puts before the names of a mixture of genomes: ``GRCh38_MT-CO1``."""
 
@@ -39,12 +27,6 @@ def symbols(var: pd.DataFrame) -> pd.Index:
             if column in var:
                 return pd.Index(var[column].astype(str))
     return var.index.astype(str)
-
-
-def are_ids(names: pd.Index) -> bool:
-    """Whether most names are Ensembl ids."""
-    some = names[: 10 * max(len(names) // 1000, 100)]
-    return 2 * sum(bool(_ENSEMBL.match(str(name))) for name in some) > len(some)
 
 
 def starts_with(var: pd.DataFrame, prefixes: Sequence[str]) -> np.ndarray:

@@ -15,9 +15,10 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
+from scalex_scvi._core.gene_names import names_in
 from scalex_scvi._core.matrices import to_shared_csr
 
-from ._columns import Columns, find_features
+from ._columns import Columns, check_share_found, find_features
 from ._normalize import centered_log_ratio, log_normalize, normalize_total
 from ._profiles import ADT, RNA, get_profile
 from ._symbols import starts_with
@@ -63,8 +64,12 @@ class Transform:
         *,
         log_normalized: bool,
         report: bool = True,
+        min_gene_share: float | None = None,
     ) -> Transform:
         """Find the record's features among those of a data set, and report what is missing.
+
+        The features go by their names or, where these are unmistakably of another kind than the
+        record's, by a column of ``var`` or without the versions of ids: this is reported.
 
         Parameters
         ----------
@@ -76,15 +81,28 @@ class Transform:
             Whether its values are normalized already.
         report
             Whether to log what was found, and what was assumed.
+        min_gene_share
+            Share of the record's features that must be found; ``None``: any.
 
         Raises
         ------
         ValueError
-            If none is found, names repeat, or counts are given where the record's peaks or
-            proteins came normalized.
+            If none is found, or too few, names repeat, or counts are given where the record's
+            peaks or proteins came normalized.
         """
         profile = get_profile(record.profile)
-        names, genes = var.index.astype(str), pd.Index(record.genes)
+        genes = pd.Index(record.genes)
+        names, source = names_in(var, genes, pd.Index(record.panel or record.genes))
+        if source and report:
+            logger.warning(
+                "The names of the query's %s, %s …, are not those of the reference: %s has them, "
+                "and is used.",
+                profile.features,
+                list(var.index[:2]),
+                source,
+            )
+        if min_gene_share is not None:
+            check_share_found(var, names, genes, min_gene_share, profile)
         over = None
         if log_normalized:
             wanted = find_features(names, genes, profile=profile, report=report)

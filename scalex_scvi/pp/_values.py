@@ -97,28 +97,138 @@ def check_expression(values: ValueSummary, *, name: str) -> None:
         raise ValueError(msg)
 
 
+@dataclass(frozen=True)
+class BatchValues:
+    """What the values of each batch tell, in the order of the batches' codes.
+
+    Attributes
+    ----------
+    maximum
+        The largest value, 0 for a batch without any.
+    fractional
+        Whether there are values that are not whole numbers.
+    """
+
+    maximum: np.ndarray
+    fractional: np.ndarray
+
+    @classmethod
+    def of(cls, csr: sparse.csr_matrix, codes: np.ndarray) -> BatchValues:
+        """Look at a block of cells and their batches."""
+        n_batches = int(codes.max(initial=-1)) + 1
+        maximum, fractional = np.zeros(n_batches), np.zeros(n_batches, dtype=bool)
+        filled = np.diff(csr.indptr) > 0
+        starts = csr.indptr[:-1][filled]
+        if len(starts):
+            of_cells = codes[filled]
+            np.maximum.at(maximum, of_cells, np.maximum.reduceat(csr.data, starts))
+            not_whole = np.logical_or.reduceat(csr.data != np.rint(csr.data), starts)
+            fractional[of_cells[not_whole]] = True
+        return cls(maximum, fractional)
+
+    def merge(self, other: BatchValues) -> BatchValues:
+        """Put two blocks of one matrix together."""
+        n_batches = max(len(self.maximum), len(other.maximum))
+        both = [
+            BatchValues(_padded(part.maximum, n_batches), _padded(part.fractional, n_batches))
+            for part in (self, other)
+        ]
+        return BatchValues(
+            np.maximum(both[0].maximum, both[1].maximum), both[0].fractional | both[1].fractional
+        )
+
+
+def _padded(array: np.ndarray, length: int) -> np.ndarray:
+    return np.pad(array, (0, length - len(array)))
+
+
 def check_counts(
-    values: ValueSummary, declared: bool | None, *, name: str, profile: Profile = RNA
+    values: BatchValues,
+    declared: bool | None,
+    *,
+    name: str,
+    batch_names: Sequence[str],
+    profile: Profile = RNA,
+    strict: bool = False,
 ) -> None:
-    """Raise if nothing is declared and the values look normalized: never normalize twice unasked.
+    """Raise if values are not what they are taken for: never normalize twice, or never, unasked.
+
+    Each batch is looked at by itself: one source of counts may hide another of logarithms.
+
+    Parameters
+    ----------
+    values
+        Of each batch.
+    declared
+        Whether they are normalized already; ``None``: nothing is declared.
+    name
+        What to call the matrix in messages.
+    batch_names
+        Names of the batches.
+    profile
+        Kind of data.
+    strict
+        Whether counts that are declared to be normalized are an error, not a warning.
 
     Raises
     ------
     ValueError
-        If the values look like logarithms, or, where counts are always whole numbers (peaks,
-        proteins), not like whole numbers.
+        If nothing is declared and the values of a batch look like logarithms, or, where counts
+        are always whole numbers (peaks, proteins), are not whole numbers; if normalized values are
+        declared, and the values of a batch are counts where those of others are not.
     """
-    if declared is not None or not values.fractional:
+    empty = values.maximum == 0
+    if empty.any():
+        logger.warning(
+            "%s holds no value other than zero in the batches %s.", name, _some(batch_names, empty)
+        )
+    normalized = values.fractional.copy()
+    if profile.fractional_counts:
+        normalized &= values.maximum <= _LARGEST_LOG_VALUE
+    counts = (values.maximum > 1) & ~values.fractional
+    if declared:
+        _check_no_counts(values, counts, batch_names, name=name, strict=strict)
         return
-    if values.maximum <= _LARGEST_LOG_VALUE or not profile.fractional_counts:
+    if declared is None and normalized.any():
+        others = (values.maximum > 0) & ~normalized
+        largest = values.maximum[normalized].max()
+        what = f"{name} does not look like counts of {profile.features}"
+        if others.any():
+            what += (
+                f" in the batches {_some(batch_names, normalized)}, while it does in "
+                f"{_some(batch_names, others)}"
+            )
+            advice = "Give counts of all batches (see `layer`)"
+        else:
+            advice = "Give counts (see `layer`)"
         msg = (
-            f"{name} does not look like counts of {profile.features}: values are not integers and "
-            f"the largest is {values.maximum:.3g}. Give counts (see `layer`), or declare what the "
-            "values are: `log_normalized=True` to use them as they are, `log_normalized=False` if "
-            "they are counts after all."
+            f"{what}: values are not integers and the largest is {largest:.3g}. {advice}, or "
+            "declare what the values are: `log_normalized=True` to use them as they are, "
+            "`log_normalized=False` if they are counts after all."
         )
         raise ValueError(msg)
-    logger.warning("%s holds values that are not integers; treated as counts.", name)
+    if declared is None and values.fractional.any():
+        logger.warning("%s holds values that are not integers; treated as counts.", name)
+
+
+def _check_no_counts(
+    values: BatchValues, counts: np.ndarray, batch_names: Sequence[str], *, name: str, strict: bool
+) -> None:
+    if not counts.any():
+        return
+    msg = (
+        f"{name} is declared to be normalized, but in the batches {_some(batch_names, counts)} all "
+        f"values are whole numbers (up to {values.maximum[counts].max():.3g}), as counts are. "
+        "Leave the declaration (`log_normalized`, `processed`) out to have counts normalized; "
+        "`scalex_scvi.pp.batch_scale` scales values as they are."
+    )
+    if strict or values.fractional.any():
+        raise ValueError(msg)
+    logger.warning("%s", msg)
+
+
+def _some(names: Sequence[str], chosen: np.ndarray) -> list[str]:
+    return [names[code] for code in np.flatnonzero(chosen)[:5]]
 
 
 def looks_scaled(matrix: Any) -> bool:

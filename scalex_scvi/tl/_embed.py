@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import logging
+
 import scanpy as sc
 from anndata import AnnData
 
 from scalex_scvi._core.seeds import resolve_seed
 
+logger = logging.getLogger(__name__)
+
+FEWEST_CELLS = 4
+"""The spectral start of UMAP fails with fewer."""
+
 
 def embed(
     adata: AnnData, *, use_rep: str = "latent", n_neighbors: int = 15, seed: int | None = None
-) -> None:
+) -> bool:
     """Add neighbors, UMAP and Leiden clusters of a latent space, by scanpy.
+
+    Of fewer than four cells there is nothing to draw: nothing is added, with a warning.
 
     Parameters
     ----------
@@ -25,6 +34,10 @@ def embed(
     seed
         Seed; ``None``: ``scvi.settings.seed``, else 124.
 
+    Returns
+    -------
+    Whether there were enough cells.
+
     Raises
     ------
     KeyError
@@ -33,8 +46,16 @@ def embed(
     if use_rep not in adata.obsm:
         msg = f"`use_rep` {use_rep!r} is not in adata.obsm: {list(adata.obsm)!r}."
         raise KeyError(msg)
+    if adata.n_obs < FEWEST_CELLS:
+        logger.warning(
+            "UMAP and clusters are left out: %d cells are too few for a map, which needs %d.",
+            adata.n_obs,
+            FEWEST_CELLS,
+        )
+        return False
     random_state = resolve_seed(seed)
     n_neighbors = min(n_neighbors, adata.n_obs - 1)
     sc.pp.neighbors(adata, use_rep=use_rep, n_neighbors=n_neighbors, random_state=random_state)
     sc.tl.umap(adata, random_state=random_state)
     sc.tl.leiden(adata, flavor="igraph", n_iterations=2, directed=False, random_state=random_state)
+    return True

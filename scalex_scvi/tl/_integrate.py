@@ -7,8 +7,10 @@ from typing import Any
 
 from anndata import AnnData
 
+from scalex_scvi._core.inputs import check_adata
 from scalex_scvi._core.keys import LATENT_KEY
 from scalex_scvi._core.messages import messages_on_console
+from scalex_scvi.io import with_raw
 from scalex_scvi.model import SCALEXModel
 from scalex_scvi.train import DEFAULT, Recipe
 
@@ -43,7 +45,8 @@ def integrate(
     batch_key
         Column of ``adata.obs`` with the batches; ``None``: all cells are one batch.
     layer
-        Layer with the counts, instead of ``adata.X``.
+        Layer with the counts, instead of ``adata.X``; ``"raw"``: ``adata.raw``, with its genes, of
+        which the model's ``adata`` is then a new object.
     profile
         Kind of data: ``"RNA"``, ``"ATAC"`` or ``"ADT"``.
     n_top_features
@@ -69,11 +72,13 @@ def integrate(
         See :meth:`scalex_scvi.SCALEXModel.setup_anndata`. Nothing is added then.
     """
     with messages_on_console(True):
-        chosen = _features(adata, profile, n_top_features)
+        check_adata(adata)
+        counts, layer = with_raw(adata, layer)
+        chosen = _features(counts, profile, n_top_features)
         SCALEXModel.setup_anndata(
-            adata, batch_key=batch_key, layer=layer, profile=profile, n_top_features=chosen
+            counts, batch_key=batch_key, layer=layer, profile=profile, n_top_features=chosen
         )
-        model = SCALEXModel(adata, seed=seed)
+        model = SCALEXModel(counts, seed=seed)
         model.train(recipe=recipe, seed=seed, **train_kwargs)
         adata.obsm[LATENT_KEY] = model.get_latent_representation()
     return model

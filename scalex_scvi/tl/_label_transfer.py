@@ -39,7 +39,8 @@ def label_transfer(
     rep
         Key in ``obsm`` of both; ``"X"`` uses the matrix itself.
     label
-        Column of ``ref.obs``.
+        Column of ``ref.obs``: text, or numbers, which become text. Cells without a label stay out
+        of the transfer, with a warning.
     method
         ``"discriminant"``: each label is a Gaussian, all of one covariance and equally probable,
         and each batch of the query is first moved by the median of what its cells differ by

@@ -8,12 +8,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from anndata import AnnData
 from sklearn.neighbors import KNeighborsRegressor
 
+from scalex_scvi._core.gene_names import names_in
+from scalex_scvi._core.inputs import check_adata
 from scalex_scvi._core.keys import LATENT_KEY, MAPPING_KEY, UMAP_KEY
 from scalex_scvi._core.messages import messages_on_console
+from scalex_scvi.io import RunFolder
 from scalex_scvi.model import SCALEXModel
+from scalex_scvi.pp import MIN_GENE_SHARE
 
 from ._label_scores import label_scores
 
@@ -30,6 +35,7 @@ def map_query(
     *,
     layer: str | None = None,
     max_refused: float = 0.05,
+    min_gene_share: float = MIN_GENE_SHARE,
 ) -> SCALEXModel:
     """Map new cells onto a trained reference, in place and without training.
 
@@ -57,10 +63,14 @@ def map_query(
         Column or columns of the reference's ``obs`` to transfer. Reference cells without a label
         (NaN) stay out of it.
     layer
-        Layer of the query with the counts; default: that of the reference.
+        Layer of the query with the counts, or ``"raw"`` for those in ``query.raw``; default: that
+        of the reference.
     max_refused
         Share of held-out reference cells that may be called unknown (see
         :func:`scalex_scvi.tl.label_scores`).
+    min_gene_share
+        Share of the reference's genes that the query must have: see
+        :func:`scalex_scvi.pp.prepare_query`.
 
     Returns
     -------
@@ -74,10 +84,13 @@ def map_query(
         scvi-tools' registration.
     """
     with messages_on_console(True):
+        check_adata(query, name="query")
         model = _open(reference)
         wanted = [labels] if isinstance(labels, str) else list(labels or [])
         _check_labels(model, wanted)
-        mapped = SCALEXModel.load_query_data(query, model, layer=layer)
+        mapped = SCALEXModel.load_query_data(
+            query, model, layer=layer, min_gene_share=min_gene_share
+        )
         latent = mapped.get_latent_representation()
         columns: dict[str, object] = {}
         if wanted:
@@ -88,21 +101,17 @@ def map_query(
             query.obsm[UMAP_KEY] = positions
         for name, values in columns.items():
             query.obs[name] = values
-        query.uns[MAPPING_KEY] = _found(model, query)
+        query.uns[MAPPING_KEY] = _found(model, mapped.adata)
     return mapped
 
 
 def _open(reference: SCALEXModel | str | os.PathLike[str]) -> SCALEXModel:
     if isinstance(reference, SCALEXModel):
         return reference
-    folder = Path(reference)
+    folder = Path(reference).expanduser()
     if (folder / "checkpoint").is_dir():  # the run folder of SCALEX()
-        import anndata as ad
-
-        cells = folder / "adata.h5ad"
-        return SCALEXModel.load(
-            folder / "checkpoint", adata=ad.read_h5ad(cells) if cells.is_file() else False
-        )
+        cells = RunFolder(folder).read_adata()
+        return SCALEXModel.load(folder / "checkpoint", adata=False if cells is None else cells)
     return SCALEXModel.load(folder)
 
 
@@ -131,16 +140,8 @@ def _transferred(
     query.obsm[LATENT_KEY] = latent
     columns: dict[str, object] = {}
     for label in wanted:
-        known = ref.obs[label].notna().to_numpy()
-        if not known.all():
-            logger.warning(
-                "%d of %d reference cells have no %r: they stay out of the transfer.",
-                (~known).sum(),
-                len(known),
-                label,
-            )
         found = label_scores(
-            ref if known.all() else ref[known].copy(),
+            ref,
             query,
             LATENT_KEY,
             label,
@@ -165,7 +166,7 @@ def _positions(model: SCALEXModel, latent: np.ndarray) -> np.ndarray | None:
 
 
 def _found(model: SCALEXModel, query: AnnData) -> dict[str, int]:
-    genes = np.asarray(model.get_var_names(), dtype=str)
-    n_found = int(np.isin(genes, query.var_names.to_numpy(dtype=str)).sum())
+    genes = pd.Index(np.asarray(model.get_var_names(), dtype=str))
+    n_found = int(genes.isin(names_in(query.var, genes)[0]).sum())
     logger.info("Mapped %d cells by %d of %d genes.", query.n_obs, n_found, len(genes))
     return {"genes_found": n_found, "genes_of_reference": len(genes)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -12,10 +13,13 @@ from anndata import AnnData
 from scipy import sparse
 from sklearn.neighbors import NearestNeighbors
 
-from scalex_scvi._core.columns import batch_codes, check_no_missing
-from scalex_scvi._core.matrices import to_csr
+from scalex_scvi._core.columns import as_text, batch_codes, check_no_missing
+from scalex_scvi._core.inputs import check_adata
+from scalex_scvi._core.matrices import check_no_mask, to_csr
 
 from ._unknown import Votes, count_votes
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +44,8 @@ class Pair:
     KeyError
         If ``use_rep`` or ``labels_key`` is absent.
     ValueError
-        If labels are missing, or the two representations differ in width.
+        If no cell is labeled, or the two representations differ in width. Reference cells without
+        a label are left out, with a warning.
     """
 
     ref: AnnData
@@ -51,6 +56,9 @@ class Pair:
     n_neighbors: int
 
     def __post_init__(self) -> None:
+        check_adata(self.ref, name="ref")
+        check_adata(self.query, name="query")
+        self._leave_out_unlabeled()
         n_ref, n_query = self.points.shape[1], self.targets.shape[1]
         if n_ref != n_query:
             msg = (
@@ -58,7 +66,25 @@ class Pair:
                 f"{n_query} in `query`: they are not of the same space."
             )
             raise ValueError(msg)
-        _ = self.labels  # missing ones are an error
+        _ = self.labels
+
+    def _leave_out_unlabeled(self) -> None:
+        """Look at the labeled cells of the reference alone."""
+        if self.labels_key not in self.ref.obs:
+            return
+        labeled = self.ref.obs[self.labels_key].notna().to_numpy()
+        if labeled.all():
+            return
+        if not labeled.any():
+            msg = f"No cell of `ref` has a label in obs[{self.labels_key!r}]: all are missing."
+            raise ValueError(msg)
+        logger.warning(
+            "%d of %d reference cells have no %r: they stay out of the transfer.",
+            (~labeled).sum(),
+            len(labeled),
+            self.labels_key,
+        )
+        object.__setattr__(self, "ref", self.ref[labeled])
 
     @cached_property
     def points(self) -> Any:
@@ -72,20 +98,12 @@ class Pair:
 
     @cached_property
     def labels(self) -> pd.Series:
-        """Label of each reference cell, categorical; each category occurs."""
+        """Label of each reference cell as text, categorical; each category occurs."""
         key, obs = self.labels_key, self.ref.obs
         if key not in obs:
             msg = f"{key!r} is not a column of ref.obs with labels: {list(obs.columns)!r}."
             raise KeyError(msg)
-        labels = obs[key].astype("category").cat.remove_unused_categories()
-        n_missing = int(labels.isna().sum())
-        if n_missing:
-            msg = (
-                f"ref.obs[{key!r}] is missing for {n_missing} of {len(obs)} cells. "
-                "Leave those cells out of `ref`."
-            )
-            raise ValueError(msg)
-        return labels
+        return pd.Series(as_text(obs[key]), index=obs.index, name=key)
 
     @property
     def codes(self) -> np.ndarray:
@@ -156,4 +174,5 @@ def _representation(adata: AnnData, use_rep: str, which: str) -> Any:
     if use_rep not in adata.obsm:
         msg = f"The representation {use_rep!r} is not in {which}.obsm: {list(adata.obsm)!r}."
         raise KeyError(msg)
+    check_no_mask(adata.obsm[use_rep], name=f"{which}.obsm[{use_rep!r}]")
     return np.asarray(adata.obsm[use_rep])

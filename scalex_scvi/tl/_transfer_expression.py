@@ -11,6 +11,8 @@ from anndata import AnnData
 from scipy import sparse
 from sklearn.neighbors import NearestNeighbors
 
+from scalex_scvi._core.matrices import check_no_mask
+
 _CHUNK = 4096
 
 
@@ -172,6 +174,7 @@ def _points(adata: AnnData, use_rep: str, which: str) -> np.ndarray:
     if use_rep not in adata.obsm:
         msg = f"`use_rep` {use_rep!r} is not in {which}.obsm: {list(adata.obsm)!r}."
         raise KeyError(msg)
+    check_no_mask(adata.obsm[use_rep], name=f"{which}.obsm[{use_rep!r}]")
     points = np.asarray(adata.obsm[use_rep])
     if not np.isfinite(points).all():
         msg = f"{which}.obsm[{use_rep!r}] holds values that are NaN or infinite."

@@ -6,8 +6,10 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
-from numbers import Integral, Real
+from numbers import Real
 from typing import Any, Literal, get_args
+
+from scalex_scvi._core.ranges import check_whole
 
 Schedule = Literal["constant", "cosine"]
 
@@ -67,10 +69,8 @@ class Recipe(Mapping[str, Any]):
     def __post_init__(self) -> None:
         whole = {"max_steps": 1, "batch_size": 2, "early_stopping_patience": 1}
         for name, least in whole.items():
-            value = getattr(self, name)
-            if value is not None and not (isinstance(value, Integral) and int(value) >= least):
-                msg = f"`{name}` must be a whole number of at least {least}, got {value!r}."
-                raise ValueError(msg)
+            if getattr(self, name) is not None:
+                check_whole(getattr(self, name), least, name=name)
         for name in ("lr", "weight_decay", "kl_weight", "alignment_weight"):
             value = getattr(self, name)
             if not (isinstance(value, Real) and 0 <= float(value) < math.inf) or (name, value) == (

@@ -149,7 +149,7 @@ BAD = {
     "gene": ({"gene_list": ["nowhere"], "path": "x.h5ad"}, ValueError, "not genes of the model"),
     "genes in a layer": ({"gene_list": ["gene3"]}, ValueError, "`gene_list` needs `path`"),
     "threshold": ({"threshold": 0}, ValueError, "`threshold` must be positive, got 0"),
-    "chunk size": ({"chunk_size": 0}, ValueError, "`chunk_size` must be positive, got 0"),
+    "chunk size": ({"chunk_size": 0}, ValueError, "`chunk_size` .* at least 1, got 0"),
     "suffix": ({"path": "x.csv"}, ValueError, "must end in one of"),
     "folder": ({"path": "nowhere/x.h5ad"}, FileNotFoundError, "does not exist"),
     "not a store": ({"path": "mine.zarr"}, ValueError, "holds no zarr store"),

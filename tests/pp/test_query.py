@@ -72,7 +72,7 @@ def test_the_query_s_matrix_may_be_of_any_kind_and_does_not_change(case, dense) 
 def test_few_shared_features_are_named_as_what_they_are(case, caplog) -> None:
     record = Preprocessing.from_adata(case(min_cells=0))
     n = len(record.genes)
-    sx.pp.prepare_query(case.counts[:, :8], record, batch_key="batch")
+    sx.pp.prepare_query(case.counts[:, :8], record, batch_key="batch", min_gene_share=0.1)
     assert f"Found 8 of {n} {case.features} of the reference" in caplog.text
     case.counts.var_names = [f"x{i}" for i in range(case.counts.n_vars)]
     with pytest.raises(ValueError, match=f"shares none of the {n} {case.features}.*x0"):

@@ -216,7 +216,7 @@ def test_is_the_tool_of_the_same_name() -> None:
 
 
 def _without_labels(ref: AnnData) -> None:
-    ref.obs.loc["c0", "celltype"] = None
+    ref.obs["celltype"] = None
 
 
 def _wider(ref: AnnData) -> None:
@@ -224,7 +224,7 @@ def _wider(ref: AnnData) -> None:
 
 
 BAD = {
-    "missing labels": (_without_labels, {}, ValueError, "missing for 1 of 6 cells"),
+    "missing labels": (_without_labels, {}, ValueError, "No cell of `ref` has a label"),
     "no label": (lambda ref: None, {"label": "type"}, KeyError, "'type' is not a column"),
     "no representation": (lambda ref: None, {"rep": "X_pca"}, KeyError, "not in ref.obsm"),
     "no such method": (lambda ref: None, {"method": "svm"}, ValueError, "must be one of"),

@@ -1,0 +1,208 @@
+"""What of a source is taken: counts that lie in ``.raw``, and the names of its genes."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from anndata.utils import make_index_unique
+from scipy import sparse
+
+from scalex_scvi._core.gene_names import (
+    SYMBOL_COLUMNS,
+    are_ids,
+    share_of_ids,
+    without_versions,
+)
+from scalex_scvi._core.matrices import is_lazy
+
+logger = logging.getLogger(__name__)
+
+RAW = "raw"
+"""Name of ``.raw`` among the layers."""
+
+SOME_CELLS = 512
+"""Cells whose values tell of what kind all are."""
+
+_MIXED = (0.05, 0.95)
+"""Shares of Ensembl ids between which names are a mixture."""
+
+
+@dataclass(frozen=True)
+class Taking:
+    """What is taken of each source.
+
+    Attributes
+    ----------
+    raw
+        Whether the expression in ``.raw`` is taken; ``None``: where ``X`` is no counts and
+        ``.raw`` is.
+    gene_names
+        Column of ``var`` with the names of genes; ``None``: ``var_names``, or a column of symbols
+        where other sources are named by symbols.
+    """
+
+    raw: bool | None = False
+    gene_names: str | None = None
+
+    def of(self, adatas: list[AnnData], names: Sequence[str]) -> list[AnnData]:
+        """Return the sources, or new objects of what is taken of them."""
+        adatas = [self._counts(adata, name) for adata, name in zip(adatas, names, strict=True)]
+        if self.gene_names is not None:
+            return [
+                _named_by(adata, self.gene_names, name)
+                for adata, name in zip(adatas, names, strict=True)
+            ]
+        return _named_alike(adatas, names)
+
+    def _counts(self, adata: AnnData, name: str) -> AnnData:
+        if self.raw and RAW not in adata.layers:
+            return from_raw(adata, name=name)
+        if self.raw is None and adata.raw is not None and not adata.isbacked:
+            if whole_numbers(adata.X) is False and whole_numbers(adata.raw.X):
+                logger.warning(
+                    "%s: X holds normalized values, and .raw counts of %d genes: these are taken. "
+                    "Pass `log_normalized=True` to take X.",
+                    name,
+                    adata.raw.n_vars,
+                )
+                return from_raw(adata, name=name)
+        return adata
+
+
+def from_raw(adata: AnnData, *, name: str = "`adata`") -> AnnData:
+    """Return the expression in ``.raw`` as an object of its own, with its genes.
+
+    Parameters
+    ----------
+    adata
+        Cells with ``.raw``. Not changed.
+    name
+        What to call it in messages.
+
+    Raises
+    ------
+    KeyError
+        If there is no ``.raw``.
+    """
+    if adata.raw is None:
+        msg = (
+            f"{name} has no .raw to take counts from. It has X and the layers "
+            f"{[key for key in adata.layers if key]!r}."
+        )
+        raise KeyError(msg)
+    matrix = adata.raw.X
+    if adata.isbacked and hasattr(matrix, "to_memory"):
+        matrix = matrix.to_memory()
+    var = adata.raw.var.copy()
+    # Files of CELLxGENE have the symbols beside X alone.
+    missing = [column for column in adata.var if column not in var]
+    shared = var.index.intersection(adata.var_names)
+    if missing and adata.var_names.is_unique and len(shared) > len(var) / 2:
+        var[missing] = adata.var[missing].reindex(var.index)
+    return AnnData(matrix, obs=adata.obs, var=var, obsm=dict(adata.obsm), uns=dict(adata.uns))
+
+
+def with_raw(adata: AnnData, layer: str | None) -> tuple[AnnData, str | None]:
+    """Return cells and the layer to use: for ``"raw"`` an object whose ``X`` is ``.raw``.
+
+    Parameters
+    ----------
+    adata
+        Cells. Not changed.
+    layer
+        Key of a layer, ``None`` for ``X``, or ``"raw"``, unless there is a layer of this name.
+    """
+    if layer == RAW and RAW not in adata.layers:
+        return from_raw(adata), None
+    return adata, layer
+
+
+def whole_numbers(matrix: Any) -> bool | None:
+    """Whether the first cells hold whole numbers; ``None`` if there is nothing to tell by."""
+    if matrix is None or is_lazy(matrix):
+        return None
+    some = matrix[:SOME_CELLS]
+    values = some.data if sparse.issparse(some) else np.asarray(some)
+    if values.dtype.kind not in "iuf" or not values.any():
+        return None
+    return bool((values == np.rint(values)).all())
+
+
+def _named_by(adata: AnnData, column: str, name: str) -> AnnData:
+    if column not in adata.var:
+        msg = (
+            f"`gene_names` {column!r} is not a column of var of {name}: "
+            f"{list(adata.var.columns)!r}."
+        )
+        raise KeyError(msg)
+    values = adata.var[column]
+    # A gene without a symbol keeps its id.
+    without = (values.isna() | (values.astype(str) == "")).to_numpy()
+    names = np.where(without, adata.var_names.astype(str), values.astype(str))
+    return _renamed(adata, pd.Index(names))
+
+
+def _renamed(adata: AnnData, names: pd.Index) -> AnnData:
+    var = adata.var.copy()
+    var.index = make_index_unique(pd.Index(names, name=None))
+    if adata.isbacked:
+        adata = adata.to_memory()
+    # anndata 0.13 lists X among the layers, as None.
+    layers = {key: adata.layers[key] for key in adata.layers if key}
+    return AnnData(
+        adata.X, obs=adata.obs, var=var, layers=layers, obsm=dict(adata.obsm), uns=dict(adata.uns)
+    )
+
+
+def _named_alike(adatas: list[AnnData], names: Sequence[str]) -> list[AnnData]:
+    """Give sources the names that the others have, where that is unmistakable; report mixtures."""
+    for adata, name in zip(adatas, names, strict=True):
+        share = share_of_ids(adata.var_names)
+        if _MIXED[0] < share < _MIXED[1]:
+            logger.warning(
+                "The names of genes of %s are a mixture: about %.0f %% are Ensembl ids, the others "
+                "are not. Genes match by name alone: see `gene_names`.",
+                name,
+                100 * share,
+            )
+    if len(adatas) < 2:
+        return adatas
+    named_by_ids = [are_ids(adata.var_names) for adata in adatas]
+    if any(named_by_ids) and not all(named_by_ids):
+        return [
+            _by_symbols(adata, name) if by_ids else adata
+            for adata, name, by_ids in zip(adatas, names, named_by_ids, strict=True)
+        ]
+    if all(named_by_ids):
+        return _without_different_versions(adatas)
+    return adatas
+
+
+def _by_symbols(adata: AnnData, name: str) -> AnnData:
+    for column in SYMBOL_COLUMNS:
+        if column in adata.var:
+            logger.warning(
+                "%s has Ensembl ids where other sources have symbols: its genes are named by "
+                "var[%r].",
+                name,
+                column,
+            )
+            return _named_by(adata, column, name)
+    return adata
+
+
+def _without_different_versions(adatas: list[AnnData]) -> list[AnnData]:
+    plain = [without_versions(adata.var_names) for adata in adatas]
+    together, alike = adatas[0].var_names, plain[0]
+    for adata, names in zip(adatas[1:], plain[1:], strict=True):
+        together, alike = together.intersection(adata.var_names), alike.intersection(names)
+    if len(together) >= len(alike) / 2:
+        return adatas
+    logger.warning("The versions of Ensembl ids differ between the sources: they are left out.")
+    return [_renamed(adata, names) for adata, names in zip(adatas, plain, strict=True)]
