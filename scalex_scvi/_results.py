@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import pandas as pd
 from anndata import AnnData
 
 from . import metrics, pl
 from ._outputs import LABEL, Outputs
-from .io import RunFolder, batch_column
+from .io import RunFolder, batch_column, paths_of
 from .model import SCALEXModel
 from .tl import embed
 
@@ -23,9 +24,17 @@ SHARE_TO_WARN = 0.1
 """A filter that takes more of the cells than this says so visibly."""
 
 
-def results_folder(outputs: Outputs) -> AbstractContextManager[RunFolder | None]:
-    """Yield the folder to write into, or ``None``."""
-    return nullcontext() if outputs.outdir is None else RunFolder(outputs.outdir).run()
+def results_folder(outputs: Outputs, data: Any) -> AbstractContextManager[RunFolder | None]:
+    """Yield the folder to write into, or ``None``; ``data`` are what is read.
+
+    Raises
+    ------
+    PermissionError, ValueError
+        If a file of somebody else would be replaced: see :meth:`scalex_scvi.io.RunFolder.check`.
+    """
+    if outputs.outdir is None:
+        return nullcontext()
+    return RunFolder(outputs.outdir).run(paths_of(data))
 
 
 def check_outputs(adata: AnnData, outputs: Outputs) -> None:

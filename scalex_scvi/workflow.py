@@ -260,7 +260,7 @@ def integrate(
     -------
     See :func:`SCALEX`.
     """
-    with results_folder(outputs) as folder:
+    with results_folder(outputs, data) as folder:
         counts = load_counts(data, reading, seed=seed)
         adata = prepare(counts, preparation, label=outputs.label)
         check_outputs(adata, outputs)  # now, not after the training
@@ -313,7 +313,7 @@ def project(
     if outdir is not None and RunFolder(outdir).path.resolve() == source.path.resolve():
         msg = f"`outdir` {str(outdir)!r} is the reference, which the results would replace."
         raise ValueError(msg)
-    with results_folder(outputs) as folder:
+    with results_folder(outputs, data) as folder:
         reference_model, ref = _open_reference(source, outputs.batch_stats)
         _check_label(ref, source, outputs.label)
         counts = _load_query(data, reading, reference_model, seed)

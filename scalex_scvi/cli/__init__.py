@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import logging
 import sys
 from collections.abc import Sequence
@@ -14,9 +15,13 @@ from ._parser import build_parser, build_scalex_parser
 
 __all__ = ["build_parser", "build_scalex_parser", "main", "scalex_main"]
 
-_USER_ERRORS = (OSError, KeyError, ValueError, TypeError, ImportError)
-MISTAKE = 1
-"""Exit code after a mistake of the user's."""
+FAILED = 1
+"""Exit code of a run that failed, by a full disk, diverged training, or a mistake of ours."""
+
+MISTAKE = 2
+"""Exit code after wrong arguments or data."""
+
+_NOT_OF_THE_USER = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""
@@ -32,8 +37,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns
     -------
-    Exit code: 0; 1 after a mistake of the user's, which is explained without a traceback; 130
-    after an interruption. Wrong usage exits with 2.
+    Exit code: 0; 2 for wrong arguments or data, 1 for a run that failed, 130 after an
+    interruption (see ``docs/reliability.md``), each with one line on stderr.
     """
     args = _parse(build_parser(), argv)
     return _run(args, f"scalex-scvi {args.command}")
@@ -68,11 +73,45 @@ def _run(args: argparse.Namespace, name: str) -> int:
         with messages_on_console(True, level):
             command(args)
             write_options(args)
-    except _USER_ERRORS as error:
-        text = error.args[0] if isinstance(error, KeyError) and error.args else error
-        sys.stderr.write(f"{name}: {' '.join(str(text).splitlines())}\n")
-        return MISTAKE
-    except KeyboardInterrupt:
-        sys.stderr.write(f"{name}: interrupted; earlier results are as they were.\n")
+    except KeyboardInterrupt as error:
+        _say(name, "interrupted; earlier results are as they were.", error)
         return INTERRUPTED
+    except Exception as error:
+        code = _code_of(error)
+        _say(name, _text_of(error, code), error)
+        return code
     return 0
+
+
+def _say(name: str, text: str, error: BaseException) -> None:
+    """Write one line, with what was noted on the way up."""
+    words = " ".join([text, *getattr(error, "__notes__", [])]).split()
+    sys.stderr.write(f"{name}: {' '.join(words)}\n")
+
+
+def _code_of(error: Exception) -> int:
+    """Tell wrong arguments and data, which we explain ourselves, from what should not happen."""
+    if isinstance(error, OSError):
+        return FAILED if error.errno in _NOT_OF_THE_USER else MISTAKE
+    if isinstance(error, ImportError):
+        return MISTAKE
+    expected = isinstance(error, KeyError | ValueError | TypeError)
+    return MISTAKE if expected and _is_ours(error) else FAILED
+
+
+def _is_ours(error: Exception) -> bool:
+    """Whether an error was raised by a line of this package, and not below it."""
+    at = error.__traceback__
+    while at is not None and at.tb_next is not None:
+        at = at.tb_next
+    return at is not None and at.tb_frame.f_globals.get("__name__", "").startswith("scalex_scvi")
+
+
+def _text_of(error: Exception, code: int) -> str:
+    if isinstance(error, OSError) and error.errno is not None:
+        place = f": {error.filename!r}" if error.filename else ""
+        return f"{error.strerror or error}{place}"
+    text = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
+    if code == MISTAKE or (isinstance(error, RuntimeError) and _is_ours(error)):
+        return text
+    return f"unexpected {type(error).__name__}: {text} (the traceback is in the run's log.txt)"

@@ -13,14 +13,17 @@ import pandas as pd
 from anndata import AnnData
 
 from scalex_scvi import SCALEXModel, metrics, pl, workflow
-from scalex_scvi._core.files import whole_file
+from scalex_scvi._core.files import SUFFIXES, whole_file
+from scalex_scvi._core.keys import IMPUTED_KEY
 from scalex_scvi._core.options import options_in
 from scalex_scvi._demo import demo
 from scalex_scvi._outputs import Outputs
-from scalex_scvi.io import Reading, RunFolder, batch_column, read
+from scalex_scvi.io import Reading, RunFolder, batch_column, paths_of, read
 from scalex_scvi.pp import Preparation
 from scalex_scvi.tl import label_scores
 from scalex_scvi.train import Recipe
+
+from ._checks import check_result
 
 logger = logging.getLogger(__name__)
 
@@ -78,6 +81,7 @@ def _machine(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _transfer(args: argparse.Namespace) -> None:
+    args.out = check_result(args.out, paths_of([args.reference, args.query]), [".csv"], "cell")
     ref = _read_results(args.reference)
     if args.query is not None:
         query = _read_results(args.query)
@@ -108,6 +112,7 @@ def _transfer(args: argparse.Namespace) -> None:
 
 def _impute(args: argparse.Namespace) -> None:
     folder = RunFolder(args.run)
+    args.out = check_result(args.out, paths_of(args.run), SUFFIXES, IMPUTED_KEY)
     adata = _read_results(args.run)
     model = SCALEXModel.load(folder.checkpoint, adata=False)
     model.impute(
@@ -122,6 +127,7 @@ def _impute(args: argparse.Namespace) -> None:
 
 
 def _plot(args: argparse.Namespace) -> None:
+    args.out = check_result(args.out, paths_of(args.run), [".png", ".pdf", ".svg"])
     adata = _read_results(args.run)
     color, groupby = args.color[0], args.groupby or batch_column(adata)
     options = {"save": args.out, "show": False}
@@ -151,6 +157,8 @@ def _plot_confusion(adata: AnnData, truth: str, predicted: str, options: dict[st
 
 
 def _assess(args: argparse.Namespace) -> None:
+    if args.out is not None:
+        args.out = check_result(args.out, paths_of(args.run), [".csv"], "representation")
     adata = _read_results(args.run)
     batch_key = args.batch_name or batch_column(adata)
     if args.benchmark:

@@ -20,8 +20,8 @@ DATA_HELP = (
 )
 
 EXIT_CODES = (
-    "Exit codes: 0 fine, 1 a mistake in the data or options (explained in one line), "
-    "2 wrong usage, 130 interrupted."
+    "Exit codes: 0 fine, 1 the run failed (disk full, training diverged, a mistake of ours), "
+    "2 wrong arguments or data, 130 interrupted (Ctrl-C). One line on stderr says why."
 )
 
 _SEED = "seed (124, as published)"

@@ -11,6 +11,7 @@ from ._read import read_file as read_file
 from ._read import read_files as read_files
 from ._reading import Reading as Reading
 from ._run_folder import RunFolder as RunFolder
+from ._run_folder import paths_of as paths_of
 from ._store import open_store as open_store
 from ._store import read_lazy as read_lazy
 from ._store import write_store as write_store
