@@ -21,6 +21,7 @@ from ._results import (
     check_outputs,
     finish,
     forget_registration,
+    kept,
     results_folder,
     warn_of_lost_cells,
 )
@@ -31,6 +32,7 @@ from .io import (
     RunFolder,
     batch_column,
     load_counts,
+    make_writable,
     rename_batches,
 )
 from .model import SCALEXModel
@@ -262,13 +264,16 @@ def integrate(
     """
     with results_folder(outputs, data) as folder:
         counts = load_counts(data, reading, seed=seed)
+        if folder is not None:
+            outputs = _as_written(counts, outputs)
         adata = prepare(counts, preparation, label=outputs.label)
         check_outputs(adata, outputs)  # now, not after the training
         SCALEXModel.setup_anndata(adata, batch_key=batch_column(adata))
         model = SCALEXModel(adata, seed=seed)
         model.train(recipe=recipe, seed=seed, **(train_kwargs or {}))
-        adata.obsm["latent"] = model.get_latent_representation(batch_stats=outputs.batch_stats)
-        finish(adata, model, outputs, folder, seed=seed)
+        with kept(model, outputs):
+            adata.obsm["latent"] = model.get_latent_representation(batch_stats=outputs.batch_stats)
+            finish(adata, model, outputs, folder, seed=seed)
     return adata
 
 
@@ -317,6 +322,8 @@ def project(
         reference_model, ref = _open_reference(source, outputs.batch_stats)
         _check_label(ref, source, outputs.label)
         counts = _load_query(data, reading, reference_model, seed)
+        if folder is not None:
+            outputs = _as_written(counts, outputs)
         counts = _rich_cells(counts, preparation, reference_model, outputs.label)
         model = SCALEXModel.load_query_data(
             counts,
@@ -404,6 +411,12 @@ def on_gpu(gpu: int) -> dict[str, Any]:
     if not torch.cuda.is_available():
         return {"accelerator": "cpu"}
     return {"accelerator": "gpu", "devices": [gpu]}
+
+
+def _as_written(counts: AnnData, outputs: Outputs) -> Outputs:
+    """Convert what cannot be written, now and not after the training; follow a renamed label."""
+    renamed = make_writable(counts)
+    return replace(outputs, label=renamed.get(outputs.label, outputs.label))
 
 
 def _load_query(

@@ -39,9 +39,8 @@ def check_no_run_has(path: str | os.PathLike[str]) -> None:
     ValueError
         With the run folder.
     """
-    place = Path(path).expanduser()
-    for place in (place, place.resolve()):
-        place = place.absolute()
+    given = Path(path).expanduser()
+    for place in (given.absolute(), given.resolve()):
         for folder in place.parents[:3]:
             names = [name for files in own_files(folder).values() for name in files]
             if place.relative_to(folder).parts[0] in [*names, RUN_FILE]:

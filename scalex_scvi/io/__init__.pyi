@@ -15,3 +15,4 @@ from ._run_folder import paths_of as paths_of
 from ._store import open_store as open_store
 from ._store import read_lazy as read_lazy
 from ._store import write_store as write_store
+from ._writable import make_writable as make_writable

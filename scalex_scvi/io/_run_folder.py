@@ -7,7 +7,7 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -149,6 +149,24 @@ class RunFolder:
                 "replaced."
             )
             raise ValueError(msg)
+
+    def keep_model(self, save: Callable[[Path], None]) -> Path:
+        """Save a trained model beside the results, until its run comes to its end.
+
+        Parameters
+        ----------
+        save
+            Saves the model into a folder that it makes.
+
+        Returns
+        -------
+        The folder of the model.
+        """
+        with unfinished(self.path) as place:
+            save(place / "new" / TRAINED)
+            (place / "new" / RUN_FILE).write_text(self._noted([TRAINED]), encoding="utf-8")
+            arrive(place)
+        return self.path / TRAINED
 
     @contextmanager
     def run(self, sources: Sequence[Path] = ()) -> Iterator[RunFolder]:
