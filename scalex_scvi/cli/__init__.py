@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from scalex_scvi._core.messages import messages_on_console
 
 from ._config import apply_config, write_options
+from ._light import COMMANDS as LIGHT_COMMANDS
 from ._parser import build_parser, build_scalex_parser
 
 __all__ = ["build_parser", "build_scalex_parser", "main", "scalex_main"]
@@ -65,8 +66,11 @@ def _dashes(argv: Sequence[str]) -> list[str]:
 
 
 def _run(args: argparse.Namespace, name: str) -> int:
-    level = logging.WARNING if args.quiet else logging.INFO
+    level = logging.WARNING if getattr(args, "quiet", False) else logging.INFO
     try:
+        if getattr(args, "command", None) in LIGHT_COMMANDS:
+            LIGHT_COMMANDS[args.command](args)
+            return 0
         from ._commands import COMMANDS, run_scalex  # all that is slow to load
 
         command = COMMANDS.get(getattr(args, "command", None), run_scalex)

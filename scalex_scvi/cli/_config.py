@@ -28,7 +28,7 @@ def apply_config(parser: argparse.ArgumentParser, argv: Sequence[str]) -> None:
     path = finder.parse_known_args(argv)[0].config
     if path is None:
         return
-    target = _subparsers(parser).get(argv[0], parser)
+    target = subparsers(parser).get(argv[0], parser)
     actions = _by_name(target)
     for name, value in _read(path, target).items():
         if name not in actions:
@@ -58,7 +58,8 @@ def write_options(args: argparse.Namespace) -> None:
     RunFolder(outdir, kind).add_text(yaml.safe_dump(used, sort_keys=False), OPTIONS_FILE)
 
 
-def _subparsers(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+def subparsers(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    """Return the parsers of commands, by name."""
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
             return action.choices

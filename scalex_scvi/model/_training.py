@@ -101,6 +101,8 @@ class TrainingMixin(_Base):
             ``strategy="ddp"``, or fewer cells than processes.
         RuntimeError
             If the loss diverges.
+        KeyboardInterrupt
+            After Ctrl-C; a model that was not trained before is not trained then.
         """
         train_size = 1.0 if train_size is None else train_size
         changes = {name: more.pop(name) for name in Recipe.names() if name in more}
