@@ -88,7 +88,11 @@ def test_a_folder_that_cannot_be_written(
 ) -> None:
     (place / "locked").mkdir()
     access = os.access  # root, who runs some tests, may write everywhere
-    monkeypatch.setattr(os, "access", lambda path, mode: path.name != "locked")
+
+    def locked(path: object, mode: int, **how: object) -> bool:
+        return Path(str(path)).name != "locked" and access(path, mode, **how)
+
+    monkeypatch.setattr(os, "access", locked)
     assert cli.main(["integrate", "counts.h5ad", "-o", "locked/run", *FAST]) == 2
     monkeypatch.setattr(os, "access", access)
     assert not list((place / "locked").iterdir())
