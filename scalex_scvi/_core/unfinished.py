@@ -85,7 +85,7 @@ def current(path: Path) -> Path:
 def anyone_writes(folder: Path, but: Path | None = None) -> bool:
     """Whether a living process has an unfinished folder there, other than ``but``."""
     for place in folder.glob(f"{PREFIX}*"):
-        if place != but and (place / "owner").exists():
+        if (but is None or place.name != but.name) and (place / "owner").exists():
             owner = _lock(place / "owner", wait=False)
             if owner is None:
                 return True
@@ -138,14 +138,13 @@ def _lock(path: Path, *, wait: bool) -> IO[str] | None:
         file = path.open("r", encoding="utf-8")
     except OSError:
         return None
-    if fcntl is None:
-        return file if wait else _closed(file)
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except OSError:
-        return file if wait else _closed(file)
-    return file
-
-
-def _closed(file: IO[str]) -> None:
+        if fcntl is not None:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            return file
+    except OSError:  # held, or a file system without locks
+        pass
+    if wait:
+        return file
     file.close()
+    return None
