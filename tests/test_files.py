@@ -226,3 +226,10 @@ def test_a_model_is_not_saved_into_the_results_of_a_run(place: Path) -> None:
     with pytest.raises(ValueError, match="belongs to the results of the run"):
         model.save("run/checkpoint", overwrite=True)
     assert not list(Path().rglob(".scalex-*"))
+
+
+def test_sources_are_not_replaced_by_what_is_put_together(place: Path) -> None:
+    before = contents(place)
+    with pytest.raises(ValueError, match="is one of the sources"):
+        sx.io.concat(["run/../counts.h5ad", "run/adata.h5ad"], save="counts.h5ad")
+    assert contents(place) == before
