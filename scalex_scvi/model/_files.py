@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pickle
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,7 +59,13 @@ def write_model(
             for name, value in model.attributes.items()
         },
     }
-    torch.save(content, path, **save_kwargs)
+    try:
+        torch.save(content, path, **save_kwargs)
+    except RuntimeError as error:  # torch does not say that the disk is full
+        n_bytes = sum(value.nbytes for value in model.state_dict.values())
+        if shutil.disk_usage(path.parent).free >= n_bytes:
+            raise
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
 
 
 def read_model(path: Path) -> SavedModel:
