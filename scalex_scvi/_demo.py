@@ -14,7 +14,7 @@ from sklearn.metrics import accuracy_score, f1_score
 from . import datasets, metrics
 from ._outputs import LABEL, Outputs
 from ._results import check_outputs
-from .io import DataSource, Reading, RunFolder, batch_column, load_counts
+from .io import DataSource, Reading, RunFolder, batch_column, load_counts, paths_of
 from .pp import Preparation
 from .train import DEFAULT, Recipe
 from .workflow import integrate, project
@@ -54,16 +54,18 @@ def demo(
     KeyError, ValueError
         If a column is absent, or there are fewer than two batches.
     """
-    counts = load_counts(datasets.pbmc_technologies() if data is None else data, reading)
     outdir = outputs.outdir
     if outdir is None:
         msg = "`outputs` names no `outdir` to write the demonstration into."
         raise ValueError(msg)
+    folder = RunFolder(outdir, kind="demo")
+    folder.check(paths_of(data))
+    counts = load_counts(datasets.pbmc_technologies() if data is None else data, reading)
     label = outputs.label or LABEL
     outputs = replace(outputs, label=label)
     check_outputs(counts, outputs)
     is_query = _held_out(counts, held_out)
-    folder = RunFolder(outdir)
+    folder.claim()
     column = Reading(batch_name=batch_column(counts))
     ref = integrate(
         counts[~is_query],
@@ -82,7 +84,7 @@ def demo(
         seed=seed,
     )
     scores = demo_scores(ref, together, batch_key=batch_column(together), label=label)
-    folder.write_text(scores.to_csv(index=False), "scores.csv")
+    folder.add_text(scores.to_csv(index=False), "scores.csv")
     return scores
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 
 import pandas as pd
 from anndata import AnnData
@@ -11,7 +13,7 @@ from anndata import AnnData
 from . import metrics, pl
 from ._core.columns import as_text
 from ._outputs import LABEL, Outputs
-from .io import RunFolder, batch_column
+from .io import RunFolder, batch_column, make_writable, paths_of
 from .model import SCALEXModel
 from .tl import embed
 
@@ -24,9 +26,34 @@ SHARE_TO_WARN = 0.1
 """A filter that takes more of the cells than this says so visibly."""
 
 
-def results_folder(outputs: Outputs) -> AbstractContextManager[RunFolder | None]:
-    """Yield the folder to write into, or ``None``."""
-    return nullcontext() if outputs.outdir is None else RunFolder(outputs.outdir).run()
+def results_folder(outputs: Outputs, data: Any) -> AbstractContextManager[RunFolder | None]:
+    """Yield the folder to write into, or ``None``; ``data`` are what is read.
+
+    Raises
+    ------
+    PermissionError, ValueError
+        If a file of somebody else would be replaced: see :meth:`scalex_scvi.io.RunFolder.check`.
+    """
+    if outputs.outdir is None:
+        return nullcontext()
+    return RunFolder(outputs.outdir).run(paths_of(data))
+
+
+@contextmanager
+def kept(model: SCALEXModel, outputs: Outputs) -> Iterator[None]:
+    """Save a trained model before anything else can fail; an error in the block says where it is.
+
+    When the run comes to its end the model is in ``checkpoint/``, and this copy goes.
+    """
+    if outputs.outdir is None:
+        yield
+        return
+    place = RunFolder(outputs.outdir).keep_model(model.save)
+    try:
+        yield
+    except BaseException as error:
+        error.add_note(f"The trained model is kept: SCALEXModel.load({str(place)!r}, adata=False).")
+        raise
 
 
 def check_outputs(adata: AnnData, outputs: Outputs) -> None:
@@ -98,6 +125,7 @@ def finish(
         _assess(adata, _label_in(adata, outputs), seed)
     if folder is not None:
         model.save(folder.checkpoint)
+        make_writable(adata)  # what was added since
         folder.write_adata(adata)
     if has_map:
         _draw(adata, _label_in(adata, outputs), folder, show=outputs.show)

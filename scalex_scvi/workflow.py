@@ -22,6 +22,7 @@ from ._results import (
     check_outputs,
     finish,
     forget_registration,
+    kept,
     results_folder,
     warn_of_lost_cells,
 )
@@ -32,6 +33,7 @@ from .io import (
     RunFolder,
     batch_column,
     load_counts,
+    make_writable,
     rename_batches,
 )
 from .model import SCALEXModel
@@ -270,15 +272,18 @@ def integrate(
     -------
     See :func:`SCALEX`.
     """
-    with results_folder(outputs) as folder:
+    with results_folder(outputs, data) as folder:
         counts = load_counts(data, reading, seed=seed, counts_wanted=_undeclared(preparation))
+        if folder is not None:
+            outputs = _as_written(counts, outputs)
         adata = prepare(counts, preparation, label=outputs.label)
         check_outputs(adata, outputs)  # now, not after the training
         SCALEXModel.setup_anndata(adata, batch_key=batch_column(adata))
         model = SCALEXModel(adata, seed=seed)
         model.train(recipe=recipe, seed=seed, **(train_kwargs or {}))
-        adata.obsm["latent"] = model.get_latent_representation(batch_stats=outputs.batch_stats)
-        finish(adata, model, outputs, folder, seed=seed)
+        with kept(model, outputs):
+            adata.obsm["latent"] = model.get_latent_representation(batch_stats=outputs.batch_stats)
+            finish(adata, model, outputs, folder, seed=seed)
     return adata
 
 
@@ -323,12 +328,14 @@ def project(
     if outdir is not None and RunFolder(outdir).path.resolve() == source.path.resolve():
         msg = f"`outdir` {str(outdir)!r} is the reference, which the results would replace."
         raise ValueError(msg)
-    with results_folder(outputs) as folder:
+    with results_folder(outputs, data) as folder:
         reference_model, ref = _open_reference(source, outputs.batch_stats)
         _check_label(ref, source, outputs.label)
         record = reference_model.preprocessing
         wanted = _undeclared(preparation) and record is not None and not record.log_normalized
         counts = _load_query(data, reading, reference_model, seed, counts_wanted=wanted)
+        if folder is not None:
+            outputs = _as_written(counts, outputs)
         counts = _rich_cells(counts, preparation, reference_model, outputs.label)
         model = SCALEXModel.load_query_data(
             counts,
@@ -427,6 +434,12 @@ def on_gpu(gpu: int) -> dict[str, Any]:
     if not torch.cuda.is_available():
         return {"accelerator": "cpu"}
     return {"accelerator": "gpu", "devices": [gpu]}
+
+
+def _as_written(counts: AnnData, outputs: Outputs) -> Outputs:
+    """Convert what cannot be written, now and not after the training; follow a renamed label."""
+    renamed = make_writable(counts)
+    return replace(outputs, label=renamed.get(outputs.label, outputs.label))
 
 
 def _load_query(

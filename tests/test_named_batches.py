@@ -116,6 +116,6 @@ def test_a_mistake_is_one_line_and_its_traceback_in_the_log(
         text=True,
         cwd=tmp_path,
     )
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert done.stderr == "scalex-scvi integrate: There is no file 'nowhere.h5ad'.\n"
     assert "Traceback" in (tmp_path / "out" / "log.txt").read_text()

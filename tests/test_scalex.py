@@ -110,7 +110,14 @@ def test_returns_what_the_documentation_shows(counts: AnnData, tmp_path: Path) -
     assert {"distances", "connectivities"} <= set(adata.obsp)
     assert adata.shape == (150, 40)
     made = {path.name for path in (tmp_path / "out").iterdir()}
-    assert made == {"checkpoint", "adata.h5ad", "umap.pdf", "umap.png", "log.txt"}
+    assert made == {
+        "checkpoint",
+        "adata.h5ad",
+        "umap.pdf",
+        "umap.png",
+        "log.txt",
+        "scalex_run.json",
+    }
 
 
 def test_projection_joins_the_reference_unless_repeat(counts: AnnData, tmp_path: Path) -> None:

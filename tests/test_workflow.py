@@ -50,7 +50,7 @@ def query() -> AnnData:
 
 
 def test_integrate_leaves_a_run_folder(reference: Path) -> None:
-    names = {"adata.h5ad", "checkpoint", "umap.png", "umap.pdf", "log.txt"}
+    names = {"adata.h5ad", "checkpoint", "umap.png", "umap.pdf", "log.txt", "scalex_run.json"}
     assert {path.name for path in reference.iterdir()} == names
     adata = ad.read_h5ad(reference / "adata.h5ad")
     assert {"latent", "X_umap"} <= set(adata.obsm)
@@ -141,7 +141,10 @@ def test_mistakes_are_found_before_the_training(
 def test_an_interrupted_run_leaves_the_previous_results(
     counts: AnnData, reference: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kept = {p: p.read_bytes() for p in reference.rglob("*") if p.is_file() and p.name != "log.txt"}
+    of_the_run = ("log.txt", "scalex_run.json")  # the second names all files, the kept model too
+    kept = {
+        p: p.read_bytes() for p in reference.rglob("*") if p.is_file() and p.name not in of_the_run
+    }
 
     def interrupted(*args: object, **kwargs: object) -> None:
         raise KeyboardInterrupt
@@ -158,6 +161,8 @@ def test_an_interrupted_run_leaves_the_previous_results(
         "umap.png",
         "umap.pdf",
         "log.txt",
+        "scalex_run.json",
+        "trained_model",
     }
     assert "The run ended early" in (reference / "log.txt").read_text()
     assert not logging.getLogger("scalex_scvi").handlers
@@ -167,7 +172,8 @@ def test_a_run_without_picture_leaves_none_of_an_earlier_run(
     counts: AnnData, reference: Path
 ) -> None:
     integrate(counts, reference, ignore_umap=True)
-    assert {path.name for path in reference.iterdir()} == {"adata.h5ad", "checkpoint", "log.txt"}
+    names = {"adata.h5ad", "checkpoint", "log.txt", "scalex_run.json"}
+    assert {path.name for path in reference.iterdir()} == names
 
 
 def test_a_projection_does_not_replace_its_reference(reference: Path, query: AnnData) -> None:

@@ -2,18 +2,53 @@
 
 from __future__ import annotations
 
+import json
 import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from .unfinished import arrive, unfinished
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
 SUFFIXES = (".h5ad", ".zarr")
 """Of files that hold an AnnData."""
+
+
+RUN_FILE = "scalex_run.json"
+"""File by which a folder of ours is known: its kind, and the files in it that are ours."""
+
+
+def own_files(folder: Path) -> dict[str, list[str]]:
+    """Return kind and files of a folder of ours, ``{kind: files}``; empty for any other folder."""
+    try:
+        noted = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
+        return {str(noted["kind"]): [str(name) for name in noted["files"]]}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
+def check_no_run_has(path: str | os.PathLike[str]) -> None:
+    """Raise if a file belongs to the results of a run.
+
+    Raises
+    ------
+    ValueError
+        With the run folder.
+    """
+    given = Path(path).expanduser()
+    for place in (given.absolute(), given.resolve()):
+        for folder in place.parents[:3]:
+            names = [name for files in own_files(folder).values() for name in files]
+            if place.relative_to(folder).parts[0] in [*names, RUN_FILE]:
+                msg = (
+                    f"{str(path)!r} belongs to the results of the run in {str(folder)!r}, which it "
+                    "would replace. Choose another name."
+                )
+                raise ValueError(msg)
 
 
 @contextmanager
@@ -25,16 +60,23 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     Parameters
     ----------
     path
-        Final place of the file. Its folder must exist.
+        Final place of the file or folder. Its parent must exist.
+
+    Raises
+    ------
+    ValueError
+        If it belongs to the results of a run.
     """
     path = Path(path)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as folder:
+    check_no_run_has(path)
+    with unfinished(path.parent) as place:
         # The same suffix: writers choose their format by it.
-        temporary = Path(folder) / path.name
+        temporary = place / "new" / path.name
         yield temporary
-        if temporary.is_dir() and path.is_dir():  # a folder cannot be replaced by a folder
-            os.replace(path, temporary.with_name("previous"))
-        os.replace(temporary, path)
+        if temporary.is_dir():  # which could not be renamed to that of another one
+            arrive(place)
+        else:
+            os.replace(temporary, path)
 
 
 def check_store_path(path: str | os.PathLike[str], adata: AnnData) -> Path:
@@ -43,7 +85,8 @@ def check_store_path(path: str | os.PathLike[str], adata: AnnData) -> Path:
     Raises
     ------
     ValueError
-        For another suffix, the file of a backed ``adata``, or a folder that is no zarr store.
+        For another suffix, the file of a backed ``adata``, a file of a run folder, or a folder
+        that is no zarr store.
     FileNotFoundError
         If the folder to write into does not exist.
     """
@@ -54,6 +97,7 @@ def check_store_path(path: str | os.PathLike[str], adata: AnnData) -> Path:
     if not path.parent.is_dir():
         msg = f"The folder {str(path.parent)!r} of `path` does not exist. Make it first."
         raise FileNotFoundError(msg)
+    check_no_run_has(path)
     if adata.isbacked and path.resolve() == Path(adata.filename).resolve():
         msg = f"`path` {str(path)!r} is the file of `adata`. Choose another one."
         raise ValueError(msg)

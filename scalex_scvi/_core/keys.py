@@ -8,5 +8,8 @@ LATENT_KEY = "X_scalex"
 UMAP_KEY = "X_umap"
 """Of two dimensions to look at, in ``obsm``, as scanpy has it."""
 
+IMPUTED_KEY = "scalex_imputed"
+"""In ``uns`` of a file of imputed expression, which is known by it."""
+
 MAPPING_KEY = "scalex_mapping"
 """Of what a mapping found, in ``uns``."""

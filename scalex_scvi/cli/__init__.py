@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import logging
 import sys
 from collections.abc import Sequence
@@ -10,13 +11,18 @@ from collections.abc import Sequence
 from scalex_scvi._core.messages import messages_on_console
 
 from ._config import apply_config, write_options
+from ._light import COMMANDS as LIGHT_COMMANDS
 from ._parser import build_parser, build_scalex_parser
 
 __all__ = ["build_parser", "build_scalex_parser", "main", "scalex_main"]
 
-_USER_ERRORS = (OSError, KeyError, ValueError, TypeError, ImportError)
-MISTAKE = 1
-"""Exit code after a mistake of the user's."""
+FAILED = 1
+"""Exit code of a run that failed, by a full disk, diverged training, or a mistake of ours."""
+
+MISTAKE = 2
+"""Exit code after wrong arguments or data."""
+
+_NOT_OF_THE_USER = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""
@@ -32,8 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns
     -------
-    Exit code: 0; 1 after a mistake of the user's, which is explained without a traceback; 130
-    after an interruption. Wrong usage exits with 2.
+    Exit code: 0; 2 for wrong arguments or data, 1 for a run that failed, 130 after an
+    interruption (see ``docs/reliability.md``), each with one line on stderr.
     """
     args = _parse(build_parser(), argv)
     return _run(args, f"scalex-scvi {args.command}")
@@ -60,19 +66,56 @@ def _dashes(argv: Sequence[str]) -> list[str]:
 
 
 def _run(args: argparse.Namespace, name: str) -> int:
-    level = logging.WARNING if args.quiet else logging.INFO
+    level = logging.WARNING if getattr(args, "quiet", False) else logging.INFO
     try:
+        if getattr(args, "command", None) in LIGHT_COMMANDS:
+            LIGHT_COMMANDS[args.command](args)
+            return 0
         from ._commands import COMMANDS, run_scalex  # all that is slow to load
 
         command = COMMANDS.get(getattr(args, "command", None), run_scalex)
         with messages_on_console(True, level):
             command(args)
             write_options(args)
-    except _USER_ERRORS as error:
-        text = error.args[0] if isinstance(error, KeyError) and error.args else error
-        sys.stderr.write(f"{name}: {' '.join(str(text).splitlines())}\n")
-        return MISTAKE
-    except KeyboardInterrupt:
-        sys.stderr.write(f"{name}: interrupted; earlier results are as they were.\n")
+    except KeyboardInterrupt as error:
+        _say(name, "interrupted; earlier results are as they were.", error)
         return INTERRUPTED
+    except Exception as error:
+        code = _code_of(error)
+        _say(name, _text_of(error, code), error)
+        return code
     return 0
+
+
+def _say(name: str, text: str, error: BaseException) -> None:
+    """Write one line, with what was noted on the way up."""
+    words = " ".join([text, *getattr(error, "__notes__", [])]).split()
+    sys.stderr.write(f"{name}: {' '.join(words)}\n")
+
+
+def _code_of(error: Exception) -> int:
+    """Tell wrong arguments and data, which we explain ourselves, from what should not happen."""
+    if isinstance(error, OSError):
+        return FAILED if error.errno in _NOT_OF_THE_USER else MISTAKE
+    if isinstance(error, ImportError):
+        return MISTAKE
+    expected = isinstance(error, KeyError | ValueError | TypeError)
+    return MISTAKE if expected and _is_ours(error) else FAILED
+
+
+def _is_ours(error: Exception) -> bool:
+    """Whether an error was raised by a line of this package, and not below it."""
+    at = error.__traceback__
+    while at is not None and at.tb_next is not None:
+        at = at.tb_next
+    return at is not None and at.tb_frame.f_globals.get("__name__", "").startswith("scalex_scvi")
+
+
+def _text_of(error: Exception, code: int) -> str:
+    if isinstance(error, OSError) and error.errno is not None:
+        place = f": {error.filename!r}" if error.filename else ""
+        return f"{error.strerror or error}{place}"
+    text = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
+    if code == MISTAKE or (isinstance(error, RuntimeError) and _is_ours(error)):
+        return text
+    return f"unexpected {type(error).__name__}: {text} (the traceback is in the run's log.txt)"

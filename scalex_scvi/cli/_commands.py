@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import sys
 from collections.abc import Callable
@@ -13,14 +14,17 @@ import pandas as pd
 from anndata import AnnData
 
 from scalex_scvi import SCALEXModel, metrics, pl, workflow
-from scalex_scvi._core.files import whole_file
+from scalex_scvi._core.files import SUFFIXES, whole_file
+from scalex_scvi._core.keys import IMPUTED_KEY
 from scalex_scvi._core.options import options_in
 from scalex_scvi._demo import demo
 from scalex_scvi._outputs import Outputs
-from scalex_scvi.io import Reading, RunFolder, batch_column, read
+from scalex_scvi.io import Reading, RunFolder, batch_column, paths_of, read
 from scalex_scvi.pp import Preparation
 from scalex_scvi.tl import label_scores
 from scalex_scvi.train import Recipe
+
+from ._checks import check_result
 
 logger = logging.getLogger(__name__)
 
@@ -78,6 +82,7 @@ def _machine(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _transfer(args: argparse.Namespace) -> None:
+    args.out = check_result(args.out, paths_of([args.reference, args.query]), [".csv"], "cell")
     ref = _read_results(args.reference)
     if args.query is not None:
         query = _read_results(args.query)
@@ -108,6 +113,7 @@ def _transfer(args: argparse.Namespace) -> None:
 
 def _impute(args: argparse.Namespace) -> None:
     folder = RunFolder(args.run)
+    args.out = check_result(args.out, paths_of(args.run), SUFFIXES, IMPUTED_KEY)
     adata = _read_results(args.run)
     model = SCALEXModel.load(folder.checkpoint, adata=False)
     model.impute(
@@ -122,6 +128,7 @@ def _impute(args: argparse.Namespace) -> None:
 
 
 def _plot(args: argparse.Namespace) -> None:
+    args.out = check_result(args.out, paths_of(args.run), [".png", ".pdf", ".svg"])
     adata = _read_results(args.run)
     color, groupby = args.color[0], args.groupby or batch_column(adata)
     options = {"save": args.out, "show": False}
@@ -136,21 +143,30 @@ def _plot(args: argparse.Namespace) -> None:
     elif args.kind == "meta-pair":
         pl.meta_pair(adata, args.rep, color=color, batch=groupby, batches=args.groups, **options)
     else:
-        _plot_confusion(adata, color, args.predicted or f"{color}_transfer", options)
+        predicted = args.predicted or f"{color}_transfer"
+        _plot_confusion(adata, color, predicted, options, as_json=args.json)
     logger.info("Wrote %s.", args.out)
 
 
-def _plot_confusion(adata: AnnData, truth: str, predicted: str, options: dict[str, Any]) -> None:
+def _plot_confusion(
+    adata: AnnData, truth: str, predicted: str, options: dict[str, Any], *, as_json: bool
+) -> None:
     for column in (truth, predicted):
         if column not in adata.obs:
             msg = f"{column!r} is not a column of obs: {list(adata.obs.columns)!r}."
             raise KeyError(msg)
     both = adata.obs[[truth, predicted]].dropna()
     f1, nmi, ari = pl.confusion(both[truth].astype(str), both[predicted].astype(str), **options)
+    if as_json:
+        found = {"cells": len(both), "F1": float(f1), "NMI": float(nmi), "ARI": float(ari)}
+        sys.stdout.write(json.dumps(found, indent=1) + "\n")
+        return
     sys.stdout.write(f"cells {len(both)}  F1 {f1:.3f}  NMI {nmi:.3f}  ARI {ari:.3f}\n")
 
 
 def _assess(args: argparse.Namespace) -> None:
+    if args.out is not None:
+        args.out = check_result(args.out, paths_of(args.run), [".csv"], "representation")
     adata = _read_results(args.run)
     batch_key = args.batch_name or batch_column(adata)
     if args.benchmark:
@@ -159,13 +175,17 @@ def _assess(args: argparse.Namespace) -> None:
         keys = {"batch_key": batch_key, "labels_key": args.label, "seed": args.seed}
         found = {rep: metrics.integration_scores(adata, rep, **keys) for rep in args.rep}
         scores = pd.DataFrame(found).T
-    sys.stdout.write(scores.round(3).to_string() + "\n")
+    shown = scores.round(3).to_string()
+    sys.stdout.write((scores.to_json(orient="index", indent=1) if args.json else shown) + "\n")
     if args.out is not None:
         _write_table(scores, args.out, index_label="representation")
 
 
 def _demo(args: argparse.Namespace) -> None:
     scores = demo(args.data, held_out=args.held_out, **_job(args))
+    if args.json:
+        sys.stdout.write(scores.to_json(orient="records", indent=1) + "\n")
+        return
     lines = [f"{row.score:36s} {row.value:5.2f}   {row.meaning}" for row in scores.itertuples()]
     what = "Data: " + (args.data or "700 real PBMCs, technologies simulated (semi-synthetic).")
     where = [

@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from scalex_scvi._core.files import whole_file
-
 OPTIONS_FILE = "options.yaml"
 """File in the run folder that ``--config`` reads."""
 
@@ -30,7 +28,7 @@ def apply_config(parser: argparse.ArgumentParser, argv: Sequence[str]) -> None:
     path = finder.parse_known_args(argv)[0].config
     if path is None:
         return
-    target = _subparsers(parser).get(argv[0], parser)
+    target = subparsers(parser).get(argv[0], parser)
     actions = _by_name(target)
     for name, value in _read(path, target).items():
         if name not in actions:
@@ -45,20 +43,23 @@ def apply_config(parser: argparse.ArgumentParser, argv: Sequence[str]) -> None:
 def write_options(args: argparse.Namespace) -> None:
     """Write the options that were used into the run folder, for ``--config``."""
     outdir = getattr(args, "outdir", None)
-    if outdir is None or not Path(outdir).is_dir():
+    if outdir is None:
         return
     import yaml
+
+    from scalex_scvi.io import RunFolder
 
     used = {
         name.replace("_", "-"): value
         for name, value in vars(args).items()
         if name not in _NOT_REPEATED and value is not None
     }
-    with whole_file(Path(outdir) / OPTIONS_FILE) as temporary:
-        temporary.write_text(yaml.safe_dump(used, sort_keys=False), encoding="utf-8")
+    kind = "demo" if getattr(args, "command", None) == "demo" else "run"
+    RunFolder(outdir, kind).add_text(yaml.safe_dump(used, sort_keys=False), OPTIONS_FILE)
 
 
-def _subparsers(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+def subparsers(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    """Return the parsers of commands, by name."""
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
             return action.choices

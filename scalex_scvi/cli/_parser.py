@@ -20,8 +20,8 @@ DATA_HELP = (
 )
 
 EXIT_CODES = (
-    "Exit codes: 0 fine, 1 a mistake in the data or options (explained in one line), "
-    "2 wrong usage, 130 interrupted."
+    "Exit codes: 0 fine, 1 the run failed (disk full, training diverged, a mistake of ours), "
+    "2 wrong arguments or data, 130 interrupted (Ctrl-C). One line on stderr says why."
 )
 
 _SEED = "seed (124, as published)"
@@ -102,7 +102,7 @@ def _add_integrate(parser: argparse.ArgumentParser) -> None:
     _add_training(parser)
     _add_results(parser)
     _add_common(parser)
-    _add_without_effect(parser, help=argparse.SUPPRESS)
+    _add_without_effect(parser)
 
 
 def _add_project(parser: argparse.ArgumentParser) -> None:
@@ -122,7 +122,7 @@ def _add_project(parser: argparse.ArgumentParser) -> None:
     _add_reading(parser)
     _add_results(parser)
     _add_common(parser)
-    _add_without_effect(parser, help=argparse.SUPPRESS)
+    _add_without_effect(parser)
 
 
 def _add_transfer(parser: argparse.ArgumentParser) -> None:
@@ -185,6 +185,7 @@ def _add_plot(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rep", default="latent", help="key in obsm, for meta (%(default)s)")
     parser.add_argument("--predicted", help="column of obs with predicted labels, for confusion")
     parser.add_argument("-o", "--out", required=True, help="picture: .png, .pdf or .svg")
+    parser.add_argument("--json", action="store_true", help="print scores of confusion as JSON")
     _add_quiet(parser)
 
 
@@ -198,6 +199,7 @@ def _add_assess(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seed", type=int, help=_SEED)
     parser.add_argument("-o", "--out", help=".csv file for the scores")
+    _add_json(parser)
     _add_quiet(parser)
 
 
@@ -211,10 +213,19 @@ def _add_demo(parser: argparse.ArgumentParser) -> None:
     _add(parser, Reading, "batch_name")
     _add(parser, Outputs, "label", default=LABEL, help="column of obs with cell types")
     parser.add_argument("--held-out", help="batch to project (the last one)")
+    _add_json(parser)
     _add_preprocessing(parser, min_features=0)
     _add_training(parser)
     _add_common(parser)
-    _add_without_effect(parser, help=argparse.SUPPRESS)
+    _add_without_effect(parser)
+
+
+def _add_json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _add_completion(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("shell", choices=["bash", "zsh"], help="whose script to print")
 
 
 # Summary, example, and what adds the arguments.
@@ -241,6 +252,12 @@ _COMMANDS: dict[str, tuple[str, str, Any]] = {
     ),
     "plot": ("draw the results of a run", "reference meta -o meta.png", _add_plot),
     "assess": ("score the results of a run", "reference -o scores.csv", _add_assess),
+    "versions": ("print the versions of what is installed", "--json", _add_json),
+    "completion": (
+        "print a script that completes commands and options",
+        "bash > ~/.local/share/bash-completion/completions/scalex-scvi",
+        _add_completion,
+    ),
     "demo": ("run the main job on embedded or given data", "-o demo_output", _add_demo),
 }
 
@@ -365,15 +382,9 @@ def _add_quiet(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress and messages")
 
 
-def _add_without_effect(parser: argparse.ArgumentParser, help: str | None = None) -> None:
-    """Add flags of the published command that change nothing, or only repeat a default."""
-    for flag, what, how in (
-        ("--num-workers", "no effect, see SCALEX()", {"type": int, "default": 4}),
-        (
-            "--eval",
-            "running statistics, whatever --batch-stats says",
-            {"action": "store_true"},
-        ),
-        ("--verbose", "messages are shown anyway", {"action": "store_true"}),
-    ):
-        parser.add_argument(flag, help=help or what, **how)
+def _add_without_effect(parser: argparse.ArgumentParser) -> None:
+    """Take flags of the published command that change nothing, or only repeat a default."""
+    hidden = argparse.SUPPRESS
+    parser.add_argument("--num-workers", type=int, default=4, help=hidden)
+    parser.add_argument("--eval", action="store_true", help=hidden)
+    parser.add_argument("--verbose", action="store_true", help=hidden)

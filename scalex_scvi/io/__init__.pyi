@@ -12,6 +12,7 @@ from ._read import read_file as read_file
 from ._read import read_files as read_files
 from ._reading import Reading as Reading
 from ._run_folder import RunFolder as RunFolder
+from ._run_folder import paths_of as paths_of
 from ._source import Taking as Taking
 from ._source import from_raw as from_raw
 from ._source import whole_numbers as whole_numbers
@@ -19,3 +20,4 @@ from ._source import with_raw as with_raw
 from ._store import open_store as open_store
 from ._store import read_lazy as read_lazy
 from ._store import write_store as write_store
+from ._writable import make_writable as make_writable

@@ -26,6 +26,7 @@ from ._formats import (
     read_zarr,
 )
 from ._matrix_market import read_mtx
+from ._run_folder import paths_of
 from ._source import Taking
 from ._tables import CellsIn, Table, orient, read_table, to_adata
 
@@ -134,10 +135,13 @@ def concat(
     Raises
     ------
     FileNotFoundError, ValueError, TypeError
-        As :func:`read`; ValueError if ``save`` does not end in ``.h5ad``.
+        As :func:`read`; ValueError if ``save`` does not end in ``.h5ad``, or is a source.
     """
     if save is not None and Path(save).suffix != ".h5ad":
         msg = f"`save` {str(save)!r} must end in .h5ad, the format that is written."
+        raise ValueError(msg)
+    if save is not None and Path(save).resolve() in [p.resolve() for p in paths_of(data_list)]:
+        msg = f"`save` {str(save)!r} is one of the sources, which it would replace. Choose another."
         raise ValueError(msg)
     adata = read(
         data_list,

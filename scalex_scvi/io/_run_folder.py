@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
+import glob
+import json
 import logging
 import os
-import shutil
 import sys
-import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from anndata import AnnData
 
+from scalex_scvi._core.files import RUN_FILE, own_files
 from scalex_scvi._core.messages import PACKAGE_LOGGER, messages_to
+from scalex_scvi._core.unfinished import anyone_writes, arrive, current, recover, unfinished
 
 from ._formats import read_h5ad
 
-_DRAWN = {"umap.png", "umap.pdf"}
+FORMAT = 1
+TRAINED = "trained_model"
+"""Folder of a trained model whose run did not come to its end."""
+
+_LOG = "log.txt"
+_FILES = {
+    "run": ("checkpoint", "adata.h5ad", "umap.png", "umap.pdf", "options.yaml", TRAINED, _LOG),
+    "demo": ("reference", "projection", "scores.csv", "options.yaml"),
+}
+"""All names that we write into a folder, by its kind."""
 
 
 class RunFolder:
@@ -26,21 +38,32 @@ class RunFolder:
     Parameters
     ----------
     path
-        The folder; it is made on the first write.
+        The folder; it is made on the first write. ``~`` is the home folder.
+    kind
+        ``"run"``, or ``"demo"`` for one with two run folders in it.
+
+    Raises
+    ------
+    ValueError
+        For an empty path, which would be the current folder.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], kind: str = "run") -> None:
+        if not os.fspath(path):
+            msg = "The name of the run folder is empty. Name a folder, '.' for the current one."
+            raise ValueError(msg)
         self.path = Path(path).expanduser()
+        self.kind = kind
 
     @property
     def checkpoint(self) -> Path:
         """Folder of the saved model."""
-        return self.path / "checkpoint"
+        return current(self.path / "checkpoint")
 
     @property
     def adata(self) -> Path:
         """File with the results."""
-        return self.path / "adata.h5ad"
+        return current(self.path / "adata.h5ad")
 
     def read_adata(self) -> AnnData | None:
         """Return the results of an earlier run, or ``None`` where there are none."""
@@ -54,32 +77,146 @@ class RunFolder:
         """Files of a picture: ``name.png`` and ``name.pdf``."""
         return [self.path / f"{name}.{suffix}" for suffix in ("png", "pdf")]
 
-    def write_text(self, text: str, name: str) -> None:
-        """Write a text file."""
-        (self.path / name).write_text(text, encoding="utf-8")
+    def add_text(self, text: str, name: str) -> None:
+        """Write a text file beside the results, whole or not at all, as one of ours."""
+        with unfinished(self.path) as place:
+            (place / "new" / name).write_text(text, encoding="utf-8")
+            (place / "new" / RUN_FILE).write_text(self._noted([name]), encoding="utf-8")
+            arrive(place)
+
+    def check(self, sources: Sequence[Path] = ()) -> None:
+        """Raise unless a run may write here: nothing but an earlier run's files is replaced.
+
+        Parameters
+        ----------
+        sources
+            Files and folders that are read: see :func:`paths_of`.
+
+        Raises
+        ------
+        ValueError
+            If the folder is a file, holds files that are not of a run of ours, is written by
+            another process, or a source would be replaced.
+        PermissionError
+            If nothing can be written there.
+        """
+        given, there = str(self.path), self.path
+        while not os.path.lexists(there):
+            there = there.parent
+        if not there.is_dir():
+            msg = f"`outdir` {given!r}: {str(there)!r} is a file. Name a folder."
+            raise ValueError(msg)
+        if not os.access(there, os.W_OK | os.X_OK):
+            msg = f"`outdir` {given!r}: nothing can be written into {str(there)!r}. Name another."
+            raise PermissionError(msg)
+        self._check_sources(sources)
+        if there != self.path:
+            return
+        recover(self.path)
+        if anyone_writes(self.path):
+            msg = f"`outdir` {given!r}: another run is writing there. Name another, or wait for it."
+            raise ValueError(msg)
+        self._check_foreign()
+
+    def _check_sources(self, sources: Sequence[Path]) -> None:
+        own = self.path.resolve()
+        for source in sources:
+            real = source.expanduser().resolve()
+            inside = real.relative_to(own).parts if real.is_relative_to(own) else ("",)
+            replaced = inside and inside[0] in [*_FILES[self.kind], RUN_FILE]
+            is_store = any((real / mark).exists() for mark in ("zarr.json", ".zgroup"))
+            if own == real or replaced or (is_store and own.is_relative_to(real)):
+                msg = (
+                    f"`outdir` {str(self.path)!r}: its results would replace {str(source)!r}, "
+                    "which is read. Name a new folder."
+                )
+                raise ValueError(msg)
+
+    def _check_foreign(self) -> None:
+        ours = own_files(self.path)
+        everything = sorted(
+            path.name for path in self.path.iterdir() if not path.name.startswith(".scalex-")
+        )
+        foreign = everything
+        if self.kind in ours:
+            foreign = [name for name in everything if name in _FILES[self.kind]]
+            foreign = [name for name in foreign if name not in ours[self.kind]]
+        if foreign:
+            more = ", …" if len(foreign) > 3 else ""
+            names = ", ".join(repr(name) for name in foreign[:3]) + more
+            msg = (
+                f"`outdir` {str(self.path)!r} holds {names}, not of an earlier {self.kind} of this "
+                "package. Name a folder that is new, empty or of an earlier one: nothing else is "
+                "replaced."
+            )
+            raise ValueError(msg)
+
+    def keep_model(self, save: Callable[[Path], None]) -> Path:
+        """Save a trained model beside the results, until its run comes to its end.
+
+        Parameters
+        ----------
+        save
+            Saves the model into a folder that it makes.
+
+        Returns
+        -------
+        The folder of the model.
+        """
+        with unfinished(self.path) as place:
+            save(place / "new" / TRAINED)
+            (place / "new" / RUN_FILE).write_text(self._noted([TRAINED]), encoding="utf-8")
+            arrive(place)
+        return self.path / TRAINED
 
     @contextmanager
-    def run(self) -> Iterator[RunFolder]:
+    def run(self, sources: Sequence[Path] = ()) -> Iterator[RunFolder]:
         """Yield a run folder to write into; its files arrive here together, if the block succeeds.
 
         A run that fails or is interrupted leaves the results of the previous one as they were,
         all of the same run; only ``log.txt`` is of the failed one. The package's log messages go
         there while the block runs.
+
+        Parameters
+        ----------
+        sources
+            Files and folders that are read: see :meth:`check`.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
-        # Inside the folder: on the same disk, so that moving is renaming.
-        with tempfile.TemporaryDirectory(dir=self.path, prefix=".unfinished-") as unfinished:
+        self.check(sources)
+        self.claim()
+        with unfinished(self.path) as place:
+            if anyone_writes(self.path, but=place):  # it began a moment ago
+                self.check(sources)
             with self._logged():
-                yield RunFolder(unfinished)
-            made = sorted(Path(unfinished).iterdir())
-            for result in made:
-                _move(result, self.path / result.name, Path(unfinished))
-            for name in _DRAWN - {result.name for result in made}:
-                (self.path / name).unlink(missing_ok=True)  # a picture of other results
+                yield RunFolder(place / "new")
+            made = [path.name for path in (place / "new").iterdir()]
+            earlier = own_files(self.path).get(self.kind, [])
+            (place / "new" / RUN_FILE).write_text(
+                self._noted(made, forget=earlier), encoding="utf-8"
+            )
+            arrive(place, leaving=[name for name in earlier if name != _LOG])
+
+    def claim(self) -> None:
+        """Make the folder, and note that it is ours; :meth:`check` comes first."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        with unfinished(self.path) as place:
+            noted = self._noted([_LOG] if self.kind == "run" else _FILES[self.kind])
+            (place / "new" / RUN_FILE).write_text(noted, encoding="utf-8")
+            arrive(place)
+
+    def _noted(self, more: Sequence[str], forget: Sequence[str] = ()) -> str:
+        """Text of the file by which the folder is known, with more files of ours."""
+        names = set(own_files(self.path).get(self.kind, [])) - set(forget) | set(more)
+        if self.kind == "run":
+            names.add(_LOG)
+        noted = {"format": FORMAT, "kind": self.kind, "files": sorted(names)}
+        return json.dumps(noted, indent=1) + "\n"
 
     @contextmanager
     def _logged(self) -> Iterator[None]:
-        handler = logging.FileHandler(self.path / "log.txt", mode="w", encoding="utf-8")
+        log = self.path / _LOG
+        log.unlink(missing_ok=True)  # if it is a link, what it points to stays
+        handler = logging.FileHandler(log, mode="w", encoding="utf-8")
         handler.setFormatter(logging.Formatter("%(asctime)s - %(levelname)s - %(message)s"))
         with messages_to(handler):
             try:
@@ -100,12 +237,15 @@ class RunFolder:
                 raise
 
 
-def _move(made: Path, place: Path, aside: Path) -> None:
-    """Put a finished file or folder into its place; a previous folder is swapped out first."""
-    if place.is_dir() and not place.is_symlink():
-        previous = aside / f"previous-{place.name}"
-        os.replace(place, previous)
-        os.replace(made, place)
-        shutil.rmtree(previous)
-    else:
-        os.replace(made, place)
+def paths_of(data: Any) -> list[Path]:
+    """Return the files and folders that sources name, patterns expanded; those that exist."""
+    if isinstance(data, AnnData):
+        return [Path(data.filename)] if data.isbacked else []
+    if isinstance(data, str | os.PathLike):
+        path = Path(data).expanduser()
+        path = path.parent if path.parent.suffix.lower() == ".h5mu" else path
+        found = [path] if path.exists() else [Path(name) for name in glob.glob(str(path))]
+        return [one for one in found if one.exists()]
+    if isinstance(data, list | tuple):
+        return [path for source in data for path in paths_of(source)]
+    return []

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from scalex_scvi._core.files import whole_file
 from scalex_scvi._core.scvi_private import SAVE_KEYS
+from scalex_scvi._core.unfinished import current
 
 from ._checksum import checksum, impossible_numbers
 from ._plain import from_plain, to_plain
 
 FORMAT_KEY, FORMAT = "scalex_scvi_format", 1
+WITH_ADATA_KEY = "saved_with_adata"
 
 CHECKSUM_KEY = "checksum"
 """Of everything else in the file; files of earlier versions have none."""
@@ -28,22 +31,30 @@ class SavedModel:
     state_dict: dict[str, torch.Tensor]
     var_names: list[str]
     attributes: dict[str, Any]
+    with_adata: bool = True
 
 
 def model_path(folder: str | os.PathLike[str], prefix: str | None) -> Path:
-    """Path of the model file in a folder."""
-    return Path(folder).expanduser() / f"{prefix or ''}{SAVE_KEYS.MODEL_FNAME}"
+    """Path of the model file in a folder, wherever it is at the moment."""
+    return current(current(Path(folder).expanduser()) / f"{prefix or ''}{SAVE_KEYS.MODEL_FNAME}")
 
 
 def adata_path(folder: str | os.PathLike[str], prefix: str | None) -> Path:
     """Path of the AnnData that was saved with a model."""
-    return Path(folder).expanduser() / f"{prefix or ''}{SAVE_KEYS.ADATA_FNAME}"
+    return current(current(Path(folder).expanduser()) / f"{prefix or ''}{SAVE_KEYS.ADATA_FNAME}")
 
 
-def write_model(path: Path, model: SavedModel, **save_kwargs: Any) -> None:
-    """Write tensors and plain types only, whole or not at all."""
+def write_model(
+    path: Path, model: SavedModel, *, with_adata: bool = False, **save_kwargs: Any
+) -> None:
+    """Write tensors and plain types only; to write it whole or not at all is up to the caller.
+
+    ``with_adata`` says whether the model's AnnData is written with it: another one in the same
+    folder is of another model.
+    """
     content = {
         FORMAT_KEY: FORMAT,
+        WITH_ADATA_KEY: with_adata,
         SAVE_KEYS.MODEL_STATE_DICT_KEY: dict(model.state_dict),
         SAVE_KEYS.VAR_NAMES_KEY: model.var_names,
         SAVE_KEYS.ATTR_DICT_KEY: {
@@ -52,8 +63,13 @@ def write_model(path: Path, model: SavedModel, **save_kwargs: Any) -> None:
         },
     }
     content[CHECKSUM_KEY] = checksum(content)
-    with whole_file(path) as temporary:
-        torch.save(content, temporary, **save_kwargs)
+    try:
+        torch.save(content, path, **save_kwargs)
+    except RuntimeError as error:  # torch does not say that the disk is full
+        n_bytes = sum(value.nbytes for value in model.state_dict.values())
+        if shutil.disk_usage(path.parent).free >= n_bytes:
+            raise
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
 
 
 def read_model(path: Path) -> SavedModel:
@@ -90,6 +106,7 @@ def read_model(path: Path) -> SavedModel:
             state_dict=content[SAVE_KEYS.MODEL_STATE_DICT_KEY],
             var_names=content[SAVE_KEYS.VAR_NAMES_KEY],
             attributes=from_plain(content[SAVE_KEYS.ATTR_DICT_KEY]),
+            with_adata=content.get(WITH_ADATA_KEY, True),  # earlier versions did not say
         )
         problem = impossible_numbers(model.state_dict)
     except (KeyError, TypeError, AttributeError) as error:

@@ -16,6 +16,7 @@ from anndata.io import sparse_dataset, write_elem
 from scipy import sparse
 
 from scalex_scvi._core.files import whole_file
+from scalex_scvi._core.keys import IMPUTED_KEY
 
 _CHUNK_VALUES = 2**20
 """Values in a compressed chunk of a dense matrix on disk (4 MB)."""
@@ -38,7 +39,8 @@ def write_store(path: Path, blocks: Iterator[Block], obs: pd.DataFrame, var: pd.
     own = [column for column in obs.columns if not str(column).startswith("_scvi")]
     with whole_file(path) as temporary:
         with _root(temporary) as root:
-            write_elem(root, "/", AnnData(obs=obs[own].copy(), var=var.copy()))
+            cells = AnnData(obs=obs[own].copy(), var=var.copy(), uns={IMPUTED_KEY: True})
+            write_elem(root, "/", cells)
             _write_first(root, next(blocks))
             for block in blocks:
                 _append(root, block)

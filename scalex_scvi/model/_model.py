@@ -31,7 +31,12 @@ from scalex_scvi._core.seeds import seeded
 from scalex_scvi.module import SCALEXVAE
 from scalex_scvi.nn import ActivationName
 from scalex_scvi.pp import MIN_GENE_SHARE, NewBatches, Preparation, Preprocessing, Transform
-from scalex_scvi.train import SCALEXDataManager, SCALEXDataSplitter, SCALEXTrainingPlan
+from scalex_scvi.train import (
+    SCALEXDataManager,
+    SCALEXDataSplitter,
+    SCALEXTrainingPlan,
+    SCALEXTrainRunner,
+)
 
 from ._fields import (
     LOGARITHMS_KEY,
@@ -128,6 +133,7 @@ class SCALEXModel(
 
     _module_cls = SCALEXVAE
     _training_plan_cls = SCALEXTrainingPlan
+    _train_runner_cls = SCALEXTrainRunner
     _data_splitter_cls = SCALEXDataSplitter
     _LATENT_QZM_KEY = "scalex_latent_qzm"
     _LATENT_QZV_KEY = "scalex_latent_qzv"

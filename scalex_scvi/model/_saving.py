@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -11,7 +12,7 @@ import torch
 from anndata import AnnData
 from scvi import REGISTRY_KEYS
 
-from scalex_scvi._core.files import whole_file
+from scalex_scvi._core.files import check_no_run_has
 from scalex_scvi._core.inputs import check_adata
 from scalex_scvi._core.scvi_private import (
     FIELD_REGISTRIES_KEY,
@@ -20,6 +21,7 @@ from scalex_scvi._core.scvi_private import (
     STATE_REGISTRY_KEY,
     parse_device_args,
 )
+from scalex_scvi._core.unfinished import arrive, unfinished
 from scalex_scvi.io import read_h5ad
 from scalex_scvi.pp import Preprocessing
 
@@ -30,6 +32,9 @@ if TYPE_CHECKING:
     from scvi.model.base import BaseModelClass as _Base
 else:
     _Base = object
+
+
+logger = logging.getLogger(__name__)
 
 
 class SavingMixin(_Base):
@@ -64,23 +69,33 @@ class SavingMixin(_Base):
         Raises
         ------
         ValueError
-            If the folder exists and ``overwrite`` is false.
+            If the folder exists and ``overwrite`` is false, if it is the model of a run folder, or
+            if it holds an AnnData that was not saved with a model.
         """
-        dir_path = Path(dir_path).expanduser()
-        if os.path.exists(dir_path) and not overwrite:
+        folder = Path(dir_path).expanduser()
+        if os.path.exists(folder) and not overwrite:
             msg = f"{str(dir_path)!r} exists. Choose another folder, or pass `overwrite=True`."
             raise ValueError(msg)
-        os.makedirs(dir_path, exist_ok=True)
+        check_no_run_has(model_path(folder, prefix))
         if save_anndata:
-            with whole_file(adata_path(dir_path, prefix)) as temporary:
-                if self.adata.isbacked:  # writing would make the new file that of the user's object
-                    self.adata.copy(temporary).file.close()
-                else:
-                    self.adata.write_h5ad(temporary, **anndata_write_kwargs)
+            _check_replaceable(folder, prefix)
         attributes = {k: v for k, v in self._get_user_attributes() if k.endswith("_")}
         state = {name: value.cpu() for name, value in self.module.state_dict().items()}
         saved = SavedModel(state, [str(gene) for gene in self.get_var_names()], attributes)
-        write_model(model_path(dir_path, prefix), saved, **(save_kwargs or {}))
+        os.makedirs(folder, exist_ok=True)
+        with unfinished(folder) as place:  # model and cells arrive together
+            new = place / "new"
+            if save_anndata:
+                self._write_cells(adata_path(new, prefix), anndata_write_kwargs)
+            path = model_path(new, prefix)
+            write_model(path, saved, with_adata=save_anndata, **(save_kwargs or {}))
+            arrive(place)
+
+    def _write_cells(self, path: Path, anndata_write_kwargs: dict[str, Any]) -> None:
+        if self.adata.isbacked:  # writing would make the new file that of the user's object
+            self.adata.copy(path).file.close()
+        else:
+            self.adata.write_h5ad(path, **anndata_write_kwargs)
 
     @classmethod
     def load(
@@ -113,10 +128,14 @@ class SavingMixin(_Base):
         """
         if adata is not None and adata is not False:
             check_adata(adata)
+        dir_path = Path(dir_path).expanduser()
         saved = read_model(model_path(dir_path, prefix))
         stored_adata = adata_path(dir_path, prefix)
         if adata is None and stored_adata.exists():
-            adata = read_h5ad(stored_adata)
+            if saved.with_adata:
+                adata = read_h5ad(stored_adata)
+            else:
+                logger.warning("%s was not saved with this model: it is not read.", stored_adata)
         registry = _with_record(saved.attributes)
         if registry.get(MODEL_NAME_KEY) != cls.__name__:
             found = registry.get(MODEL_NAME_KEY)
@@ -143,6 +162,18 @@ class SavingMixin(_Base):
         model.to_device(torch_device(accelerator, device))
         model.module.eval()
         return model
+
+
+def _check_replaceable(folder: Path, prefix: str | None) -> None:
+    """Raise if the AnnData of an earlier save would be replaced that is not one."""
+    cells = adata_path(folder, prefix)
+    check_no_run_has(cells)
+    if cells.exists() and not model_path(folder, prefix).exists():
+        msg = (
+            f"{str(cells)!r} was not saved with a model, and would be replaced. Choose another "
+            "folder, or a `prefix`."
+        )
+        raise ValueError(msg)
 
 
 def _with_record(attributes: dict[str, Any]) -> dict[str, Any]:

@@ -104,6 +104,8 @@ class TrainingMixin(_Base):
             ``strategy="ddp"``, or fewer cells than processes.
         RuntimeError
             If the loss diverges.
+        KeyboardInterrupt
+            After Ctrl-C; a model that was not trained before is not trained then.
         """
         train_size = 1.0 if train_size is None else train_size
         check_share(train_size, name="train_size")

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
+from urllib.parse import unquote
 
 import numpy as np
 import pandas as pd
@@ -155,8 +156,12 @@ class Preprocessing:
 
     def to_adata(self, adata: AnnData) -> None:
         """Write the record into ``adata.uns`` and ``adata.varm``, as plain types."""
-        adata.uns[UNS_KEY] = self.to_dict()
-        adata.varm[SCALE_KEY] = self.scale.set_axis(adata.var_names, axis=0)
+        # Names of batches are columns there, which are keys in a file.
+        escaped = [_escaped(str(name)) for name in self.scale.columns]
+        scale = self.scale.set_axis(escaped, axis=1)
+        changed = escaped != [str(name) for name in self.scale.columns]
+        adata.uns[UNS_KEY] = self.to_dict() | ({"escaped": True} if changed else {})
+        adata.varm[SCALE_KEY] = scale.set_axis(adata.var_names, axis=0)
 
     @classmethod
     def from_adata(cls, adata: AnnData) -> Preprocessing | None:
@@ -166,7 +171,10 @@ class Preprocessing:
         """
         if UNS_KEY not in adata.uns or SCALE_KEY not in adata.varm:
             return None
-        return cls.from_dict(adata.uns[UNS_KEY], adata.var_names, adata.varm[SCALE_KEY])
+        record, scale = adata.uns[UNS_KEY], adata.varm[SCALE_KEY]
+        if record.get("escaped", False):
+            scale = scale.set_axis([_unescaped(str(name)) for name in scale.columns], axis=1)
+        return cls.from_dict(record, adata.var_names, scale)
 
     @classmethod
     def from_dict(cls, record: Mapping[str, Any], genes: Any, scale: pd.DataFrame) -> Preprocessing:
@@ -224,3 +232,13 @@ class Preprocessing:
         new = scale.drop(columns=known)
         new.index = self.scale.index if len(self.scale.columns) else new.index
         return replace(self, scale=pd.concat([self.scale, new], axis=1), batch_key=batch_key)
+
+
+def _escaped(name: str) -> str:
+    """Name of a batch as a key of a file; :func:`_unescaped` undoes it."""
+    key = name.replace("%", "%25").replace("/", "%2F").replace("\x00", "%00")
+    return f"%={key}" if key in ("", ".", "..", "_index") else key
+
+
+def _unescaped(key: str) -> str:
+    return unquote(key.removeprefix("%="))

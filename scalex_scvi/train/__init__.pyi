@@ -13,6 +13,7 @@ from ._recipe import PUBLISHED as PUBLISHED
 from ._recipe import QUICK as QUICK
 from ._recipe import Recipe as Recipe
 from ._recipe import Schedule as Schedule
+from ._runner import SCALEXTrainRunner as SCALEXTrainRunner
 from ._start import mean_expression as mean_expression
 from ._store_module import StoreDataModule as StoreDataModule
 from ._store_module import store_data_module as store_data_module

@@ -292,7 +292,7 @@ MISTAKES = {
 def test_mistakes_are_explained_without_a_traceback(
     files: dict[str, str], capsys: pytest.CaptureFixture, argv: list[str], message: str
 ) -> None:
-    assert cli.main([arg.format(**files) for arg in argv] + ["--quiet"]) == 1
+    assert cli.main([arg.format(**files) for arg in argv] + ["--quiet"]) == 2
     err = capsys.readouterr().err
     assert message in err
     assert "Traceback" not in err

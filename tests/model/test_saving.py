@@ -138,3 +138,38 @@ def test_data_frames_round_trip() -> None:
 
 def test_scvi_version_is_recorded(model: sx.SCALEXModel) -> None:
     assert model.registry["scvi_version"] == scvi.__version__
+
+
+def test_model_and_cells_are_saved_together(
+    model: sx.SCALEXModel,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    folder = tmp_path / "m"
+    model.save(folder, save_anndata=True)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+
+    def interrupted(*args: object, **kwargs: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:  # the cells are written by then
+        patched.setattr(torch, "save", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            model.save(folder, save_anndata=True, overwrite=True)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    model.save(folder, overwrite=True)  # the cells are of the earlier model from now on
+    assert sx.SCALEXModel.load(folder).adata is None
+    assert "was not saved with this model" in caplog.text
+    model.save(folder, save_anndata=True, overwrite=True)
+    assert sx.SCALEXModel.load(folder).adata.n_obs == 150
+
+
+def test_cells_that_were_not_saved_with_a_model_stay(
+    model: sx.SCALEXModel, prepared: AnnData, tmp_path: Path
+) -> None:
+    prepared.write_h5ad(tmp_path / "adata.h5ad")
+    before = (tmp_path / "adata.h5ad").read_bytes()
+    with pytest.raises(ValueError, match="was not saved with a model"):
+        model.save(tmp_path, save_anndata=True, overwrite=True)
+    assert (tmp_path / "adata.h5ad").read_bytes() == before
