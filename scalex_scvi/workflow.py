@@ -81,11 +81,12 @@ def SCALEX(
     unknown: bool = Outputs.unknown,
     batch_stats: Literal["running", "batch"] = Outputs.batch_stats,
     log_normalized: bool | None = Preparation.log_normalized,
+    genome: str | None = Reading.genome,
     progress_bar: bool = True,
 ) -> AnnData:
     """Integrate single-cell data sets, or project new cells onto an integrated reference.
 
-    The arguments of the published package, all of them, and eight more by keyword.
+    The arguments of the published package, all of them, and nine more by keyword.
 
     Parameters
     ----------
@@ -188,6 +189,8 @@ def SCALEX(
     log_normalized
         Whether the values are log-normalized already, to be selected and scaled only. ``None``
         decides, and raises when it looks like it.
+    genome
+        Genome whose features are used where a file has several, or ``"all"``.
     progress_bar
         Whether to show the progress of the training.
 
@@ -261,7 +264,7 @@ def integrate(
     See :func:`SCALEX`.
     """
     with results_folder(outputs) as folder:
-        counts = load_counts(data, reading, seed=seed)
+        counts = load_counts(data, reading, seed=seed, profile=preparation.profile)
         adata = prepare(counts, preparation, label=outputs.label)
         check_outputs(adata, outputs)  # now, not after the training
         SCALEXModel.setup_anndata(adata, batch_key=batch_column(adata))
@@ -352,6 +355,7 @@ def load_data(
     processed: bool = Preparation.processed,
     use_layer: str = Reading.use_layer,
     seed: int | None = None,
+    genome: str | None = Reading.genome,
     **preparation: Any,
 ) -> AnnData:
     """Read data sets, put them together and prepare them for a model.
@@ -362,7 +366,7 @@ def load_data(
     ----------
     data_list, seed
         See :func:`scalex_scvi.io.load_counts`.
-    batch_categories, join, batch_key, batch_name, backed, fraction, n_obs, use_layer
+    batch_categories, join, batch_key, batch_name, backed, fraction, n_obs, use_layer, genome
         See :class:`scalex_scvi.io.Reading`.
     profile, min_features, min_cells, target_sum, n_top_features, processed, **preparation
         See :class:`scalex_scvi.pp.Preparation`.
@@ -374,8 +378,9 @@ def load_data(
     loaders.
     """
     given = locals()
-    counts = load_counts(data_list, options_in(Reading, given), seed=seed)
-    return prepare(counts, options_in(Preparation, given, **preparation))
+    options = options_in(Preparation, given, **preparation)
+    reading = options_in(Reading, given)
+    return prepare(load_counts(data_list, reading, seed=seed, profile=options.profile), options)
 
 
 def prepare(counts: AnnData, preparation: Preparation, *, label: str | None = None) -> AnnData:
@@ -416,7 +421,9 @@ def _load_query(
     column = reference_model.get_setup_arg("batch_key") or Reading.batch_name
     if (reading.batch_name, reading.batch_key) == (Reading.batch_name, Reading.batch_key):
         reading = replace(reading, batch_name=column, batch_key=column)
-    counts = load_counts(data, reading, seed=seed, is_query=True)
+    record = reference_model.preprocessing
+    profile = None if record is None else record.profile
+    counts = load_counts(data, reading, seed=seed, is_query=True, profile=profile)
     rename_batches(counts, column)
     return counts
 

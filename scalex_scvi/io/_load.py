@@ -13,6 +13,7 @@ from anndata import AnnData
 from scalex_scvi._core.columns import check_no_missing
 from scalex_scvi._core.seeds import resolve_seed
 
+from ._features import Choice, choose_features
 from ._read import DataSource, _as_list, read
 from ._reading import Reading
 
@@ -34,6 +35,7 @@ def load_counts(
     *,
     seed: int | None = None,
     is_query: bool = False,
+    profile: str | None = None,
 ) -> AnnData:
     """Read data sets and put them together, with the batch of each cell in ``obs``.
 
@@ -48,6 +50,9 @@ def load_counts(
     is_query
         Whether the cells are to be projected: then they need no batch column, and without one
         are a single new batch, ``"query"``.
+    profile
+        Features of the type of a kind of data alone: see :func:`scalex_scvi.io.read_file`. What
+        ``obsm`` holds is taken whole.
 
     Returns
     -------
@@ -63,18 +68,23 @@ def load_counts(
         For missing batches, two different columns named for the batches of one source, or a
         ``fraction`` or ``n_obs`` out of range.
     """
+    choice = Choice(profile, reading.genome)
     adata = read(
         data,
         batch_key=reading.batch_key,
         batch_categories=reading.batch_categories,
         join=reading.join,
         backed=reading.backed,
+        # Another matrix may be of features of its own.
+        profile=profile if reading.use_layer == "X" else None,
+        genome=reading.genome,
     )
     one_source = len(_as_list(data)) == 1 and reading.batch_categories is None
     name = (_name_in_one if one_source else _name_in_several)(adata, reading)
     batch = _batches(adata, name, is_query=is_query)
     rows = _draw(adata.n_obs, reading.fraction, reading.n_obs, seed)
-    chosen = _with_matrix(adata, reading.use_layer, rows)
+    # Not done yet for a layer, and for cells on disk.
+    chosen = choose_features(_with_matrix(adata, reading.use_layer, rows), choice, "The data")
     _store_batches(chosen, batch.iloc[rows], name)
     return chosen
 

@@ -32,6 +32,9 @@ class Reading:
         Share or number of cells to draw at random, without changing their order.
     use_layer
         ``"X"``, or the key of a layer or of ``obsm`` to use instead, e.g. surface proteins.
+    genome
+        Genome whose features are used where a file of 10x Genomics or Parse has several,
+        ``"GRCh38"`` for example, or ``"all"``: see :func:`scalex_scvi.io.read_file`.
     """
 
     batch_categories: Sequence[str] | None = option(None, "names of several sources (0 to N-1)")
@@ -44,3 +47,4 @@ class Reading:
     fraction: float | None = option(None, "share of cells to draw")
     n_obs: int | None = option(None, "number of cells to draw")
     use_layer: str = option("X", "layer or key of obsm to use")
+    genome: str | None = option(None, "genome to use where a file has several, or 'all'")

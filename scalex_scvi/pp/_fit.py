@@ -10,13 +10,15 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import reduce
+from functools import cached_property, reduce
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from scalex_scvi._core.blocks import Blocks
+from scalex_scvi._core.feature_types import OWN, none_left, own_features
+from scalex_scvi._core.feature_types import left_out as describe_left_out
 from scalex_scvi._core.matrices import to_csr
 
 from ._columns import Columns, check_unique_genes
@@ -132,11 +134,13 @@ class _How:
     target_sum: float | None
     log1p: bool
     log_normalized: bool
+    own: Columns
+    """The features of the profile's type, among which the detected are counted."""
 
     def kept(self, block: Any, codes: np.ndarray) -> tuple[Any, np.ndarray, np.ndarray]:
         """Return a block as CSR, less the cells that are filtered out, and what was detected."""
         csr = to_csr(block, name="The matrix")
-        detected = csr.getnnz(axis=1)
+        detected = self.own.pick(csr).getnnz(axis=1)
         if self.min_features and (detected < self.min_features).any():
             rows = detected >= self.min_features
             return csr[rows], codes[rows], detected
@@ -249,6 +253,7 @@ class _Fitting:
     def _left_out(self) -> np.ndarray:
         prefixes = self.options["dropped_prefixes"]
         left_out = starts_with(self.var, prefixes)
+        others = ~self._own_type
         if left_out.any():
             found = symbols(self.var)[left_out]
             logger.info("Left out %d genes, such as %s.", left_out.sum(), ", ".join(found[:3]))
@@ -257,7 +262,25 @@ class _Fitting:
                 "Genes are named by Ensembl ids and var has no column of symbols: mitochondrial "
                 "genes and spike-ins cannot be told and stay. Add var['gene_symbols']."
             )
-        return left_out
+        if others.any():
+            logger.warning(
+                "%s: `profile` %r takes the type %r; left out are %s.",
+                self.name,
+                self.profile.name,
+                OWN[self.profile.name][0],
+                describe_left_out(self.var, ~others),
+            )
+        return left_out | others
+
+    @cached_property
+    def _own_type(self) -> np.ndarray:
+        """Mask of the features of the profile's type: all of them, if ``var`` says nothing."""
+        own = own_features(self.var, self.profile.name)
+        if own is None:
+            return np.ones(len(self.var), dtype=bool)
+        if not own.any():
+            raise ValueError(none_left(self.var, self.profile.name, self.name))
+        return own
 
     def _how(self, over: Columns, target_sum: Any = "as given") -> _How:
         target = self.options["target_sum"] if target_sum == "as given" else target_sum
@@ -268,6 +291,7 @@ class _Fitting:
             None,
             self.options["log1p"],
             self.log_normalized,
+            Columns.all_but(~self._own_type),
         )
         if target == "median" and not self.log_normalized:
             target = self._median_total(how)
