@@ -86,11 +86,12 @@ def SCALEX(
     log_normalized: bool | None = Preparation.log_normalized,
     gene_names: str | None = Reading.gene_names,
     min_gene_share: float = Reading.min_gene_share,
+    genome: str | None = Reading.genome,
     progress_bar: bool = True,
 ) -> AnnData:
     """Integrate single-cell data sets, or project new cells onto an integrated reference.
 
-    The arguments of the published package, all of them, and ten more by keyword.
+    The arguments of the published package, all of them, and eleven more by keyword.
 
     Parameters
     ----------
@@ -200,6 +201,8 @@ def SCALEX(
     min_gene_share
         Share of the reference's genes that projected cells must have: with fewer, most of their
         values would be zeros that nobody measured.
+    genome
+        Genome whose features are used where a file has several, or ``"all"``.
     progress_bar
         Whether to show the progress of the training.
 
@@ -273,7 +276,13 @@ def integrate(
     See :func:`SCALEX`.
     """
     with results_folder(outputs, data) as folder:
-        counts = load_counts(data, reading, seed=seed, counts_wanted=_undeclared(preparation))
+        counts = load_counts(
+            data,
+            reading,
+            seed=seed,
+            counts_wanted=_undeclared(preparation),
+            profile=preparation.profile,
+        )
         if folder is not None:
             outputs = _as_written(counts, outputs)
         adata = prepare(counts, preparation, label=outputs.label)
@@ -374,6 +383,7 @@ def load_data(
     processed: bool = Preparation.processed,
     use_layer: str = Reading.use_layer,
     seed: int | None = None,
+    genome: str | None = Reading.genome,
     **preparation: Any,
 ) -> AnnData:
     """Read data sets, put them together and prepare them for a model.
@@ -384,7 +394,7 @@ def load_data(
     ----------
     data_list, seed
         See :func:`scalex_scvi.io.load_counts`.
-    batch_categories, join, batch_key, batch_name, backed, fraction, n_obs, use_layer
+    batch_categories, join, batch_key, batch_name, backed, fraction, n_obs, use_layer, genome
         See :class:`scalex_scvi.io.Reading`.
     profile, min_features, min_cells, target_sum, n_top_features, processed, **preparation
         See :class:`scalex_scvi.pp.Preparation`.
@@ -398,7 +408,11 @@ def load_data(
     given = locals()
     options = options_in(Preparation, given, **preparation)
     counts = load_counts(
-        data_list, options_in(Reading, given), seed=seed, counts_wanted=_undeclared(options)
+        data_list,
+        options_in(Reading, given),
+        seed=seed,
+        counts_wanted=_undeclared(options),
+        profile=options.profile,
     )
     return prepare(counts, options)
 
@@ -454,12 +468,14 @@ def _load_query(
     column = reference_model.get_setup_arg("batch_key") or Reading.batch_name
     if (reading.batch_name, reading.batch_key) == (Reading.batch_name, Reading.batch_key):
         reading = replace(reading, batch_name=column, batch_key=column)
+    record = reference_model.preprocessing
     counts = load_counts(
         data,
         reading,
         seed=seed,
         reference=reference_model.batch_names,
         counts_wanted=counts_wanted,
+        profile=None if record is None else record.profile,
     )
     rename_batches(counts, column)
     return counts

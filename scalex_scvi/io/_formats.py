@@ -32,13 +32,19 @@ class InputError(ValueError):
 def naming_file(path: str | os.PathLike[str], kind: str) -> Iterator[None]:
     """Turn whatever a reader raises for a damaged file into one error that names the file.
 
-    h5py, zarr, gzip, pandas, scipy and anndata raise many kinds. A missing package or memory is
-    not the file's fault and passes.
+    h5py, zarr, gzip, pandas, scipy and anndata raise many kinds. A missing package is not the
+    file's fault and passes; too little memory, or a size that no machine has, is named.
     """
     try:
         yield
-    except (InputError, ImportError, MemoryError):
+    except (InputError, ImportError):
         raise
+    except MemoryError as error:
+        msg = (
+            f"{str(path)!r} does not fit into memory as {kind}: {str(error) or 'out of memory'}. "
+            "Is its declared size right? Large data: `scalex_scvi.io.read_lazy`, or `backed`."
+        )
+        raise MemoryError(msg) from error
     except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
         msg = (
@@ -85,18 +91,6 @@ def make_genes_unique(adata: AnnData, path: str | os.PathLike[str]) -> AnnData:
     return adata
 
 
-def report_feature_types(adata: AnnData, path: str | os.PathLike[str]) -> None:
-    """Warn when a file holds more than one type of features: all of them are kept."""
-    types = sorted(set(adata.var["feature_types"])) if "feature_types" in adata.var else []
-    if len(types) > 1:
-        logger.warning(
-            "%r holds features of the types %s. All are kept; select by "
-            "adata.var['feature_types'] if one is meant.",
-            str(path),
-            types,
-        )
-
-
 def read_h5ad(path: Path, *, backed: bool = False) -> AnnData:
     """Read an ``.h5ad`` file, or open it with the matrix left on disk."""
     with naming_file(path, ".h5ad"):
@@ -118,8 +112,12 @@ def read_h5mu(path: Path, modality: str | None) -> AnnData:
         return checked(mudata.read_h5ad(path, modality), f"{path}/{modality}")
 
 
-def read_10x_h5(path: Path) -> AnnData:
-    """Read an ``.h5`` file of Cell Ranger (v2, or v3 and later) with all types of features."""
+def read_10x_h5(path: Path, genome: str | None = None) -> AnnData:
+    """Read an ``.h5`` file of Cell Ranger (v2, or v3 and later) with all types of features.
+
+    Names of genes are as in the file: they may repeat, and be empty. Of a file of version 2, which
+    has a matrix for each genome, the genome must be given if there are several.
+    """
     with naming_file(path, "10x .h5"), repeated_names_expected():
         with h5py.File(path, "r") as file:
             groups = {key: set(item) for key, item in file.items() if isinstance(item, h5py.Group)}
@@ -127,16 +125,29 @@ def read_10x_h5(path: Path) -> AnnData:
             suffix = ".h5mu" if "mod" in groups else ".h5ad"
             msg = f"{str(path)!r} holds no 10x matrix but {suffix}: give it that ending."
             raise InputError(msg)
-        if not any("barcodes" in members for members in groups.values()):
+        matrices = [name for name, members in groups.items() if "barcodes" in members]
+        if not matrices:
             msg = (
                 f"{str(path)!r} is not a 10x .h5 file: no group with 'barcodes' among "
                 f"{sorted(groups)!r}. Give Cell Ranger's filtered_feature_bc_matrix.h5."
             )
             raise InputError(msg)
-        adata = checked(sc.read_10x_h5(path, gex_only=False), path)
+        legacy = _legacy_genome(path, matrices, genome) if "matrix" not in groups else None
+        adata = checked(sc.read_10x_h5(path, genome=legacy, gex_only=False), path)
         adata.X = sparse.csr_matrix(adata.X, dtype=np.float32)
-    report_feature_types(adata, path)
-    return make_genes_unique(adata, path)
+        if legacy is not None:
+            adata.var["genome"] = legacy
+    return adata
+
+
+def _legacy_genome(path: Path, matrices: list[str], genome: str | None) -> str:
+    if genome is None and len(matrices) == 1:
+        return matrices[0]
+    if genome in matrices:
+        return str(genome)
+    given = "must be chosen" if genome is None else f"{genome!r} is not among them"
+    msg = f"{str(path)!r} holds the genomes {matrices!r}: `genome` {given}. Give one of them."
+    raise InputError(msg)
 
 
 def read_loom(path: Path) -> AnnData:
@@ -159,7 +170,7 @@ def read_loom(path: Path) -> AnnData:
         # X_name: anndata's default prefers a layer "spliced" to the main matrix.
         adata = ad.io.read_loom(path, X_name="", obs_names=cells, var_names=genes)
         adata.obs_names.name = adata.var_names.name = None
-        return make_genes_unique(checked(adata, path), path)
+        return checked(adata, path)
 
 
 def _loom_names(path: Path, present: list[str], usual: Sequence[str], what: str) -> str:

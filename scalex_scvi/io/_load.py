@@ -14,7 +14,8 @@ from scalex_scvi._core.columns import as_text, check_no_missing
 from scalex_scvi._core.matrices import check_no_mask
 from scalex_scvi._core.seeds import resolve_seed
 
-from ._read import DataSource, _as_list, read
+from ._features import Choice, choose_features
+from ._read import DataSource, _as_list, read_taking
 from ._reading import Reading
 from ._source import RAW, Taking
 
@@ -37,6 +38,7 @@ def load_counts(
     seed: int | None = None,
     reference: Sequence[str] | None = None,
     counts_wanted: bool = False,
+    profile: str | None = None,
 ) -> AnnData:
     """Read data sets and put them together, with the batch of each cell in ``obs``.
 
@@ -55,6 +57,9 @@ def load_counts(
         cells of the same batch: an underscore is added until they differ.
     counts_wanted
         Whether counts in ``.raw`` are taken where ``X`` holds normalized values.
+    profile
+        Features of the type of a kind of data alone: see :func:`scalex_scvi.io.read_file`. What
+        ``obsm`` holds is taken whole.
 
     Returns
     -------
@@ -70,19 +75,23 @@ def load_counts(
         For missing batches, two different columns named for the batches of one source, or a
         ``fraction`` or ``n_obs`` out of range.
     """
-    adata = read(
+    choice = Choice(profile, reading.genome)
+    adata = read_taking(
         data,
+        _taking(reading, counts_wanted),
+        # Another matrix may be of features of its own.
+        choice if reading.use_layer == "X" else Choice(None, reading.genome),
         batch_key=reading.batch_key,
         batch_categories=_source_names(data, reading, reference),
         join=reading.join,
         backed=reading.backed,
-        taking=_taking(reading, counts_wanted),
     )
     one_source = len(_as_list(data)) == 1 and reading.batch_categories is None
     name = (_name_in_one if one_source else _name_in_several)(adata, reading)
     batch = _batches(adata, name, reference)
     rows = _draw(adata.n_obs, reading.fraction, reading.n_obs, seed)
-    chosen = _with_matrix(adata, reading.use_layer, rows)
+    # Not done yet for a layer, and for cells on disk.
+    chosen = choose_features(_with_matrix(adata, reading.use_layer, rows), choice, "The data")
     _store_batches(chosen, batch.iloc[rows], name)
     return chosen
 

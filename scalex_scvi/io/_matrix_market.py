@@ -1,9 +1,10 @@
-"""MatrixMarket folders: a matrix, its barcodes and its genes, features or peaks."""
+"""MatrixMarket folders: a matrix, its cells and its genes, features or peaks."""
 
 from __future__ import annotations
 
+import logging
 import os
-import re
+from dataclasses import dataclass
 from pathlib import Path
 
 import anndata as ad
@@ -11,41 +12,55 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 from scipy import sparse
+from scipy.io import mminfo
 
-from ._formats import (
-    InputError,
-    checked,
-    make_genes_unique,
-    naming_file,
-    repeated_names_expected,
-    report_feature_types,
-)
+from ._features import Choice, choose_features, name_by_id
+from ._formats import InputError, checked, make_genes_unique, naming_file, repeated_names_expected
+from ._matrix_market_files import MatrixFiles, find_files
 
-_MATRIX = re.compile(r"\.mtx(\.gz)?$", re.IGNORECASE)
-_NAMES = re.compile(r"\.(tsv|txt|csv|bed)(\.gz)?$", re.IGNORECASE)
-_BARCODES = ("barcode",)
-_FEATURES = ("feature", "gene", "peak")
+logger = logging.getLogger(__name__)
+
+# First lines of lists that kb-python, Parse, R and pandas write.
+_IDS = ("gene_id", "gene_ids", "geneid", "ensembl_id", "feature_id", "id")
+_SYMBOLS = ("gene_name", "gene_names", "gene_symbol", "gene_symbols", "symbol", "name")
+_HEADERS = {
+    *_IDS,
+    *_SYMBOLS,
+    *("barcode", "barcodes", "cell", "cells", "cell_id", "cell_barcode", "bc_wells", "x", "v1"),
+    *("gene", "genes", "feature", "features", "peak", "peaks", "feature_type", "chr", "chrom"),
+}
 
 
-def read_mtx(path: str | os.PathLike[str]) -> AnnData:
+def read_mtx(
+    path: str | os.PathLike[str], *, profile: str | None = None, genome: str | None = None
+) -> AnnData:
     """Read a MatrixMarket folder: matrix, barcodes, and genes, features or peaks.
 
     Parameters
     ----------
     path
         The folder, or its ``.mtx`` file when the folder holds several; each file may be gzipped.
-        The file of cells has ``barcode`` in its name, the other one ``gene``, ``feature`` or
-        ``peak`` (``.tsv``, ``.txt``, ``.csv``, ``.bed``). Names may have a prefix in common
-        (``GSM123_matrix.mtx.gz``, ``GSM123_barcodes.tsv.gz``). Genes have one column (names), two
-        (ids, symbols: Cell Ranger 2) or more (ids, symbols, feature types: Cell Ranger 3), peaks
-        have three (chromosome, start, end).
+        The file of cells has ``barcode`` (or ``cell``) in its name, the other one ``gene``,
+        ``feature`` or ``peak`` (``.tsv``, ``.txt``, ``.csv``, ``.bed``). Names may have a prefix
+        or a suffix in common (``GSM123_matrix.mtx.gz``, ``GSM123_barcodes.tsv.gz``). Genes have
+        one column (names), two (ids, symbols: Cell Ranger 2) or more (ids, symbols, feature
+        types: Cell Ranger 3), peaks have three (chromosome, start, end). A first line that names
+        the columns is known by the number of lines. The files of kb-python
+        (``cells_x_genes.mtx``) and Parse Biosciences (``DGE.mtx``, ``all_genes.csv``,
+        ``cell_metadata.csv``) are read as they are.
+    profile
+        ``"RNA"``, ``"ATAC"`` or ``"ADT"``: features of its type alone; by default all.
+    genome
+        Which genome's genes are taken where there are several (``"all"``: of each), or which
+        folder's, of those that Cell Ranger 2 made.
 
     Returns
     -------
     Cells × genes, ``X`` CSR float32. The matrix may be either way round: the numbers of barcodes
-    and features tell (genes × cells, as 10x writes it, if they are equal). Names are the symbols,
-    made unique; peaks are ``chr:start-end``. Ids are in ``var["gene_ids"]``, types in
-    ``var["feature_types"]``, where the file has them.
+    and features tell; if they are equal it is genes × cells, as 10x writes it, unless its name is
+    that of kb-python or Parse. Names are the symbols, the id where there is none, made unique;
+    peaks are ``chr:start-end``. Ids are in ``var["gene_ids"]``, types in
+    ``var["feature_types"]``, and further named columns of cells in ``obs``.
 
     Raises
     ------
@@ -53,88 +68,71 @@ def read_mtx(path: str | os.PathLike[str]) -> AnnData:
         If there is no such file or folder.
     ValueError
         If a file is missing or there are several of a kind, if the lengths do not fit, if a file
-        is damaged or empty.
+        is damaged or empty, or if a genome must be chosen.
     """
     path = Path(path)
     if not path.exists():
         msg = f"There is no file {str(path)!r}."
         raise FileNotFoundError(msg)
-    matrix_file = _find_matrix(path) if path.is_dir() else path
-    barcodes_file = _find_names(matrix_file, _BARCODES)
-    features_file = _find_names(matrix_file, _FEATURES)
-    barcodes = _read_names(barcodes_file)
-    var = _var(_read_names(features_file))
-    with naming_file(matrix_file, "MatrixMarket"), repeated_names_expected():
-        matrix = ad.io.read_mtx(matrix_file, dtype="float32").X
-        matrix = _cells_by_genes(matrix, len(barcodes), len(var), matrix_file)
-        adata = AnnData(matrix, obs=pd.DataFrame(index=pd.Index(barcodes[0].to_numpy())), var=var)
-        adata = make_genes_unique(checked(adata, path), path)
-    report_feature_types(adata, path)
-    return adata
+    adata = read_mtx_as_it_is(path, genome)
+    with repeated_names_expected():
+        adata = choose_features(adata, Choice(profile, genome), path, must_choose=True)
+    return make_genes_unique(adata, path)
 
 
-def _find_matrix(folder: Path) -> Path:
-    found = sorted(file for file in folder.iterdir() if _MATRIX.search(file.name))
-    if len(found) == 1:
-        return found[0]
-    if found:
-        msg = (
-            f"{str(folder)!r} holds several matrices, {_names(found)!r}: give the path of one, or "
-            f"{str(folder / '*.mtx*')!r} for all of them."
-        )
-    else:
-        msg = (
-            f"{str(folder)!r} is a folder without a MatrixMarket file (.mtx, .mtx.gz). If it "
-            f"holds data files of another kind, give one of them, or {str(folder / '*')!r} for all."
-        )
-    raise InputError(msg)
+def read_mtx_as_it_is(path: Path, genome: str | None = None) -> AnnData:
+    """Read all features; their names may repeat."""
+    files = find_files(path, genome)
+    cells, features = _read_list(files.cells), _read_list(files.features)
+    with naming_file(files.matrix, "MatrixMarket"), repeated_names_expected():
+        shape = mminfo(files.matrix)[:2]
+        cells, features, in_rows = _fit(shape, cells, features, files)
+        matrix = ad.io.read_mtx(files.matrix, dtype="float32").X
+        if not in_rows:
+            matrix = matrix.T
+        var = _var(features, _read_symbols(files, len(features.rows)))
+        adata = AnnData(sparse.csr_matrix(matrix, dtype=np.float32), obs=_obs(cells), var=var)
+        return checked(adata, path)
 
 
-def _find_names(matrix_file: Path, words: tuple[str, ...]) -> Path:
-    """Return the file beside the matrix that has one of the words in its name."""
-    folder = matrix_file.parent
-    files = sorted(file for file in folder.iterdir() if _NAMES.search(file.name))
-    found = [file for file in files if _kind(file) == words]
-    prefix = re.sub(r"(matrix|counts?|data)$", "", _MATRIX.sub("", matrix_file.name), flags=re.I)
-    same_prefix = [file for file in found if file.name.startswith(prefix)]
-    exact = [file for file in same_prefix if file.name[len(prefix) :].lower().startswith(words)]
-    # Barcodes of another sample must not be taken; genes are often one file for all samples.
-    alone = sum(bool(_MATRIX.search(file.name)) for file in folder.iterdir()) == 1
-    fallback = found if alone or words == _FEATURES else []
-    candidates = exact or same_prefix or fallback
-    if len(candidates) == 1:
-        return candidates[0]
-    what = "', '".join(words)
-    if candidates:
-        msg = (
-            f"{str(matrix_file)!r} has several files with '{what}' in their names beside it: "
-            f"{_names(candidates)!r}. Leave one."
-        )
-    else:
-        msg = (
-            f"{str(matrix_file)!r} lacks a file beside it with '{what}' in its name (.tsv, .txt, "
-            f".csv, .bed or these .gz) and prefix {prefix!r}; there are {_names(files)!r}."
-        )
-    raise InputError(msg)
+@dataclass(frozen=True)
+class _List:
+    """The lines of a file: all of them text (a gene may be called NA), maybe with a header."""
+
+    rows: pd.DataFrame
+    header: list[str] | None = None
+
+    def of_length(self, n: int) -> _List | None:
+        """Return the list as one of ``n`` names, its first line as the header if it is one."""
+        if len(self.rows) == n:
+            return self
+        first = [str(field).strip().lower() for field in self.rows.iloc[0]]
+        if len(self.rows) == n + 1 and any(field in _HEADERS for field in first):
+            return _List(self.rows.iloc[1:].reset_index(drop=True), first)
+        return None
+
+    def without_numbers(self) -> _List:
+        """Leave out a first column that only counts the lines, as R and pandas write it."""
+        numbers = [str(i) for i in range(len(self.rows) + 1)]
+        first = self.rows[0].tolist()
+        if self.rows.shape[1] == 1 or first not in (numbers[:-1], numbers[1:]):
+            return self
+        rows = self.rows.iloc[:, 1:]
+        rows.columns = range(rows.shape[1])
+        return _List(rows, None if self.header is None else self.header[1:])
+
+    def column(self, names: tuple[str, ...]) -> pd.Series | None:
+        """Return the first column with one of these names."""
+        for name in names:
+            if self.header is not None and name in self.header:
+                return self.rows[self.header.index(name)]
+        return None
 
 
-def _kind(file: Path) -> tuple[str, ...] | None:
-    # Barcodes first: kallisto writes cells_x_genes.barcodes.txt.
-    for words in (_BARCODES, _FEATURES):
-        if any(word in file.name.lower() for word in words):
-            return words
-    return None
-
-
-def _names(files: list[Path]) -> list[str]:
-    return [file.name for file in files]
-
-
-def _read_names(path: Path) -> pd.DataFrame:
-    """Return the columns of a file without a header, all text (a gene may be called NA)."""
+def _read_list(path: Path) -> _List:
     name = path.name.lower()
     with naming_file(path, "a list of names"):
-        return pd.read_csv(
+        rows = pd.read_csv(
             path,
             sep="," if name.removesuffix(".gz").endswith(".csv") else "\t",
             header=None,
@@ -142,33 +140,91 @@ def _read_names(path: Path) -> pd.DataFrame:
             keep_default_na=False,
             comment="#" if ".bed" in name else None,
         )
+    return _List(rows)
 
 
-def _var(columns: pd.DataFrame) -> pd.DataFrame:
+def _read_symbols(files: MatrixFiles, n_features: int) -> pd.Index | None:
+    """Symbols that kb-python writes beside the ids."""
+    if files.symbols is None:
+        return None
+    with naming_file(files.symbols, "a list of names"):
+        # Genes without a symbol are empty lines.
+        opened = pd.read_csv(
+            files.symbols,
+            sep="\t",
+            header=None,
+            dtype=str,
+            keep_default_na=False,
+            skip_blank_lines=False,
+        )
+    if len(opened) != n_features:
+        msg = f"{str(files.symbols)!r} has {len(opened)} names, but there are {n_features} genes."
+        raise InputError(msg)
+    return pd.Index(opened[0].to_numpy())
+
+
+def _fit(
+    shape: tuple[int, int], cells: _List, features: _List, files: MatrixFiles
+) -> tuple[_List, _List, bool]:
+    """Return the lists without headers, and whether cells are the rows of the matrix."""
+    found = {}
+    for in_rows in (False, True):
+        n_features, n_cells = reversed(shape) if in_rows else shape
+        fitting = cells.of_length(n_cells), features.of_length(n_features)
+        if fitting[0] is not None and fitting[1] is not None:
+            found[in_rows] = fitting[0].without_numbers(), fitting[1].without_numbers()
+    if found:
+        in_rows = files.cells_in_rows if len(found) == 2 else next(iter(found))
+        return *found[in_rows], in_rows
+    msg = (
+        f"{str(files.matrix)!r} is {shape[0]} × {shape[1]}, but there are {len(features.rows)} "
+        f"features and {len(cells.rows)} barcodes beside it. Are the files of one sample, "
+        "complete, and without header lines?"
+    )
+    raise InputError(msg)
+
+
+def _obs(cells: _List) -> pd.DataFrame:
+    obs = pd.DataFrame(index=pd.Index(cells.rows[0].to_numpy()))
+    for position, name in enumerate(cells.header or []):
+        if position and name:
+            column = cells.rows[position].to_numpy()
+            numbers = pd.to_numeric(pd.Series(column), errors="coerce")
+            obs[name] = column if numbers.isna().any() else numbers.to_numpy()
+    return obs
+
+
+def _var(features: _List, symbols: pd.Index | None) -> pd.DataFrame:
+    columns = features.rows
+    if features.header is not None:
+        return _var_of_header(features)
     if columns.shape[1] >= 3 and _all_digits(columns[1]) and _all_digits(columns[2]):
         return pd.DataFrame(index=pd.Index(columns[0] + ":" + columns[1] + "-" + columns[2]))
-    if columns.shape[1] == 1:
-        return pd.DataFrame(index=pd.Index(columns[0].to_numpy()))
-    var = pd.DataFrame({"gene_ids": columns[0].to_numpy()}, index=pd.Index(columns[1].to_numpy()))
+    if columns.shape[1] > 1:
+        symbols = pd.Index(columns[1].to_numpy())
+    ids = pd.Index(columns[0].to_numpy())
+    if symbols is None:
+        return pd.DataFrame(index=ids)
+    var = pd.DataFrame({"gene_ids": ids.to_numpy()}, index=name_by_id(symbols, ids))
     if columns.shape[1] >= 3:
         var["feature_types"] = columns[2].to_numpy()
     return var
 
 
+def _var_of_header(features: _List) -> pd.DataFrame:
+    ids, symbols = features.column(_IDS), features.column(_SYMBOLS)
+    types = features.column(("feature_type", "feature_types"))
+    genome = features.column(("genome",))
+    if ids is None or symbols is None:
+        return _var(_List(features.rows), None)
+    names = name_by_id(pd.Index(symbols.to_numpy()), pd.Index(ids.to_numpy()))
+    var = pd.DataFrame({"gene_ids": ids.to_numpy()}, index=names)
+    if types is not None:
+        var["feature_types"] = types.to_numpy()
+    if genome is not None:
+        var["genome"] = genome.to_numpy()
+    return var
+
+
 def _all_digits(column: pd.Series) -> bool:
     return bool(column.str.isdigit().all())
-
-
-def _cells_by_genes(
-    matrix: sparse.csr_matrix, n_barcodes: int, n_features: int, path: Path
-) -> sparse.csr_matrix:
-    if matrix.shape == (n_features, n_barcodes):
-        return sparse.csr_matrix(matrix.T, dtype=np.float32)
-    if matrix.shape == (n_barcodes, n_features):
-        return matrix
-    msg = (
-        f"{str(path)!r} is {matrix.shape[0]} × {matrix.shape[1]}, but there are {n_features} "
-        f"features and {n_barcodes} barcodes beside it. Are the files of one sample, complete, "
-        "and without header lines?"
-    )
-    raise InputError(msg)

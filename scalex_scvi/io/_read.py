@@ -17,15 +17,18 @@ from scalex_scvi._core.files import whole_file
 from scalex_scvi._core.inputs import check_adata, way_out
 
 from ._concat import Join, concatenate
+from ._features import EVERYTHING, Choice, choose_features, name_by_id
 from ._formats import (
     InputError,
+    make_genes_unique,
     read_10x_h5,
     read_h5ad,
     read_h5mu,
     read_loom,
     read_zarr,
+    repeated_names_expected,
 )
-from ._matrix_market import read_mtx
+from ._matrix_market import read_mtx_as_it_is
 from ._run_folder import paths_of
 from ._source import Taking
 from ._tables import CellsIn, Table, orient, read_table, to_adata
@@ -40,8 +43,8 @@ FORMATS = (
 )
 
 _SUB_BATCH = "sub_batch"
-_READERS = {".h5ad": read_h5ad, ".h5": read_10x_h5, ".zarr": read_zarr, ".loom": read_loom}
-_GZIPPED_READERS = {".mtx": read_mtx, ".csv": read_table, ".tsv": read_table, ".txt": read_table}
+_ANNDATA = {".h5ad": read_h5ad, ".zarr": read_zarr}
+_TABLES = (".csv", ".tsv", ".txt")
 
 
 def read(
@@ -52,7 +55,8 @@ def read(
     join: Join = "inner",
     index_unique: str | None = None,
     backed: bool = False,
-    taking: Taking = Taking(),  # noqa: B008 frozen
+    profile: str | None = None,
+    genome: str | None = None,
 ) -> AnnData:
     """Read one data set, or put several together, each a batch of its own.
 
@@ -74,9 +78,9 @@ def read(
         Put between a cell's name and its batch to make names unique. By default the batch is added
         (after ``-``) only if names repeat between sources.
     backed
-        Leave the matrix on disk; for one ``.h5ad`` file only.
-    taking
-        Whether the counts are those in ``.raw``, and which column of ``var`` names the genes.
+        Leave the matrix on disk; for one ``.h5ad`` file only, of which all features are then kept.
+    profile, genome
+        See :func:`read_file`. Each of several sources is reduced before they are joined.
 
     Returns
     -------
@@ -91,6 +95,40 @@ def read(
     TypeError
         For a source that is neither a path nor an AnnData.
     """
+    return read_taking(
+        sources,
+        Taking(),
+        Choice(profile, genome),
+        batch_key=batch_key,
+        batch_categories=batch_categories,
+        join=join,
+        index_unique=index_unique,
+        backed=backed,
+    )
+
+
+def read_taking(
+    sources: DataSource | Sequence[DataSource],
+    taking: Taking,
+    choice: Choice,
+    *,
+    batch_key: str = "batch",
+    batch_categories: Sequence[str] | None = None,
+    join: Join = "inner",
+    index_unique: str | None = None,
+    backed: bool = False,
+) -> AnnData:
+    """Read as :func:`read`, and take of each source what is wanted of it.
+
+    Parameters
+    ----------
+    sources, batch_key, batch_categories, join, index_unique, backed
+        See :func:`read`.
+    taking
+        Whether the counts are those in ``.raw``, and which column of ``var`` names the genes.
+    choice
+        Whose features are wanted.
+    """
     sources = _as_list(sources)
     if not sources:
         msg = "No data: `sources` is empty."
@@ -101,7 +139,9 @@ def read(
     if backed:
         return taking.of([_read_backed(sources, batch_categories)], ["The source"])[0]
     names = _batch_names(batch_categories, len(sources))
-    adatas = taking.of(_read_all(sources, join), [_called(s, i) for i, s in enumerate(sources)])
+    adatas = taking.of(
+        _read_all(sources, join, choice), [_called(s, i) for i, s in enumerate(sources)]
+    )
     if len(adatas) == 1 and batch_categories is None:
         return adatas[0]
     return concatenate(adatas, names, key=batch_key, join=join, index_unique=index_unique)
@@ -114,6 +154,9 @@ def concat(
     batch_key: str = "batch",
     index_unique: str | None = None,
     save: str | os.PathLike[str] | None = None,
+    *,
+    profile: str | None = None,
+    genome: str | None = None,
 ) -> AnnData:
     """Put several data sets together: :func:`read` with a copy on disk.
 
@@ -127,6 +170,8 @@ def concat(
         See :func:`read`.
     save
         ``.h5ad`` file to write the result to, whole or not at all; its folder is made.
+    profile, genome
+        See :func:`read_file`.
 
     Returns
     -------
@@ -149,6 +194,8 @@ def concat(
         batch_categories=batch_categories,
         join=join,
         index_unique=index_unique,
+        profile=profile,
+        genome=genome,
     )
     if save is not None:
         save = Path(save).expanduser()
@@ -160,7 +207,9 @@ def concat(
     return adata
 
 
-def read_files(root: str | os.PathLike[str]) -> AnnData:
+def read_files(
+    root: str | os.PathLike[str], *, profile: str | None = None, genome: str | None = None
+) -> AnnData:
     """Read one source: a file, a folder, or all files that fit a pattern.
 
     Parameters
@@ -169,6 +218,8 @@ def read_files(root: str | os.PathLike[str]) -> AnnData:
         A path (see :func:`read_file`), or a pattern such as ``folder/*``, ``*.h5ad`` or
         ``*.h5mu/rna``. Files are taken in the order of their names and put together with the
         genes that all have; ``obs["sub_batch"]`` holds the file names.
+    profile, genome
+        See :func:`read_file`.
 
     Returns
     -------
@@ -179,11 +230,16 @@ def read_files(root: str | os.PathLike[str]) -> AnnData:
     FileNotFoundError, ValueError
         As :func:`read`.
     """
-    return _read_all([root], "inner")[0]
+    return _read_all([root], "inner", Choice(profile, genome))[0]
 
 
 def read_file(
-    path: str | os.PathLike[str], backed: bool = False, *, cells_in: CellsIn | None = None
+    path: str | os.PathLike[str],
+    backed: bool = False,
+    *,
+    cells_in: CellsIn | None = None,
+    profile: str | None = None,
+    genome: str | None = None,
 ) -> AnnData:
     """Read one file, or one folder of MatrixMarket files or zarr.
 
@@ -194,22 +250,37 @@ def read_file(
 
         - ``.h5ad``, ``.zarr``: an AnnData, as it is;
         - ``data.h5mu/<modality>``: one modality of a MuData, as it is;
-        - ``.h5``: 10x Genomics; all types of features are kept;
+        - ``.h5``: 10x Genomics, version 2 or later;
         - ``.loom``: its main matrix (extra ``io``);
         - ``.mtx``, ``.mtx.gz`` or a folder: see :func:`read_mtx`;
-        - ``.csv`` (commas), ``.tsv``, ``.txt`` (tabs or spaces), or these ``.gz``: a table of
-          numbers with names in its first line and first column. The header may be one field
-          shorter than the rows (R's ``write.table``).
+        - ``.csv``, ``.tsv``, ``.txt``, or these ``.gz``: a table of numbers with names in its
+          first line and first column. Separators are commas or semicolons in ``.csv`` (with
+          semicolons, numbers may have a decimal comma), else tabs, spaces, commas or semicolons.
+          The header may be one field shorter than the rows (R's ``write.table``). Lines at the
+          top that start with ``#`` are comments (BD Rhapsody, featureCounts). Columns of text, or
+          that describe genes (``Chr``, ``Start``, ``End``, ``Strand``, ``Length``), become
+          ``var`` (``obs`` if cells are in rows), with a warning; lines of HTSeq and STAR that
+          count what was assigned to no gene are left out.
 
-        Gene names are made unique, with a warning, except in AnnData and MuData files.
+        Genes without a symbol are named by their id. Gene names are made unique, with a warning,
+        except in AnnData and MuData files.
     backed
         Leave the matrix on disk; ``.h5ad`` only.
     cells_in
         For a text table: whether its ``"rows"`` or its ``"columns"`` are cells. By default, names
-        that look like barcodes, Ensembl ids or peaks decide (among several sources of
-        :func:`read`: first of all the gene names of the others); if nothing tells, columns, as in
-        the published package, with a warning. Note that the published tutorial on gene activity
-        writes cells in rows.
+        that look like barcodes, Ensembl ids or peaks, or are genes that every tissue expresses,
+        decide (among several sources of :func:`read`: first of all the gene names of the others),
+        then what the header says above the names (``Geneid``, ``Cell_Index``); if nothing tells,
+        columns, as in the published package, with a warning. Note that the published tutorial on
+        gene activity writes cells in rows.
+    profile
+        Features of the type of a kind of data alone, where a file says what they are (10x, BD
+        Rhapsody, ``var["feature_types"]``): ``"RNA"`` (gene expression), ``"ATAC"`` (peaks) or
+        ``"ADT"`` (antibodies, without hashtags). What is left out is named in a warning. By
+        default all are kept, with a warning if they are of several types.
+    genome
+        Whose features are taken where a file has several genomes, e.g. ``"GRCh38"``; names then
+        lose the genome before them. ``"all"`` takes those of each.
 
     Returns
     -------
@@ -220,17 +291,20 @@ def read_file(
     FileNotFoundError
         If there is no such file.
     ValueError
-        If the file is damaged, incomplete, empty, without names, or of an unknown format.
+        If the file is damaged, incomplete, empty, without names, or of an unknown format; if it
+        has several genomes and none was chosen; if it has no feature of the profile's type.
     ImportError
         For ``.loom`` without loompy.
     """
     if backed:
         return _read_backed([path], None)
-    loaded = _load(path)
+    choice = Choice(profile, genome)
+    loaded = _load(path, choice)
     if isinstance(loaded, Table):
-        if cells_in is None:
-            return orient([loaded], pd.Index([]))[0]
-        return to_adata(loaded, cells_in)
+        adata = (
+            orient([loaded], pd.Index([]))[0] if cells_in is None else to_adata(loaded, cells_in)
+        )
+        return _chosen(adata, choice, path)
     if cells_in is not None:
         msg = f"`cells_in` is for .csv, .tsv and .txt; {str(path)!r} says itself where cells are."
         raise ValueError(msg)
@@ -285,18 +359,21 @@ def _called(source: DataSource, number: int) -> str:
     return f"Source {number}" if isinstance(source, AnnData) else f"Source {str(source)!r}"
 
 
-def _read_all(sources: Sequence[DataSource], join: Join) -> list[AnnData]:
+def _read_all(sources: Sequence[DataSource], join: Join, choice: Choice) -> list[AnnData]:
     """Read all sources; those of several files are put together.
 
     Tables are turned the right way round last, when the gene names of all others are known.
     """
     groups = [_expand(source) for source in sources]
-    loaded = [_load(part) for group in groups for part in group]
+    loaded = [_load(part, choice) for group in groups for part in group]
     genes = pd.Index([])
     for item in loaded:
         if isinstance(item, AnnData):
             genes = genes.union(item.var_names)
-    tables = iter(orient([item for item in loaded if isinstance(item, Table)], genes))
+    tables = iter(
+        _chosen(adata, choice, table.path)
+        for table, adata in _turned([item for item in loaded if isinstance(item, Table)], genes)
+    )
     ready = iter([next(tables) if isinstance(item, Table) else item for item in loaded])
     adatas = []
     for source, group in zip(sources, groups, strict=True):
@@ -304,6 +381,10 @@ def _read_all(sources: Sequence[DataSource], join: Join) -> list[AnnData]:
         is_pattern = not isinstance(source, AnnData) and group != [source]
         adatas.append(_put_files_together(parts, group, join) if is_pattern else parts[0])
     return adatas
+
+
+def _turned(tables: list[Table], genes: pd.Index) -> list[tuple[Table, AnnData]]:
+    return list(zip(tables, orient(tables, genes), strict=True))
 
 
 def _put_files_together(parts: list[AnnData], files: list[Any], join: Join) -> AnnData:
@@ -339,26 +420,39 @@ def _expand(source: DataSource) -> list[Any]:
     return files if modality is None else [f"{file}/{modality}" for file in files]
 
 
-def _load(source: DataSource) -> AnnData | Table:
-    """Read one file or folder by its kind."""
+def _load(source: DataSource, choice: Choice = EVERYTHING) -> AnnData | Table:
+    """Read one file or folder by its kind, with the wanted features."""
     if isinstance(source, AnnData):
-        return source
+        return choose_features(source, choice, "AnnData")
     path, modality = _split_modality(source)
     _check_exists(path)
     name = path.name.lower()
+    plain = name.removesuffix(".gz")
     if name.endswith(".h5mu"):
-        return read_h5mu(path, modality)
-    if path.is_dir():
-        is_zarr = any((path / mark).exists() for mark in ("zarr.json", ".zgroup"))
-        return read_zarr(path) if is_zarr or name.endswith(".zarr") else read_mtx(path)
-    for suffix, reader in _READERS.items():
-        if name.endswith(suffix):
-            return reader(path)
-    for suffix, text_reader in _GZIPPED_READERS.items():
-        if name.removesuffix(".gz").endswith(suffix):
-            return text_reader(path)
+        return choose_features(read_h5mu(path, modality), choice, path)
+    is_zarr = path.is_dir() and any((path / mark).exists() for mark in ("zarr.json", ".zgroup"))
+    for suffix, reader in _ANNDATA.items():
+        if name.endswith(suffix) or (is_zarr and suffix == ".zarr"):
+            return choose_features(reader(path), choice, path)
+    if path.is_dir() or plain.endswith(".mtx"):
+        return _chosen(read_mtx_as_it_is(path, choice.genome), choice, path)
+    if name.endswith(".h5"):
+        return _chosen(read_10x_h5(path, choice.genome), choice, path)
+    if name.endswith(".loom"):
+        return _chosen(read_loom(path), choice, path)
+    if plain.endswith(_TABLES):
+        return read_table(path)
     msg = f"{str(path)!r} is of an unknown format. Allowed are {FORMATS}."
     raise InputError(msg)
+
+
+def _chosen(adata: AnnData, choice: Choice, path: str | os.PathLike[str]) -> AnnData:
+    """Return the wanted features of a file whose names may repeat or lack."""
+    with repeated_names_expected():
+        if "gene_ids" in adata.var:
+            adata.var_names = name_by_id(adata.var_names, pd.Index(adata.var["gene_ids"]))
+        adata = choose_features(adata, choice, path, must_choose=True)
+    return make_genes_unique(adata, path)
 
 
 def _check_exists(path: Path) -> None:

@@ -40,6 +40,9 @@ class Reading:
         other sources, or the reference, have (with a warning).
     min_gene_share
         Share of the reference's genes that a query must have, 0 to 1.
+    genome
+        Genome whose features are used where a file of 10x Genomics or Parse has several,
+        ``"GRCh38"`` for example, or ``"all"``: see :func:`scalex_scvi.io.read_file`.
     """
 
     batch_categories: Sequence[str] | None = option(None, "names of several sources (0 to N-1)")
@@ -54,6 +57,7 @@ class Reading:
     use_layer: str = option("X", "layer or key of obsm to use, or 'raw'")
     gene_names: str | None = option(None, "column of var with the names of genes")
     min_gene_share: float = option(0.3, "share of the reference's genes that a query must have")
+    genome: str | None = option(None, "genome to use where a file has several, or 'all'")
 
     def __post_init__(self) -> None:
         check_share(self.min_gene_share, name="min_gene_share", zero=True)

@@ -1,22 +1,24 @@
-"""Text tables: which separator, which header, which way round."""
+"""Text tables: their numbers, and which way round they are."""
 
 from __future__ import annotations
 
-import csv
-import gzip
 import logging
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, cast
 
 import numpy as np
 import pandas as pd
 from anndata import AnnData
 from scipy import sparse
 
-from ._formats import InputError, checked, make_genes_unique, naming_file, repeated_names_expected
+from scalex_scvi._core.feature_types import COLUMN as FEATURE_TYPES
+from scalex_scvi._core.feature_types import OWN
+
+from ._formats import InputError, checked, naming_file, repeated_names_expected
+from ._table_layout import Layout, check_names, find_layout
 
 logger = logging.getLogger(__name__)
 
@@ -27,37 +29,62 @@ _CHUNK_VALUES = 10_000_000
 
 _BARCODE = re.compile(r"(?<![A-Za-z])[ACGTN]{10,}(?![A-Za-z])")
 _FEATURE = re.compile(r"^ENS[A-Z]*G\d{6,}|^chr\w+[:_-]\d+[_-]\d+$")
+_COMMON_GENE = re.compile(
+    r"^(ACTB|B2M|EEF1A1|FTH1|GAPDH|MALAT1|TMSB4X|RP[LS]\d+[AXYL]?|MT-[A-Z]+\d*)$", re.IGNORECASE
+)
+"""Genes that nearly every cell of every tissue expresses."""
+
+_BD_PROTEIN = "|pAbO"
+"""How BD Rhapsody's names of proteins end, which it counts beside genes."""
+
+_SUMMARY = frozenset(
+    "__no_feature __ambiguous __too_low_aQual __not_aligned __alignment_not_unique "
+    "N_unmapped N_multimapping N_noFeature N_ambiguous".split()
+)
+"""Lines that HTSeq and STAR add below the genes."""
 
 
 @dataclass(frozen=True)
 class Table:
-    """A named matrix that does not say which axis holds the cells."""
+    """A named matrix that does not say which axis holds the cells.
+
+    Attributes
+    ----------
+    path
+        The file.
+    matrix, rows, columns
+        Numbers and names.
+    annotation
+        What else is known of the rows.
+    cells_in
+        Where the cells are, if the header says it.
+    """
 
     path: Path
     matrix: sparse.csr_matrix
     rows: pd.Index
     columns: pd.Index
-
-
-@dataclass(frozen=True)
-class _Layout:
-    separator: str
-    columns: list[str]
+    annotation: pd.DataFrame
+    cells_in: CellsIn | None = None
 
 
 def read_table(path: Path) -> Table:
     """Read a table of numbers with a header line and a first column of names.
 
-    ``.csv`` is separated by commas, ``.tsv`` and ``.txt`` by tabs (by spaces if the first line has
-    no tab). The header may be one field shorter than the rows, as R's ``write.table`` leaves it.
+    ``.csv`` is separated by commas or semicolons, ``.tsv`` and ``.txt`` by tabs, or by spaces,
+    commas or semicolons where no tab divides the lines. The header may be one field shorter than
+    the rows, as R's ``write.table`` leaves it. Lines at the top that start with ``#`` are comments.
     """
     with naming_file(path, "a table"):
-        layout = _layout(path)
+        layout = find_layout(path)
+        _report_annotation(path, layout)
         rows: list[str] = []
         blocks: list[sparse.csr_matrix] = []
+        annotation: list[pd.DataFrame] = []
         try:
             for chunk in _chunks(path, layout, np.float32):
-                values = chunk.to_numpy()
+                annotation.append(chunk.iloc[:, _positions(layout)])
+                values = chunk.drop(columns=_positions(layout)).to_numpy()
                 if not np.isfinite(values).all():
                     msg = "missing or infinite values"
                     raise ValueError(msg)
@@ -66,86 +93,90 @@ def read_table(path: Path) -> Table:
         except ValueError as error:
             msg = f"{str(path)!r}: {_first_bad_field(path, layout) or error}"
             raise InputError(msg) from error
-        _check_names(path, rows, "names in its first column")
+        if layout.cells_in != "rows":  # cells may have numbers as names
+            check_names(path, rows, "names in its first column")
+        columns = pd.Index([name for name in layout.columns if name not in layout.annotation])
+        described = pd.concat(annotation).set_axis(layout.annotation, axis=1)
         matrix = sparse.vstack(blocks, format="csr", dtype=np.float32)
-    return Table(path, matrix, pd.Index(rows), pd.Index(layout.columns))
+    table = Table(
+        path, matrix, pd.Index(rows), columns, described, cast("CellsIn", layout.cells_in)
+    )
+    return _without_summary(table)
 
 
-def _layout(path: Path) -> _Layout:
-    """Find the separator and the names in the header."""
-    opened = gzip.open if path.name.lower().endswith(".gz") else open
-    with opened(path, "rt", encoding="utf-8-sig") as file:
-        first, second = file.readline().rstrip("\r\n"), file.readline().rstrip("\r\n")
-    if not first.strip() or not second.strip():
+def _positions(layout: Layout) -> list[int]:
+    """Places of the columns that are no counts."""
+    return [i for i, name in enumerate(layout.columns) if name in layout.annotation]
+
+
+def _report_annotation(path: Path, layout: Layout) -> None:
+    if len(layout.annotation) == len(layout.columns):
         msg = (
-            f"{str(path)!r} is empty: it needs a header line with names, and below it lines with "
-            "a name and numbers."
+            f"{str(path)!r} has no column of numbers: all are text or describe genes, "
+            f"{layout.columns[:5]!r}."
         )
         raise InputError(msg)
-    name = path.name.lower().removesuffix(".gz")
-    separator = "," if name.endswith(".csv") else "\t" if "\t" in first + second else " "
-    header, row = _fields(first, separator), _fields(second, separator)
-    if len(row) < 2:
-        found = {",": "comma", "\t": "tab", " ": "tab or space"}[separator]
-        msg = (
-            f"{str(path)!r} has one column only: no {found} in its lines. Expected are commas in "
-            ".csv, tabs or spaces in .tsv and .txt."
+    if layout.annotation:
+        logger.warning(
+            "%r: the columns %r are text or describe genes: they are annotation, not counts.",
+            str(path),
+            layout.annotation,
         )
-        raise InputError(msg)
-    if len(header) == len(row):
-        header = header[1:]
-    elif len(header) != len(row) - 1:
-        msg = (
-            f"{str(path)!r} has {len(header)} fields in its header but {len(row)} in the next "
-            "line. Is the header, or the file, incomplete?"
-        )
-        raise InputError(msg)
-    _check_names(path, header, "header")
-    return _Layout(separator, header)
 
 
-def _fields(line: str, separator: str) -> list[str]:
-    if separator == " ":
-        return next(csv.reader([line.strip()], delimiter=" ", skipinitialspace=True))
-    return next(csv.reader([line], delimiter=separator))
+def _without_summary(table: Table) -> Table:
+    """Leave out lines that count what was assigned to no gene."""
+    summary = table.rows.isin(_SUMMARY)
+    if not summary.any():
+        return table
+    logger.warning(
+        "%r: the lines %r are no genes and left out.", str(table.path), list(table.rows[summary])
+    )
+    return Table(
+        table.path,
+        table.matrix[~summary],
+        table.rows[~summary],
+        table.columns,
+        table.annotation[~summary],
+        "columns",
+    )
 
 
-def _check_names(path: Path, names: Sequence[str], what: str) -> None:
-    numbers = pd.to_numeric(pd.Series(names, dtype=object), errors="coerce").notna()
-    if numbers.all():
-        msg = (
-            f"{str(path)!r} has no {what}: there are only numbers, {list(names[:3])!r} …. The "
-            "first line and the first column must name cells and genes; if these numbers are "
-            "names, put a letter before them."
-        )
-        raise InputError(msg)
-
-
-def _chunks(path: Path, layout: _Layout, dtype: type) -> Iterator[pd.DataFrame]:
-    """Yield blocks of rows; nothing counts as missing but an absent field."""
-    dtypes = {0: str} | dict.fromkeys(range(1, len(layout.columns) + 1), dtype)
+def _chunks(path: Path, layout: Layout, dtype: type) -> Iterator[pd.DataFrame]:
+    """Yield blocks of rows, columns by place; nothing counts as missing but an absent field."""
+    text = set(_positions(layout))
+    dtypes: dict[int, Any] = {0: str}
+    for place in range(len(layout.columns)):
+        dtypes[place + 1] = str if place in text else dtype
     with pd.read_csv(
         path,
         sep=layout.separator,
+        decimal=layout.decimal if dtype is not str else ".",
         header=None,
-        skiprows=1,
+        skiprows=layout.n_before,
         index_col=0,
         dtype=dtypes,
         keep_default_na=False,
         skipinitialspace=layout.separator == " ",
         chunksize=max(1, _CHUNK_VALUES // len(layout.columns)),
     ) as reader:
-        yield from reader
+        for chunk in reader:
+            chunk.columns = range(chunk.shape[1])
+            yield chunk
 
 
-def _first_bad_field(path: Path, layout: _Layout) -> str | None:
+def _first_bad_field(path: Path, layout: Layout) -> str | None:
+    counts = [i for i in range(len(layout.columns)) if i not in _positions(layout)]
     for chunk in _chunks(path, layout, str):
-        values = chunk.apply(pd.to_numeric, errors="coerce").to_numpy(dtype=np.float64)
+        texts = chunk.iloc[:, counts]
+        if layout.decimal == ",":
+            texts = texts.apply(lambda column: column.str.replace(",", "."))
+        values = texts.apply(pd.to_numeric, errors="coerce").to_numpy(dtype=np.float64)
         bad = np.argwhere(~np.isfinite(values))
         if len(bad):
             row, column = bad[0]
-            text = chunk.iat[row, column]
-            where = f"row {chunk.index[row]!r}, column {layout.columns[column]!r}"
+            text = texts.iat[row, column]
+            where = f"row {chunk.index[row]!r}, column {layout.columns[counts[column]]!r}"
             if text == "" or not isinstance(text, str):
                 return f"{where} has no value. Is the file cut off? Write 0 for no counts."
             return f"{text!r} in {where} is not a number that can be used. Remove or replace it."
@@ -160,18 +191,24 @@ def to_adata(table: Table, cells_in: CellsIn) -> AnnData:
     in_rows = cells_in == "rows"
     matrix = table.matrix if in_rows else table.matrix.T.tocsr()
     cells, genes = (table.rows, table.columns) if in_rows else (table.columns, table.rows)
+    obs, var = pd.DataFrame(index=cells), pd.DataFrame(index=genes)
+    for name in table.annotation:
+        (obs if in_rows else var)[name] = table.annotation[name].to_numpy()
+    is_protein = np.array([str(name).endswith(_BD_PROTEIN) for name in genes], dtype=bool)
+    if is_protein.any():
+        var[FEATURE_TYPES] = np.where(is_protein, OWN["ADT"][0], OWN["RNA"][0])
     with naming_file(table.path, "a table"), repeated_names_expected():
-        adata = AnnData(matrix, obs=pd.DataFrame(index=cells), var=pd.DataFrame(index=genes))
-        return make_genes_unique(checked(adata, table.path), table.path)
+        return checked(AnnData(matrix, obs=obs, var=var), table.path)
 
 
 def orient(tables: Sequence[Table], known_genes: pd.Index) -> list[AnnData]:
     """Turn tables the right way round, and log why.
 
     The first rule that tells decides: the axis that shares more names with the genes of the other
-    sources; names that look like barcodes, Ensembl ids or peaks; the axis that two tables share,
+    sources; names that look like barcodes, Ensembl ids or peaks, or are genes that every tissue
+    expresses; what the header says (``Geneid``, ``Cell_Index``); the axis that two tables share,
     if they share only one; else genes are in rows and cells in columns, as in the published
-    package, with a warning.
+    package, with a warning. So is a header that says other than the names.
     """
     common = _shared_axis(tables)
     adatas = []
@@ -203,18 +240,30 @@ def _cells_in(
         return ("columns" if in_rows > in_columns else "rows"), reason
     look = _look(table.rows) - _look(table.columns)
     if look:
-        return ("rows" if look > 0 else "columns"), "names that look like barcodes or gene ids"
+        cells_in: CellsIn = "rows" if look > 0 else "columns"
+        if table.cells_in not in (None, cells_in):
+            logger.warning(
+                "%r: cells are taken to be in %s, by the look of the names, though the header "
+                "says otherwise. If it is right: scalex_scvi.io.read_file(path, cells_in=%r).",
+                str(table.path),
+                cells_in,
+                table.cells_in,
+            )
+        return cells_in, "names that look like barcodes or genes"
+    if table.cells_in is not None:
+        return table.cells_in, "what the header says"
     if common is not None:
         return common, "names on the other axis repeat between the tables"
     return "columns", None
 
 
 def _look(names: pd.Index) -> int:
-    """Return 1 if most names look like barcodes, -1 if like Ensembl ids or peaks, else 0."""
+    """Return 1 if most names look like barcodes, -1 if like genes or peaks, else 0."""
     for pattern, verdict in ((_BARCODE, 1), (_FEATURE, -1)):
-        if 2 * sum(bool(pattern.search(name)) for name in names) > len(names):
+        if 2 * sum(bool(pattern.search(str(name))) for name in names) > len(names):
             return verdict
-    return 0
+    common = {str(name).upper() for name in names if _COMMON_GENE.match(str(name))}
+    return -1 if len(common) >= 3 else 0
 
 
 def _shared_axis(tables: Sequence[Table]) -> CellsIn | None:

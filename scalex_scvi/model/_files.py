@@ -87,8 +87,14 @@ def read_model(path: Path) -> SavedModel:
         msg = f"There is no saved model at {str(path)!r}."
         raise FileNotFoundError(msg)
     content = _read(path)
-    if not isinstance(content, dict) or content.get(FORMAT_KEY) != FORMAT:
-        found = content.get(FORMAT_KEY) if isinstance(content, dict) else None
+    found = content.get(FORMAT_KEY) if isinstance(content, dict) else None
+    if isinstance(found, int) and found > FORMAT:
+        msg = (
+            f"{str(path)!r} is in format {found} of scalex-scvi; this version reads up to format "
+            f"{FORMAT}. Update it: pip install -U scalex-scvi."
+        )
+        raise ValueError(msg)
+    if found != FORMAT:
         msg = (
             f"{str(path)!r} is not a model saved by scalex-scvi in format {FORMAT}, "
             f"but in format {found!r}.{_of_scvi(content)}"

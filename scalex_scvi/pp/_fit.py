@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import reduce
+from functools import cached_property, reduce
 from typing import Any, get_args
 
 import numpy as np
@@ -18,6 +18,8 @@ import pandas as pd
 from scipy import sparse
 
 from scalex_scvi._core.blocks import Blocks
+from scalex_scvi._core.feature_types import OWN, none_left, own_features
+from scalex_scvi._core.feature_types import left_out as describe_left_out
 from scalex_scvi._core.gene_names import are_ids
 from scalex_scvi._core.matrices import to_csr
 from scalex_scvi._core.ranges import check_whole
@@ -155,11 +157,13 @@ class _How:
     target_sum: float | None
     log1p: bool
     log_normalized: bool
+    own: Columns
+    """The features of the profile's type, among which the detected are counted."""
 
     def kept(self, block: Any, codes: np.ndarray) -> _Kept:
         """Return a block as CSR, less the cells that are filtered out."""
         csr = everything = to_csr(block, name="The matrix")
-        detected, batches = csr.getnnz(axis=1), codes
+        detected, batches = self.own.pick(csr).getnnz(axis=1), codes
         if self.min_features and (detected < self.min_features).any():
             rows = detected >= self.min_features
             csr, codes = csr[rows], codes[rows]
@@ -270,6 +274,7 @@ class _Fitting:
     def _left_out(self) -> np.ndarray:
         prefixes = self.options["dropped_prefixes"]
         left_out = starts_with(self.var, prefixes)
+        others = ~self._own_type
         if left_out.any():
             found = symbols(self.var)[left_out]
             logger.info("Left out %d genes, such as %s.", left_out.sum(), ", ".join(found[:3]))
@@ -278,7 +283,25 @@ class _Fitting:
                 "Genes are named by Ensembl ids and var has no column of symbols: mitochondrial "
                 "genes and spike-ins cannot be told and stay. Add var['gene_symbols']."
             )
-        return left_out
+        if others.any():
+            logger.warning(
+                "%s: `profile` %r takes the type %r; left out are %s.",
+                self.name,
+                self.profile.name,
+                OWN[self.profile.name][0],
+                describe_left_out(self.var, ~others),
+            )
+        return left_out | others
+
+    @cached_property
+    def _own_type(self) -> np.ndarray:
+        """Mask of the features of the profile's type: all of them, if ``var`` says nothing."""
+        own = own_features(self.var, self.profile.name)
+        if own is None:
+            return np.ones(len(self.var), dtype=bool)
+        if not own.any():
+            raise ValueError(none_left(self.var, self.profile.name, self.name))
+        return own
 
     def _how(self, over: Columns, target_sum: Any = "as given") -> _How:
         target = self.options["target_sum"] if target_sum == "as given" else target_sum
@@ -289,6 +312,7 @@ class _Fitting:
             None,
             self.options["log1p"],
             self.log_normalized,
+            Columns.all_but(~self._own_type),
         )
         if target == "median" and not self.log_normalized:
             target = self._median_total(how)

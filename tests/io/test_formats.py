@@ -467,9 +467,13 @@ DAMAGE: dict[str, tuple[Callable[[AnnData, Path], Path | str], str]] = {
         lambda a, d: write_text(d / "x.csv", HEADER + "g,1,0\nh,1,1,1\n"),
         "cannot be read as a table",
     ),
-    "csv with semicolons": (
-        lambda a, d: write_text(d / "x.csv", "gene;a;b\ng;1;2\n"),
+    "csv of one column": (
+        lambda a, d: write_text(d / "x.csv", "gene\ng\nh\n"),
         "one column only: no comma",
+    ),
+    "csv of text only": (
+        lambda a, d: write_text(d / "x.csv", "gene,a,b\ng,x,y\n"),
+        "no column of numbers",
     ),
     "csv with a short header": (
         lambda a, d: write_text(d / "x.csv", "a,b\ng,1,2,3\n"),

@@ -1,0 +1,1 @@
+"""What breaks, on purpose: kills, races, full disks, hostile and damaged files."""
