@@ -141,6 +141,8 @@ DOCUMENTED = {
     "tl/_label_scores.py:label_scores",  # the same arguments
     "model/_model.py:__init__",
     "model/_latent.py:get_latent_representation",
+    "model/_expression.py:get_normalized_expression",
+    "model/_differential.py:differential_expression",
 }
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -20,6 +20,9 @@ from scalex_scvi._core.scvi_private import SETUP_ARGS_KEY
 from ._imputation_store import write_store
 
 Units = Literal["scaled", "log_normalized"]
+
+ToUnits: TypeAlias = Callable[[np.ndarray, np.ndarray], np.ndarray]
+"""From values in [0, 1], cells × genes, and the batch that each cell was decoded in."""
 
 _CHUNK = 4096
 
@@ -206,21 +209,56 @@ class ImputationMixin(_Base):
         latent = self.get_latent_representation(adata, cells, batch_size=batch_size or chunk_size)
         own = self.get_from_registry(adata, REGISTRY_KEYS.BATCH_KEY).reshape(-1)[cells]
 
-        def decode(rows: slice, batch: int | None) -> np.ndarray:
-            codes = own[rows] if batch is None else np.full_like(own[rows], batch)
-            decoded = self._decode(latent[rows], codes)[:, genes]
+        def to_units(decoded: np.ndarray, codes: np.ndarray) -> np.ndarray:
             return decoded if scale is None else decoded * scale[codes]
 
         def chunks() -> Iterator[tuple[slice, np.ndarray]]:
             for start in range(0, len(cells), chunk_size):
                 rows = slice(start, start + chunk_size)
-                expression = decode(rows, batches[0])
-                for batch in batches[1:]:
-                    expression += decode(rows, batch)
-                expression /= len(batches)
-                yield rows, expression
+                yield (
+                    rows,
+                    self._mean_over_batches(latent[rows], own[rows], genes, batches, to_units),
+                )
 
         return chunks()
+
+    def _decoded(
+        self,
+        latent: np.ndarray,
+        own: np.ndarray,
+        genes: np.ndarray,
+        batches: list[int | None],
+        to_units: ToUnits,
+        chunk_size: int,
+    ) -> np.ndarray:
+        """Decode all of ``latent``, some cells at a time."""
+        expression = np.empty((len(latent), len(genes)), dtype=np.float32)
+        for start in range(0, len(latent), chunk_size):
+            rows = slice(start, start + chunk_size)
+            expression[rows] = self._mean_over_batches(
+                latent[rows], own[rows], genes, batches, to_units
+            )
+        return expression
+
+    def _mean_over_batches(
+        self,
+        latent: np.ndarray,
+        own: np.ndarray,
+        genes: np.ndarray,
+        batches: list[int | None],
+        to_units: ToUnits,
+    ) -> np.ndarray:
+        """Decode in each batch (``None``: each cell's own), and average in the units wanted."""
+
+        def decode(batch: int | None) -> np.ndarray:
+            codes = own if batch is None else np.full_like(own, batch)
+            return to_units(self._decode(latent, codes)[:, genes], codes)
+
+        expression = decode(batches[0])
+        for batch in batches[1:]:
+            expression += decode(batch)
+        expression /= len(batches)
+        return expression
 
     def _gene_indices(self, gene_list: Sequence[str] | None) -> np.ndarray:
         names = pd.Index(self.get_var_names())

@@ -31,6 +31,8 @@ from scalex_scvi.nn import ActivationName
 from scalex_scvi.pp import Preparation, Preprocessing, Transform
 from scalex_scvi.train import SCALEXDataManager, SCALEXDataSplitter, SCALEXTrainingPlan
 
+from ._differential import DifferentialMixin
+from ._expression import ExpressionMixin
 from ._fields import (
     LOGARITHMS_KEY,
     PROCESSED_KEY,
@@ -45,6 +47,7 @@ from ._imputation import ImputationMixin
 from ._latent import LatentMixin
 from ._published import PublishedMixin
 from ._query import QueryMixin
+from ._refused import RefusedMixin
 from ._saving import SavingMixin
 from ._training import TrainingMixin
 
@@ -71,9 +74,12 @@ class SCALEXModel(
     SavingMixin,
     TrainingMixin,
     LatentMixin,
+    DifferentialMixin,
+    ExpressionMixin,
     ImputationMixin,
     QueryMixin,
     PublishedMixin,
+    RefusedMixin,
     VAEMixin,
     ArchesMixin,
     UnsupervisedTrainingMixin,
