@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import sys
@@ -12,6 +13,10 @@ from typing import Any
 HERE = Path(__file__).parent
 ROOT = HERE.parent
 sys.path.insert(0, str(ROOT))
+
+# The pages' code has little to do: threads would wait for one another.
+for _threads in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS"):
+    os.environ.setdefault(_threads, "1")
 
 _project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 project = _project["name"]
@@ -36,7 +41,7 @@ myst_heading_anchors = 4
 nb_execution_mode = "force"
 nb_execution_excludepatterns = ["tutorials/*"]
 nb_execution_raise_on_error = True
-nb_execution_timeout = 120
+nb_execution_timeout = 600
 nb_merge_streams = True
 
 autosummary_generate = True

@@ -75,6 +75,16 @@ def test_every_public_name_has_a_docstring(room: str) -> None:
         assert inspect.getdoc(getattr(sx.SCALEXModel, name)), name
 
 
+@pytest.mark.parametrize("room", ["datasets", "io", "metrics", "pl", "pp", "tl"])
+def test_every_public_function_has_an_example(room: str) -> None:
+    examples = (DOCS / "examples.md").read_text(encoding="utf-8")
+    module = import_module(f"scalex_scvi.{room}")
+    functions = [n for n in public_names(room) if inspect.isfunction(getattr(module, n))]
+    others = {"batch_column", "rename_batches"}  # what `workflow` needs of io
+    written = {name for name in functions if re.search(rf"sx\.(\w+\.)?{name}\(", examples)}
+    assert set(functions) - written <= others
+
+
 def anchors(path: Path) -> set[str]:
     """What a link after # may name: headings as GitHub and myst write them."""
     text = re.sub(r"```.*?```", "", path.read_text(encoding="utf-8"), flags=re.DOTALL)
