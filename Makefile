@@ -1,6 +1,9 @@
 # Two commands, each doing all of its own set-up:
 #   make demo   run the main job on embedded data    (DATA=file.h5ad for your own)
 #   make test   run the tests
+# and for those who change it:
+#   make lint   ruff and mypy
+#   make docs   the documentation, with warnings as errors: docs/_build/html/index.html
 # Choose an interpreter with PYTHON=python3.13; each has its own environment.
 
 PYTHON ?= python3
@@ -14,7 +17,7 @@ OUT ?= demo_output
 DATA ?=
 ARGS ?=
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint docs clean
 
 demo: $(VENV)/.installed
 	$(BIN)/scalex-scvi demo $(DATA) --outdir $(OUT) $(ARGS)
@@ -26,6 +29,9 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: $(VENV)/.installed-docs
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going -b html docs docs/_build/html $(ARGS)
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
@@ -45,5 +51,9 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	$(INSTALL) --editable '.[dev]'
 	touch $@
 
+$(VENV)/.installed-docs: $(VENV)/.installed
+	$(INSTALL) --editable '.[docs]'
+	touch $@
+
 clean:
-	rm -rf .venv-* demo_output
+	rm -rf .venv-* demo_output docs/_build docs/generated

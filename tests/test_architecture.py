@@ -142,6 +142,8 @@ DOCUMENTED = {
     "model/_model.py:__init__",
     "model/_model.py:setup_anndata",
     "model/_latent.py:get_latent_representation",
+    "model/_expression.py:get_normalized_expression",
+    "model/_differential.py:differential_expression",
 }
 
 

@@ -19,6 +19,7 @@ from scvi.data._utils import _get_adata_minify_type as minify_type
 from scvi.data._utils import scipy_to_torch_sparse
 from scvi.model._utils import parse_device_args, use_distributed_sampler
 from scvi.model.base._constants import SAVE_KEYS
+from scvi.model.base._de_core import _de_core as compare_groups
 from scvi.module._constants import MODULE_KEYS
 
 
@@ -36,6 +37,7 @@ __all__ = [
     "STATE_REGISTRY_KEY",
     "AnnTorchDataset",
     "check_if_view",
+    "compare_groups",
     "has_no_counts",
     "minify_type",
     "parse_device_args",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import numpy as np
 import scvi
 import torch
 
@@ -26,3 +27,14 @@ def seeded(seed: int | None) -> Iterator[None]:
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(resolve_seed(seed))
         yield
+
+
+@contextmanager
+def seeded_numpy(seed: int | None) -> Iterator[None]:
+    """Run a block under numpy's seeded global generator, which scvi-tools uses; then restore it."""
+    before = np.random.get_state()  # noqa: NPY002  the generator that is meant
+    np.random.seed(resolve_seed(seed))  # noqa: NPY002
+    try:
+        yield
+    finally:
+        np.random.set_state(before)  # noqa: NPY002

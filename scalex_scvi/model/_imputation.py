@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -22,6 +22,9 @@ from scalex_scvi._core.scvi_private import SETUP_ARGS_KEY
 from ._imputation_store import write_store
 
 Units = Literal["scaled", "log_normalized"]
+
+ToUnits: TypeAlias = Callable[[np.ndarray, np.ndarray], np.ndarray]
+"""From values in [0, 1], cells × genes, and the batch that each cell was decoded in."""
 
 _CHUNK = 4096
 
@@ -213,20 +216,57 @@ class ImputationMixin(_Base):
         own = self.get_from_registry(adata, REGISTRY_KEYS.BATCH_KEY).reshape(-1)[cells]
         codes_of = self._decoding_codes(own, batches)
 
-        def decode(rows: slice, codes: np.ndarray) -> np.ndarray:
-            decoded = self._decode(latent[rows], codes)[:, genes]
+        def to_units(decoded: np.ndarray, codes: np.ndarray) -> np.ndarray:
             return decoded if scale is None else decoded * scale[codes]
 
         def chunks() -> Iterator[tuple[slice, np.ndarray]]:
             for start in range(0, len(cells), chunk_size):
                 rows = slice(start, start + chunk_size)
-                expression = decode(rows, codes_of[0][rows])
-                for codes in codes_of[1:]:
-                    expression += decode(rows, codes[rows])
-                expression /= len(codes_of)
-                yield rows, expression
+                yield (
+                    rows,
+                    self._mean_over_batches(
+                        latent[rows], [codes[rows] for codes in codes_of], genes, to_units
+                    ),
+                )
 
         return chunks()
+
+    def _decoded(
+        self,
+        latent: np.ndarray,
+        own: np.ndarray,
+        genes: np.ndarray,
+        batches: list[int | None],
+        to_units: ToUnits,
+        chunk_size: int,
+    ) -> np.ndarray:
+        """Decode all of ``latent``, some cells at a time."""
+        codes_of = self._decoding_codes(own, batches)
+        expression = np.empty((len(latent), len(genes)), dtype=np.float32)
+        for start in range(0, len(latent), chunk_size):
+            rows = slice(start, start + chunk_size)
+            expression[rows] = self._mean_over_batches(
+                latent[rows], [codes[rows] for codes in codes_of], genes, to_units
+            )
+        return expression
+
+    def _mean_over_batches(
+        self,
+        latent: np.ndarray,
+        codes_of: list[np.ndarray],
+        genes: np.ndarray,
+        to_units: ToUnits,
+    ) -> np.ndarray:
+        """Decode by each set of batches of the cells, and average in the units wanted."""
+
+        def decode(codes: np.ndarray) -> np.ndarray:
+            return to_units(self._decode(latent, codes)[:, genes], codes)
+
+        expression = decode(codes_of[0])
+        for codes in codes_of[1:]:
+            expression += decode(codes)
+        expression /= len(codes_of)
+        return expression
 
     def _decoding_codes(self, own: np.ndarray, batches: list[int | None]) -> list[np.ndarray]:
         """Return the batches that decode each cell: the mean over the list is what is wanted."""

@@ -38,6 +38,8 @@ from scalex_scvi.train import (
     SCALEXTrainRunner,
 )
 
+from ._differential import DifferentialMixin
+from ._expression import ExpressionMixin
 from ._fields import (
     LOGARITHMS_KEY,
     PROCESSED_KEY,
@@ -52,6 +54,7 @@ from ._imputation import ImputationMixin
 from ._latent import LatentMixin
 from ._published import PublishedMixin
 from ._query import QueryMixin
+from ._refused import RefusedMixin
 from ._saving import SavingMixin
 from ._training import TrainingMixin
 
@@ -78,9 +81,12 @@ class SCALEXModel(
     SavingMixin,
     TrainingMixin,
     LatentMixin,
+    DifferentialMixin,
+    ExpressionMixin,
     ImputationMixin,
     QueryMixin,
     PublishedMixin,
+    RefusedMixin,
     VAEMixin,
     ArchesMixin,
     UnsupervisedTrainingMixin,

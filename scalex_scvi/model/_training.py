@@ -100,8 +100,8 @@ class TrainingMixin(_Base):
         TypeError
             For unknown names in ``plan_kwargs``.
         ValueError
-            For numbers out of range, a minified model, more than one device without
-            ``strategy="ddp"``, or fewer cells than processes.
+            For numbers out of range, a model that is minified or has no cells, more than one
+            device without ``strategy="ddp"``, or fewer cells than processes.
         RuntimeError
             If the loss diverges.
         KeyboardInterrupt
@@ -160,6 +160,14 @@ class TrainingMixin(_Base):
         self.untrained_batches_ = [name for name in self.untrained_batches_ if name in frozen]
 
     def _check_trainable(self) -> None:
+        if self.adata is None:
+            msg = (
+                "The model was built from a registry, without cells. Data modules of others are "
+                "not taken: the transform, the decoder's start and the length of the training are "
+                "fitted to all cells. Use `setup_anndata` with cells in memory, backed, of a store "
+                "or of dask."
+            )
+            raise ValueError(msg)
         if self.minified_data_type is not None:
             msg = (
                 "The model is minified: its cells have no expression left to train on. Load the "

@@ -1,8 +1,4 @@
-"""The public scvi-tools tutorials for SCVI run line by line with the class name replaced.
-
-`get_normalized_expression` and `differential_expression` of the first tutorial are left out: the
-model does not have them.
-"""
+"""The public scvi-tools tutorials for SCVI run line by line with the class name replaced."""
 
 from __future__ import annotations
 
@@ -74,11 +70,30 @@ def test_introduction_to_scvi_tools(
     latent_subset = model.get_latent_representation(adata_subset)
     np.testing.assert_allclose(latent_subset, latent[mask.to_numpy()], atol=1e-6)
 
+    denoised = model.get_normalized_expression(adata_subset, library_size=1e4)
+    assert denoised.shape == adata_subset.shape
+    adata.layers["scvi_normalized"] = model.get_normalized_expression(library_size=10e4)
+    # The order of size that was asked for: decoded from logarithms after three epochs.
+    total = np.asarray(adata.layers["scvi_normalized"]).sum(axis=1)
+    assert 0.2e5 < np.median(total) < 1.1e5
+
     sc.pp.neighbors(adata, use_rep=LATENT_KEY)
     sc.tl.umap(adata, min_dist=0.3, maxiter=5)
     sc.tl.leiden(adata, key_added="leiden_scVI", resolution=0.5, flavor="igraph", n_iterations=2)
     assert {"X_umap", LATENT_KEY} <= set(adata.obsm)
     assert "leiden_scVI" in adata.obs
+
+    de_df = model.differential_expression(groupby="celltype", group1="type1", group2="type2")
+    assert list(de_df["comparison"].unique()) == ["type1 vs type2"]
+    de_df = model.differential_expression(groupby="celltype", mode="change", batch_correction=True)
+    for c in adata.obs["celltype"].cat.categories:
+        cid = f"{c} vs Rest"
+        cell_type_df = de_df.loc[de_df.comparison == cid]
+        assert len(cell_type_df) == 40
+        cell_type_df = cell_type_df[cell_type_df.lfc_mean > 0]
+        cell_type_df = cell_type_df[cell_type_df["bayes_factor"] > -20]
+        cell_type_df = cell_type_df[cell_type_df["non_zeros_proportion1"] > 0.1]
+        assert len(cell_type_df)
     # Nothing of the object went.
     assert adata.raw.n_vars == n_genes
     np.testing.assert_array_equal(counts_of(adata), counts)

@@ -1,0 +1,307 @@
+"""Differential expression by scvi-tools' own comparison of groups of cells."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import torch
+from anndata import AnnData
+from scipy import sparse
+from scvi import REGISTRY_KEYS
+
+from scalex_scvi._core.blocks import blocks_of
+from scalex_scvi._core.matrices import is_lazy
+from scalex_scvi._core.scvi_private import compare_groups, has_no_counts
+from scalex_scvi._core.seeds import seeded, seeded_numpy
+from scalex_scvi.pp import unscale
+from scalex_scvi.train import SCALEXDataManager
+
+from ._expression import Posterior
+from ._fields import PROCESSED_KEY
+
+if TYPE_CHECKING:
+    from ._expression import ExpressionMixin as _Base
+else:
+    _Base = object
+
+logger = logging.getLogger(__name__)
+
+_DRAWS_AT_ONCE = 4096
+
+
+class DifferentialMixin(_Base):
+    """Adds :meth:`differential_expression` to a model with normalized expression."""
+
+    def differential_expression(
+        self,
+        adata: AnnData | None = None,
+        groupby: str | None = None,
+        group1: Sequence[str] | None = None,
+        group2: str | None = None,
+        idx1: Sequence[int] | Sequence[bool] | str | None = None,
+        idx2: Sequence[int] | Sequence[bool] | str | None = None,
+        mode: str = "vanilla",
+        delta: float = 0.25,
+        batch_size: int | None = None,
+        all_stats: bool = True,
+        batch_correction: bool = False,
+        batchid1: Sequence[str] | None = None,
+        batchid2: Sequence[str] | None = None,
+        fdr_target: float = 0.05,
+        silent: bool = False,
+        weights: str | None = "uniform",
+        filter_outlier_cells: bool = False,
+        **kwargs: Any,
+    ) -> pd.DataFrame:
+        """Genes whose normalized expression differs between groups of cells.
+
+        Arguments, comparison and columns of the result are those of
+        :meth:`scvi.model.SCVI.differential_expression`; the expression is that of
+        :meth:`get_normalized_expression`. Draws are seeded, so that a call repeats. Nothing of
+        ``adata`` changes.
+
+        Parameters
+        ----------
+        adata
+            Cells of batches that the model knows; default: the model's own.
+        groupby
+            Column of ``adata.obs`` with the groups.
+        group1, group2
+            Groups to compare; default: each group with the rest.
+        idx1, idx2
+            Cells to compare instead: numbers, masks, or queries of ``adata.obs``.
+        mode
+            ``"vanilla"`` (Lopez et al. 2018) or ``"change"`` (Boyeau et al. 2019), the probability
+            that the log2 fold change is beyond ``delta``.
+        delta
+            Smallest log2 fold change that counts, in mode ``"change"``.
+        batch_size
+            Draws decoded at once.
+        all_stats
+            Whether to add means and shares of nonzero counts in both groups.
+        batch_correction
+            Whether to decode both groups in the same batches, all of them or ``batchid1``, instead
+            of each cell in its own. Needed wherever groups differ in their batches. Batches of a
+            query whose decoder has not been trained are left out.
+        batchid1, batchid2
+            Batches to decode in.
+        fdr_target
+            Expected share of false discoveries among those of column ``is_de_fdr_…``.
+        silent
+            Whether to show no progress bar.
+        weights
+            ``None`` or ``"uniform"``; see :meth:`get_normalized_expression`.
+        filter_outlier_cells
+            Whether to leave out outliers of the latent space.
+        **kwargs
+            Of scvi-tools' comparison: ``n_samples_overall`` (5 000), ``pseudocounts``,
+            ``test_mode``, ``cred_interval_lvls``, ….
+
+        Returns
+        -------
+        One row per gene and comparison, the most different first.
+
+        Raises
+        ------
+        KeyError, ValueError
+            For an unknown column, group or batch, and where there is no normalized expression. If
+            the model is minified to its latent, mode ``"change"`` needs ``pseudocounts``, since
+            there are no counts to choose them by.
+        NotImplementedError
+            For importance weights.
+
+        References
+        ----------
+        Lopez et al., Nat Methods 15:1053, 2018; Boyeau et al., bioRxiv 794289, 2019.
+        """
+        if weights == "importance" or kwargs.pop("importance_weighting_kwargs", None):
+            msg = "SCALEX has no likelihood for importance weights: `weights` must be 'uniform'."
+            raise NotImplementedError(msg)
+        adata = self._validate_anndata(adata)
+        _check_groups(adata.obs, groupby, group1, group2, idx1)
+        if has_no_counts(adata):
+            all_stats = _without_counts(all_stats, mode, kwargs)
+        cells = self._grouped_cells(adata)
+        if batch_correction and batchid1 is None and batchid2 is None:
+            batchid1 = batchid2 = self._batches_with_a_decoder()
+        latent = cells.posterior.mean
+        with seeded(None), seeded_numpy(None):
+            return compare_groups(
+                cells,
+                partial(self._draws_of_group, cells.posterior, batch_size or _DRAWS_AT_ONCE),
+                (lambda _, indices: latent[indices]) if filter_outlier_cells else None,
+                groupby,
+                group1,
+                group2,
+                idx1,
+                idx2,
+                all_stats,
+                count_statistics,
+                list(self.get_var_names()),
+                mode,
+                batchid1,
+                batchid2,
+                delta,
+                batch_correction,
+                fdr_target,
+                silent,
+                **kwargs,
+            )
+
+    def _draws_of_group(
+        self,
+        posterior: Posterior,
+        size: int,
+        _: AnnData,
+        indices: np.ndarray,
+        transform_batch: Any,
+        n_samples_overall: int,
+    ) -> np.ndarray:
+        """Decode draws from the cells of a group: normalized expression, draws × genes."""
+        genes = np.arange(len(self.get_var_names()))
+        batches = self._decoder_batches(transform_batch)
+        chosen = indices[torch.randint(len(indices), (n_samples_overall,)).numpy()]
+        these = posterior.at(chosen)
+        to_counts = self._to_counts(genes, 1.0)
+        return self._decoded(these.draw(), these.codes, genes, batches, to_counts, size)
+
+    def _batches_with_a_decoder(self) -> list[Any]:
+        return [name for name in self.batch_names if name not in self.untrained_batches_]
+
+    def _grouped_cells(self, adata: AnnData) -> GroupedCells:
+        self._to_counts(np.arange(0), 1.0)  # raises where there is no normalized expression
+        manager = self.get_anndata_manager(adata, required=True)
+        posterior = self._posterior_of_cells(adata, np.arange(adata.n_obs), None)
+        genes = pd.Index(self.get_var_names())
+        counts = sparse.csr_matrix((adata.n_obs, len(genes)), dtype=np.float32)
+        if not has_no_counts(adata):
+            if manager.get_state_registry(REGISTRY_KEYS.X_KEY)[PROCESSED_KEY]:
+                counts = self._normalized_counts(adata)
+            else:
+                counts = _counts_of_genes(manager, adata.var_names, genes)
+        light = AnnData(obs=adata.obs.copy())
+        return GroupedCells(light, manager, counts, posterior)
+
+    def _normalized_counts(self, adata: AnnData) -> sparse.csr_matrix:
+        """Undo the scaling and the logarithms of cells that came in [0, 1]."""
+        counts = unscale(self.get_prepared(adata))
+        if counts is None:
+            msg = (
+                "The counts of these cells are not known: their record lacks a batch, or they are "
+                "a dask array. Give them in memory, or pass `all_stats=False` and `pseudocounts`."
+            )
+            raise ValueError(msg)
+        if self.preprocessing.log1p:
+            np.expm1(counts.data, out=counts.data)
+        return counts
+
+
+@dataclass(frozen=True)
+class GroupedCells:
+    """What scvi-tools' comparison asks a data manager for, over the model's genes.
+
+    Attributes
+    ----------
+    adata
+        ``obs`` alone, a copy: the comparison adds a column to it.
+    manager
+        What the cells are registered with.
+    counts
+        Cells × the model's genes; of cells that came prepared, normalized counts.
+    posterior
+        Where each cell is in the latent.
+    """
+
+    adata: AnnData
+    manager: SCALEXDataManager
+    counts: sparse.csr_matrix
+    posterior: Posterior
+
+    def get_from_registry(self, key: str) -> sparse.csr_matrix:
+        """Return counts, whatever is asked for: nothing else is."""
+        return self.counts
+
+    def get_state_registry(self, key: str) -> Any:
+        """Return what was registered."""
+        return self.manager.get_state_registry(key)
+
+
+def count_statistics(
+    cells: GroupedCells, in_group1: np.ndarray, in_group2: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Means of counts, shares of counts above zero, and means of totals of 10 000, per gene.
+
+    As scvi-tools' function, which keeps the totals in a column of the user's ``obs``.
+    """
+    total = _flat(cells.counts.sum(axis=1, dtype=np.float64))
+    per_total = 1e4 / np.where(total > 0, total, 1)
+    groups = {1: in_group1, 2: in_group2}
+    counts = {number: cells.counts[group] for number, group in groups.items()}
+    share = {number: per_total[group] / group.sum() for number, group in groups.items()}
+    found = {f"raw_mean{number}": _flat(of.mean(axis=0)) for number, of in counts.items()}
+    for number, of in counts.items():
+        found[f"non_zeros_proportion{number}"] = _flat((of != 0).mean(axis=0))
+    for number, of in counts.items():
+        found[f"raw_normalized_mean{number}"] = _flat(of.T @ share[number])
+    return found
+
+
+def _flat(values: Any) -> np.ndarray:
+    return np.asarray(values).ravel()
+
+
+def _counts_of_genes(
+    manager: SCALEXDataManager, available: pd.Index, genes: pd.Index
+) -> sparse.csr_matrix:
+    """Read counts over the model's genes, in its order; genes that cells lack are zero."""
+    places = genes.get_indexer(available.astype(str))
+    found = np.flatnonzero(places >= 0)
+    ones = np.ones(len(found), dtype=np.float32)
+    pick = sparse.csr_matrix((ones, (found, places[found])), shape=(len(available), len(genes)))
+    matrix = manager.get_from_registry(REGISTRY_KEYS.X_KEY)
+    counts = blocks_of(matrix, manager.codes).collect(_picked, pick, n_columns=len(genes))
+    return counts.compute() if is_lazy(counts) else counts
+
+
+def _picked(block: Any, _: np.ndarray, pick: sparse.csr_matrix) -> sparse.csr_matrix:
+    picked = sparse.csr_matrix(sparse.csr_matrix(block, dtype=np.float32) @ pick)
+    picked.sort_indices()
+    return picked
+
+
+def _without_counts(all_stats: bool, mode: str, kwargs: dict[str, Any]) -> bool:
+    if mode == "change" and kwargs.get("pseudocounts") is None:
+        msg = (
+            "The model is minified: without counts, mode 'change' needs `pseudocounts`, for "
+            "example 1e-5, in shares of a cell's counts."
+        )
+        raise ValueError(msg)
+    if all_stats:
+        logger.warning("The model is minified: there are no statistics of counts.")
+    return False
+
+
+def _check_groups(
+    obs: pd.DataFrame,
+    groupby: str | None,
+    group1: Sequence[str] | str | None,
+    group2: str | None,
+    idx1: Any,
+) -> None:
+    if idx1 is not None:
+        return
+    if groupby not in obs:
+        msg = f"`groupby` {groupby!r} is not in adata.obs: {list(obs.columns)!r}. Or give `idx1`."
+        raise KeyError(msg)
+    present = set(obs[groupby].dropna().unique())
+    first = [group1] if isinstance(group1, str) or group1 is None else list(group1)
+    unknown = [g for g in [*first, group2] if g is not None and g not in present]
+    if unknown:
+        msg = f"No cells of {unknown!r} in adata.obs[{groupby!r}]: {sorted(map(str, present))!r}."
+        raise ValueError(msg)
