@@ -12,7 +12,7 @@ from . import metrics, pl
 from ._outputs import LABEL, Outputs
 from .io import RunFolder, batch_column
 from .model import SCALEXModel
-from .tl import embed
+from .tl import embed, uncorrected_umap
 
 logger = logging.getLogger(__name__)
 
@@ -94,6 +94,7 @@ def finish(
     forget_registration(adata)
     if not outputs.ignore_umap:
         embed(adata, seed=seed)
+        uncorrected_umap(adata, seed=seed)
     if outputs.assess:
         _assess(adata, _label_in(adata, outputs), seed)
     if folder is not None:
@@ -122,14 +123,16 @@ def _assess(adata: AnnData, label: str | None, seed: int | None) -> None:
 
 
 def _draw(adata: AnnData, label: str | None, folder: RunFolder | None, *, show: bool) -> None:
-    wanted = (batch_column(adata), str(label), f"{label}_transfer", "leiden")
+    wanted = (batch_column(adata), str(label), f"{label}_transfer")
     colors = [name for name in wanted if name in adata.obs]
     files = [] if folder is None else folder.pictures("umap")
     if "projection" in adata.obs and adata.obs["projection"].nunique() > 1:
-        colors.remove("leiden")
+        is_query = adata.obs["projection"] == "query"
+        if len(colors) > 1 and adata.obs.loc[is_query, colors[0]].nunique() == 1:
+            del colors[0]  # one batch has one color
         pl.projection(adata, colors, show=show, save=files)
     else:
-        pl.umap(adata, colors, show=show, save=files)
+        pl.before_after(adata, [*colors, *([] if label else ["leiden"])], show=show, save=files)
 
 
 def forget_registration(adata: AnnData) -> None:

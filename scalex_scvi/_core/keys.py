@@ -10,3 +10,9 @@ UMAP_KEY = "X_umap"
 
 MAPPING_KEY = "scalex_mapping"
 """Of what a mapping found, in ``uns``."""
+
+UNCORRECTED_UMAP_KEY = "X_umap_uncorrected"
+"""Of the map before integration, in ``obsm``."""
+
+REFERENCE_UMAP_KEY = "X_umap_reference"
+"""Of the reference's own map with the query's cells placed on it, in ``obsm``."""

@@ -1,3 +1,4 @@
+from ._before_after import before_after as before_after
 from ._confusion import confusion as confusion
 from ._embedding import embedding as embedding
 from ._history import history as history
