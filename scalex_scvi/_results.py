@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import logging
+import shlex
+import sys
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from anndata import AnnData
 
 from . import metrics, pl
+from ._core.seeds import resolve_seed
 from ._outputs import LABEL, Outputs
 from .io import RunFolder, batch_column
 from .model import SCALEXModel
@@ -86,8 +92,9 @@ def finish(
     folder: RunFolder | None,
     *,
     seed: int | None = None,
+    before: AnnData | None = None,
 ) -> None:
-    """Add what is wanted to ``adata``, and write and show it."""
+    """Add what is wanted to ``adata``, and write and show it; ``before`` are cells as they came."""
     if outputs.impute:
         batch = outputs.impute if isinstance(outputs.impute, str) else model.batch_names[0]
         model.impute(adata, layer=IMPUTED, transform_batch=batch, chunk_size=outputs.chunk_size)
@@ -102,8 +109,39 @@ def finish(
         folder.write_adata(adata)
     if not outputs.ignore_umap:
         _draw(adata, _label_in(adata, outputs), folder, show=outputs.show)
+        if folder is not None:
+            _report(adata, model, outputs, folder, seed=seed, before=before)
     if outputs.outdir is not None:
         logger.info("Results are in %s.", outputs.outdir)
+
+
+def _report(
+    adata: AnnData,
+    model: SCALEXModel,
+    outputs: Outputs,
+    folder: RunFolder,
+    *,
+    seed: int | None,
+    before: AnnData | None,
+) -> None:
+    """Write the report; a failure there does not lose the run, whose model and cells are safe."""
+    program = Path(sys.argv[0]).name
+    about: dict[str, Any] = {"seed": resolve_seed(seed), "options": asdict(outputs)}
+    del about["options"]["outdir"]  # for now the folder of an unfinished run
+    if program in ("scalex-scvi", "SCALEX.py"):
+        about["command"] = shlex.join([program, *sys.argv[1:]])
+    try:
+        pl.report(
+            adata,
+            folder.path / "report.html",
+            model=model,
+            before=before,
+            labels_key=_label_in(adata, outputs),
+            batch_key=batch_column(adata),
+            about=about,
+        )
+    except Exception:
+        logger.warning("The report could not be written; all other results are.", exc_info=True)
 
 
 def _label_in(adata: AnnData, outputs: Outputs) -> str | None:

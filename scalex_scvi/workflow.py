@@ -9,11 +9,13 @@ from dataclasses import replace
 from typing import Any, Literal
 
 import anndata as ad
+import numpy as np
 import pandas as pd
 import torch
 from anndata import AnnData
 
 from . import pp
+from ._core.keys import REFERENCE_UMAP_KEY, UMAP_KEY
 from ._core.messages import messages_on_console
 from ._core.options import options_in
 from ._outputs import Outputs
@@ -35,7 +37,7 @@ from .io import (
 )
 from .model import SCALEXModel
 from .pp import Preparation
-from .tl import label_scores, label_transfer
+from .tl import label_scores, label_transfer, place_on_map
 from .train import DEFAULT, Recipe, Schedule
 
 logger = logging.getLogger(__name__)
@@ -140,7 +142,7 @@ def SCALEX(
         Index of the GPU to use; without a GPU the CPU is used.
     outdir
         Run folder to write: ``checkpoint/``, ``adata.h5ad``, ``umap.png``, ``umap.pdf``,
-        ``log.txt``. ``None``: nothing is written.
+        ``report.html``, ``log.txt``. ``None``: nothing is written.
     projection
         Run folder of an integrated reference to project onto, without training; the published
         package's folders work, too.
@@ -268,7 +270,7 @@ def integrate(
         model = SCALEXModel(adata, seed=seed)
         model.train(recipe=recipe, seed=seed, **(train_kwargs or {}))
         adata.obsm["latent"] = model.get_latent_representation(batch_stats=outputs.batch_stats)
-        finish(adata, model, outputs, folder, seed=seed)
+        finish(adata, model, outputs, folder, seed=seed, before=counts)
     return adata
 
 
@@ -328,10 +330,12 @@ def project(
         if outputs.label is not None:
             _transfer(ref, query, outputs.label, unknown=outputs.unknown)
         alone = outputs.repeat or ref is None
+        if not alone:
+            _place_on_own_map(ref, query)
         adata = _query_alone(query) if alone else _together(ref, query)
         if ref is None and not outputs.repeat:
             logger.warning("The reference folder holds no cells: the query is returned alone.")
-        finish(adata, model, outputs, folder, seed=seed)
+        finish(adata, model, outputs, folder, seed=seed, before=counts)
     return adata
 
 
@@ -468,6 +472,13 @@ def _transfer(ref: AnnData, query: AnnData, label: str, *, unknown: bool) -> Non
     found = label_scores(ref, query, labels_key=label, batch_key=column)
     query.obs[f"{label}_transfer"] = found.labels_or_unknown()
     query.obs[f"{label}_uncertainty"] = found.uncertainty
+
+
+def _place_on_own_map(ref: AnnData, query: AnnData) -> None:
+    """Keep the reference's own map beside the one that is drawn for both."""
+    if UMAP_KEY in ref.obsm:
+        own = ref.obsm[REFERENCE_UMAP_KEY] = np.asarray(ref.obsm[UMAP_KEY])
+        query.obsm[REFERENCE_UMAP_KEY] = place_on_map(ref.obsm["latent"], own, query.obsm["latent"])
 
 
 def _query_alone(query: AnnData) -> AnnData:

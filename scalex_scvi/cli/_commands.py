@@ -170,6 +170,7 @@ def _demo(args: argparse.Namespace) -> None:
     what = "Data: " + (args.data or "500 real pancreas cells of five technologies.")
     where = [
         f"Results are in {args.outdir}/:",
+        "  projection/report.html  start here: which cells are new, and all the rest",
         "  projection/             projected batch beside the reference: adata.h5ad, umap.png",
         "  reference/              integrated batches: the same, and checkpoint/",
         "  scores.csv              the table above",

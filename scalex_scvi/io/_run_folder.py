@@ -16,7 +16,7 @@ from anndata import AnnData
 
 from scalex_scvi._core.messages import PACKAGE_LOGGER, messages_to
 
-_DRAWN = {"umap.png", "umap.pdf"}
+_DRAWN = {"umap.png", "umap.pdf", "report.html"}
 
 
 class RunFolder:
