@@ -85,7 +85,7 @@
       const packed = ([r, g, b]) => (255 << 24 | b << 16 | g << 8 | r) >>> 0;
       pixels.fill(packed(background));
       layers.forEach((layer, level) => {
-        const r = Math.max(1, Math.round(radius(level) * ratio));
+        const r = Math.max(1, Math.round(radius(level) * ratio)) + (level === 2 ? 1 : 0);
         for (const i of layer) {
           const [x, y] = place(i, W, H).map(Math.round), color = packed(colorOf(i, level));
           for (let yy = Math.max(0, y - r + 1); yy < Math.min(H, y + r); yy++)
