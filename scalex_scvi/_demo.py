@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -15,35 +14,42 @@ from . import datasets, metrics
 from ._outputs import LABEL, Outputs
 from ._results import check_outputs
 from .io import DataSource, Reading, RunFolder, batch_column, load_counts, paths_of
-from .pp import Preparation
-from .train import DEFAULT, Recipe
+from .tl import UNKNOWN
 from .workflow import integrate, project
+
+HELD_OUT, LEFT_OUT = "Smart-seq2", "ductal"
+"""Of the embedded data: the technology that is projected, and the type its reference lacks."""
 
 
 def demo(
     data: DataSource | None = None,
     *,
-    held_out: str | None = None,
-    reading: Reading = Reading(),
-    preparation: Preparation = Preparation(),
-    recipe: Recipe = DEFAULT,
     outputs: Outputs,
+    held_out: str | None = None,
+    left_out: str | None = None,
+    reading: Reading = Reading(),
     seed: int | None = None,
-    train_kwargs: Mapping[str, Any] | None = None,
+    **training: Any,
 ) -> pd.DataFrame:
     """Run the main job: integrate all batches but one, project that one, transfer labels, score.
 
     Parameters
     ----------
     data
-        Labeled counts; default: :func:`scalex_scvi.datasets.pbmc_technologies`.
-    held_out
-        Batch to project; default: the last one.
-    reading, preparation, recipe, seed, train_kwargs
-        See :func:`scalex_scvi.workflow.integrate`.
+        Labeled counts; default: :func:`scalex_scvi.datasets.pancreas`.
     outputs
         ``outdir`` is the folder for two run folders, ``reference/`` and ``projection/``, and
         ``scores.csv``.
+    held_out
+        Batch to project; default: the last one, Smart-seq2 in the embedded data.
+    left_out
+        Cell type that the reference is not shown, so that the projected batch has cells that
+        should be called unknown; default: none, ductal cells in the embedded data.
+    reading, seed
+        See :func:`scalex_scvi.workflow.integrate`.
+    **training
+        ``preparation``, ``recipe`` and ``train_kwargs`` of
+        :func:`scalex_scvi.workflow.integrate`.
 
     Returns
     -------
@@ -52,7 +58,7 @@ def demo(
     Raises
     ------
     KeyError, ValueError
-        If a column is absent, or there are fewer than two batches.
+        If a column, batch or type is absent, or there are fewer than two batches.
     """
     outdir = outputs.outdir
     if outdir is None:
@@ -60,32 +66,40 @@ def demo(
         raise ValueError(msg)
     folder = RunFolder(outdir, kind="demo")
     folder.check(paths_of(data))
-    counts = load_counts(datasets.pbmc_technologies() if data is None else data, reading)
+    if data is None:
+        data, held_out, left_out = _embedded(held_out, left_out)
+    counts = load_counts(data, reading)
     label = outputs.label or LABEL
     outputs = replace(outputs, label=label)
     check_outputs(counts, outputs)
     is_query = _held_out(counts, held_out)
+    is_new = _left_out(counts, label, left_out)
     folder.claim()
     column = Reading(batch_name=batch_column(counts))
     ref = integrate(
-        counts[~is_query],
+        counts[~is_query & ~is_new],
         reading=column,
-        preparation=preparation,
-        recipe=recipe,
         outputs=replace(outputs, outdir=folder.path / "reference"),
         seed=seed,
-        train_kwargs=train_kwargs,
+        **training,
     )
     together = project(
         counts[is_query],
         folder.path / "reference",
         reading=column,
-        outputs=replace(outputs, outdir=folder.path / "projection"),
+        outputs=replace(outputs, unknown=True, outdir=folder.path / "projection"),
         seed=seed,
     )
     scores = demo_scores(ref, together, batch_key=batch_column(together), label=label)
     folder.add_text(scores.to_csv(index=False), "scores.csv")
     return scores
+
+
+def _embedded(held_out: str | None, left_out: str | None) -> tuple[AnnData, str, str | None]:
+    """Return the embedded data, and what is held out and left out of them by default."""
+    if held_out is None:
+        held_out, left_out = HELD_OUT, left_out or LEFT_OUT
+    return datasets.pancreas(), held_out, left_out
 
 
 def _held_out(counts: AnnData, name: str | None) -> np.ndarray:
@@ -97,6 +111,15 @@ def _held_out(counts: AnnData, name: str | None) -> np.ndarray:
         msg = f"`held_out` {name!r} must be one of two or more batches: {batches!r}."
         raise ValueError(msg)
     return (batch.astype(str) == name).to_numpy()
+
+
+def _left_out(counts: AnnData, label: str, name: str | None) -> np.ndarray:
+    """Cells of the type that the reference is not shown."""
+    types = counts.obs[label].astype(str)
+    if name is not None and name not in set(types):
+        msg = f"`left_out` {name!r} is not in obs[{label!r}]: {sorted(set(types))!r}."
+        raise ValueError(msg)
+    return (types == name).to_numpy()
 
 
 def demo_scores(ref: AnnData, together: AnnData, *, batch_key: str, label: str) -> pd.DataFrame:
@@ -118,7 +141,6 @@ def demo_scores(ref: AnnData, together: AnnData, *, batch_key: str, label: str) 
     batch, labels = ref.obs[batch_key], ref.obs[label]
     pca, latent = metrics.uncorrected_pca(ref), ref.obsm["latent"]
     query = together.obs[together.obs["projection"] == "query"]
-    truth, predicted = query[label].astype(str), query[f"{label}_transfer"].astype(str)
     mixed = metrics.expected_same_batch_share(batch)
     rows = [
         (
@@ -141,17 +163,49 @@ def demo_scores(ref: AnnData, together: AnnData, *, batch_key: str, label: str) 
             metrics.knn_purity(latent, labels),
             "the same in the latent space; it should not fall",
         ),
+        *_label_rows(query, set(labels.astype(str)), label),
+    ]
+    return pd.DataFrame(rows, columns=["score", "value", "meaning"])
+
+
+def _label_rows(query: pd.DataFrame, known_types: set[str], label: str) -> list[tuple]:
+    """Scores of the transferred labels; types that the reference lacks should be unknown."""
+    truth, predicted = query[label].astype(str), query[f"{label}_transfer"].astype(str)
+    is_known, refused = truth.isin(known_types), predicted == UNKNOWN
+    labeled = is_known & ~refused
+    names = truth[is_known].unique()
+    rows = [
         (
             "accuracy of transferred labels",
-            float(accuracy_score(truth, predicted)),
-            "projected cells that got their true label, without any training on them",
+            float(accuracy_score(truth[labeled], predicted[labeled])) if labeled.any() else 0.0,
+            "projected cells of known types that got their true label, of those that got one",
         ),
         (
             "macro-F1 of transferred labels",
             float(
-                f1_score(truth, predicted, average="macro", labels=truth.unique(), zero_division=0)
+                f1_score(
+                    truth[is_known],
+                    predicted[is_known],
+                    average="macro",
+                    labels=names,
+                    zero_division=0,
+                )
             ),
-            "the same with each cell type counting alike, rare ones too",
+            "the same with each cell type counting alike, and unknown counting as wrong",
+        ),
+        (
+            "known cells called unknown",
+            float(refused[is_known].mean()),
+            "cells of types the reference has; 0.05 is what the threshold aims at",
         ),
     ]
-    return pd.DataFrame(rows, columns=["score", "value", "meaning"])
+    if not is_known.all():
+        new = ", ".join(sorted(set(truth[~is_known])))
+        rows.append(
+            (
+                "new cells called unknown",
+                float(refused[~is_known].mean()),
+                f"{(~is_known).sum()} cells the reference has never seen ({new}); higher is better",
+            )
+        )
+    return rows

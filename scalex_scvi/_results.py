@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import logging
+import shlex
+import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -12,10 +16,11 @@ from anndata import AnnData
 
 from . import metrics, pl
 from ._core.columns import as_text
+from ._core.seeds import resolve_seed
 from ._outputs import LABEL, Outputs
 from .io import RunFolder, batch_column, make_writable, paths_of
 from .model import SCALEXModel
-from .tl import embed
+from .tl import embed, uncorrected_umap
 
 logger = logging.getLogger(__name__)
 
@@ -114,13 +119,16 @@ def finish(
     folder: RunFolder | None,
     *,
     seed: int | None = None,
+    before: AnnData | None = None,
 ) -> None:
-    """Add what is wanted to ``adata``, and write and show it."""
+    """Add what is wanted to ``adata``, and write and show it; ``before`` are cells as they came."""
     if outputs.impute:
         batch = outputs.impute if isinstance(outputs.impute, str) else model.batch_names[0]
         model.impute(adata, layer=IMPUTED, transform_batch=batch, chunk_size=outputs.chunk_size)
     forget_registration(adata)
     has_map = not outputs.ignore_umap and embed(adata, seed=seed)
+    if has_map:
+        uncorrected_umap(adata, seed=seed)
     if outputs.assess:
         _assess(adata, _label_in(adata, outputs), seed)
     if folder is not None:
@@ -129,8 +137,39 @@ def finish(
         folder.write_adata(adata)
     if has_map:
         _draw(adata, _label_in(adata, outputs), folder, show=outputs.show)
+        if folder is not None:
+            _report(adata, model, outputs, folder, seed=seed, before=before)
     if outputs.outdir is not None:
         logger.info("Results are in %s.", outputs.outdir)
+
+
+def _report(
+    adata: AnnData,
+    model: SCALEXModel,
+    outputs: Outputs,
+    folder: RunFolder,
+    *,
+    seed: int | None,
+    before: AnnData | None,
+) -> None:
+    """Write the report; a failure there does not lose the run, whose model and cells are safe."""
+    program = Path(sys.argv[0]).name
+    about: dict[str, Any] = {"seed": resolve_seed(seed), "options": asdict(outputs)}
+    del about["options"]["outdir"]  # for now the folder of an unfinished run
+    if program in ("scalex-scvi", "SCALEX.py"):
+        about["command"] = shlex.join([program, *sys.argv[1:]])
+    try:
+        pl.report(
+            adata,
+            folder.path / "report.html",
+            model=model,
+            before=before,
+            labels_key=_label_in(adata, outputs),
+            batch_key=batch_column(adata),
+            about=about,
+        )
+    except Exception:
+        logger.warning("The report could not be written; all other results are.", exc_info=True)
 
 
 def _label_in(adata: AnnData, outputs: Outputs) -> str | None:
@@ -150,14 +189,16 @@ def _assess(adata: AnnData, label: str | None, seed: int | None) -> None:
 
 
 def _draw(adata: AnnData, label: str | None, folder: RunFolder | None, *, show: bool) -> None:
-    wanted = (batch_column(adata), str(label), f"{label}_transfer", "leiden")
+    wanted = (batch_column(adata), str(label), f"{label}_transfer")
     colors = [name for name in wanted if name in adata.obs]
     files = [] if folder is None else folder.pictures("umap")
     if "projection" in adata.obs and adata.obs["projection"].nunique() > 1:
-        colors.remove("leiden")
+        is_query = adata.obs["projection"] == "query"
+        if len(colors) > 1 and adata.obs.loc[is_query, colors[0]].nunique() == 1:
+            del colors[0]  # one batch has one color
         pl.projection(adata, colors, show=show, save=files)
     else:
-        pl.umap(adata, colors, show=show, save=files)
+        pl.before_after(adata, [*colors, *([] if label else ["leiden"])], show=show, save=files)
 
 
 def forget_registration(adata: AnnData) -> None:

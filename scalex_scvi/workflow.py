@@ -9,12 +9,14 @@ from dataclasses import replace
 from typing import Any, Literal
 
 import anndata as ad
+import numpy as np
 import pandas as pd
 import torch
 from anndata import AnnData
 
 from . import pp
 from ._core.columns import as_text
+from ._core.keys import REFERENCE_UMAP_KEY, UMAP_KEY
 from ._core.messages import messages_on_console
 from ._core.options import options_in
 from ._outputs import Outputs
@@ -38,7 +40,7 @@ from .io import (
 )
 from .model import SCALEXModel
 from .pp import Preparation
-from .tl import label_scores, label_transfer
+from .tl import label_scores, label_transfer, place_on_map
 from .train import DEFAULT, Recipe, Schedule
 
 logger = logging.getLogger(__name__)
@@ -148,7 +150,7 @@ def SCALEX(
         Index of the GPU to use; without a GPU the CPU is used.
     outdir
         Run folder to write: ``checkpoint/``, ``adata.h5ad``, ``umap.png``, ``umap.pdf``,
-        ``log.txt``. ``None``: nothing is written.
+        ``report.html``, ``log.txt``. ``None``: nothing is written.
     projection
         Run folder of an integrated reference to project onto, without training; the published
         package's folders work, too.
@@ -292,7 +294,7 @@ def integrate(
         model.train(recipe=recipe, seed=seed, **(train_kwargs or {}))
         with kept(model, outputs):
             adata.obsm["latent"] = model.get_latent_representation(batch_stats=outputs.batch_stats)
-            finish(adata, model, outputs, folder, seed=seed)
+            finish(adata, model, outputs, folder, seed=seed, before=counts)
     return adata
 
 
@@ -359,10 +361,12 @@ def project(
             for each in (ref, query):
                 _label_as_text(each, outputs.label)
         alone = outputs.repeat or ref is None
+        if not alone:
+            _place_on_own_map(ref, query)
         adata = _query_alone(query) if alone else _together(ref, query)
         if ref is None and not outputs.repeat:
             logger.warning("The reference folder holds no cells: the query is returned alone.")
-        finish(adata, model, outputs, folder, seed=seed)
+        finish(adata, model, outputs, folder, seed=seed, before=counts)
     return adata
 
 
@@ -534,6 +538,13 @@ def _label_as_text(adata: AnnData | None, label: str) -> None:
     """Name labels as the transferred ones are named, whatever the type of the column."""
     if adata is not None and label in adata.obs:
         adata.obs[label] = pd.Series(as_text(adata.obs[label]), index=adata.obs_names)
+
+
+def _place_on_own_map(ref: AnnData, query: AnnData) -> None:
+    """Keep the reference's own map beside the one that is drawn for both."""
+    if UMAP_KEY in ref.obsm:
+        own = ref.obsm[REFERENCE_UMAP_KEY] = np.asarray(ref.obsm[UMAP_KEY])
+        query.obsm[REFERENCE_UMAP_KEY] = place_on_map(ref.obsm["latent"], own, query.obsm["latent"])
 
 
 def _query_alone(query: AnnData) -> AnnData:

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
 import pytest
 import scanpy as sc
 
-from scalex_scvi.datasets import gene_activity, pbmc_chromatin, pbmc_technologies, tutorial
+from scalex_scvi.datasets import (
+    gene_activity,
+    pancreas,
+    pbmc_chromatin,
+    pbmc_technologies,
+    tutorial,
+)
 from scalex_scvi.metrics import knn_purity
 
 
@@ -103,3 +110,14 @@ def test_published_data_are_read_where_they_were_downloaded(
     found = tutorial("atac")
     assert found.shape == peaks.shape
     assert (found.X != peaks.X).nnz == 0
+
+
+def test_pancreas_is_the_published_selection() -> None:
+    adata = pancreas()
+    assert adata.shape == (500, 1776)
+    assert set(adata.obs["batch"].value_counts()) == {100}
+    assert adata.obs["celltype"].value_counts()["endothelial"] == 5
+    assert adata.X.data.min() > 0
+    assert "MIT" in adata.uns["source"]
+    notice = files("scalex_scvi.datasets") / "data" / "NOTICE.md"
+    assert "MIT License" in notice.read_text(encoding="utf-8")

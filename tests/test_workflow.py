@@ -50,7 +50,8 @@ def query() -> AnnData:
 
 
 def test_integrate_leaves_a_run_folder(reference: Path) -> None:
-    names = {"adata.h5ad", "checkpoint", "umap.png", "umap.pdf", "log.txt", "scalex_run.json"}
+    names = {"adata.h5ad", "checkpoint", "umap.png", "umap.pdf", "report.html", "log.txt"}
+    names.add("scalex_run.json")
     assert {path.name for path in reference.iterdir()} == names
     adata = ad.read_h5ad(reference / "adata.h5ad")
     assert {"latent", "X_umap"} <= set(adata.obsm)
@@ -160,12 +161,25 @@ def test_an_interrupted_run_leaves_the_previous_results(
         "checkpoint",
         "umap.png",
         "umap.pdf",
+        "report.html",
         "log.txt",
         "scalex_run.json",
         "trained_model",
     }
     assert "The run ended early" in (reference / "log.txt").read_text()
     assert not logging.getLogger("scalex_scvi").handlers
+
+
+def test_a_report_that_fails_does_not_lose_the_run(
+    counts: AnnData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    def broken(*args: object, **kwargs: object) -> None:
+        raise RuntimeError("no report")
+
+    monkeypatch.setattr(_results.pl, "report", broken)
+    integrate(counts, tmp_path / "ref")
+    assert (tmp_path / "ref" / "adata.h5ad").is_file()
+    assert "The report could not be written" in caplog.text
 
 
 def test_a_run_without_picture_leaves_none_of_an_earlier_run(

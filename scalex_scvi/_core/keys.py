@@ -13,3 +13,9 @@ IMPUTED_KEY = "scalex_imputed"
 
 MAPPING_KEY = "scalex_mapping"
 """Of what a mapping found, in ``uns``."""
+
+UNCORRECTED_UMAP_KEY = "X_umap_uncorrected"
+"""Of the map before integration, in ``obsm``."""
+
+REFERENCE_UMAP_KEY = "X_umap_reference"
+"""Of the reference's own map with the query's cells placed on it, in ``obsm``."""

@@ -182,17 +182,18 @@ def _assess(args: argparse.Namespace) -> None:
 
 
 def _demo(args: argparse.Namespace) -> None:
-    scores = demo(args.data, held_out=args.held_out, **_job(args))
+    scores = demo(args.data, held_out=args.held_out, left_out=args.left_out, **_job(args))
     if args.json:
         sys.stdout.write(scores.to_json(orient="records", indent=1) + "\n")
         return
     lines = [f"{row.score:36s} {row.value:5.2f}   {row.meaning}" for row in scores.itertuples()]
-    what = "Data: " + (args.data or "700 real PBMCs, technologies simulated (semi-synthetic).")
+    what = "Data: " + (args.data or "500 real pancreas cells of five technologies.")
     where = [
         f"Results are in {args.outdir}/:",
-        "  reference/   integrated batches: adata.h5ad, umap.png, checkpoint/, log.txt",
-        "  projection/  projected batch beside the reference: adata.h5ad, umap.png",
-        "  scores.csv   the table above",
+        "  projection/report.html  start here: which cells are new, and all the rest",
+        "  projection/             projected batch beside the reference: adata.h5ad, umap.png",
+        "  reference/              integrated batches: the same, and checkpoint/",
+        "  scores.csv              the table above",
     ]
     sys.stdout.write("\n".join(["", what, *lines, "", *where, ""]))
 

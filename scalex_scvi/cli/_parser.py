@@ -206,13 +206,14 @@ def _add_assess(parser: argparse.ArgumentParser) -> None:
 def _add_demo(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Integrate all batches but one, project that one without training, transfer labels, "
-        "score and draw. Without DATA: 700 real PBMCs turned into three technologies "
-        "(semi-synthetic)."
+        "score and draw. Without DATA: 500 real pancreas cells of five technologies; four are "
+        "integrated without ductal cells, and Smart-seq2 is projected, which has some."
     )
     parser.add_argument("data", nargs="?", help="counts with batches and labels")
     _add(parser, Reading, "batch_name")
     _add(parser, Outputs, "label", default=LABEL, help="column of obs with cell types")
     parser.add_argument("--held-out", help="batch to project (the last one)")
+    parser.add_argument("--left-out", help="cell type that the reference is not shown")
     _add_json(parser)
     _add_preprocessing(parser, min_features=0)
     _add_training(parser)

@@ -26,7 +26,16 @@ TRAINED = "trained_model"
 
 _LOG = "log.txt"
 _FILES = {
-    "run": ("checkpoint", "adata.h5ad", "umap.png", "umap.pdf", "options.yaml", TRAINED, _LOG),
+    "run": (
+        "checkpoint",
+        "adata.h5ad",
+        "umap.png",
+        "umap.pdf",
+        "report.html",
+        "options.yaml",
+        TRAINED,
+        _LOG,
+    ),
     "demo": ("reference", "projection", "scores.csv", "options.yaml"),
 }
 """All names that we write into a folder, by its kind."""

@@ -133,8 +133,8 @@ def _contrast_with_white(color: str) -> float:
 
 
 def pale(color: str) -> str:
-    """Return the color of background cells: a quarter of it, the rest white."""
-    red, green, blue = (0.25 * part + 0.75 for part in to_rgb(color))
+    """Return the color of background cells: two fifths of it, the rest white."""
+    red, green, blue = (0.4 * part + 0.6 for part in to_rgb(color))
     return to_hex((red, green, blue))
 
 

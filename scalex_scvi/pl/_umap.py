@@ -16,10 +16,13 @@ from ._cells import coordinates, draw_cells, label_axes
 from ._figure import Save, opened, shown_or_returned
 from ._legend import handles, legend_columns, legend_width, margin_legend
 
-PANEL = 4.0
+PANEL = 4.2
 """Width and height of a panel in inches."""
 
-FONTSIZE = 8
+FONTSIZE = 9
+
+TRANSFERRED = "_transfer"
+"""What the name of a column of transferred labels ends in."""
 
 
 def umap(
@@ -58,8 +61,8 @@ def umap(
         If a column is continuous.
     """
     points = coordinates(adata, basis)
-    columns, palettes = _columns(adata, color)
-    size = _size(adata.n_obs)
+    columns, palettes = shared_columns(adata, color)
+    size = point_size(adata.n_obs)
     figsize, shape = _grid(columns, palettes)
     with opened(figsize, shape=shape, save=save) as (figure, axes):
         for name, axis in _panels(columns, axes):
@@ -79,10 +82,11 @@ def projection(
 ) -> Figure | None:
     """Draw the query over the reference, one panel for each column of ``obs``.
 
-    The reference is drawn in pale colors where it has the column's labels, the query in the full
-    ones of the legend. Cells without a label are light gray, those called ``"unknown"`` gray. A
-    name that occurs in several columns has one color in all of them, so that true and transferred
-    labels compare.
+    The reference is drawn in pale colors where it has the column's labels, in points of a third of
+    the query's area; the query in the full colors of the legend. A column of transferred labels,
+    ``"celltype_transfer"``, has those of ``"celltype"`` for the reference, if there are any. Cells
+    without a label are light gray, those called ``"unknown"`` gray. A name that occurs in several
+    columns has one color in all of them, so that true and transferred labels compare.
 
     Parameters
     ----------
@@ -110,23 +114,30 @@ def projection(
     """
     points = coordinates(adata, basis)
     is_query = _is_query(adata, key)
-    columns, palettes = _columns(adata, color)
+    columns, palettes = shared_columns(adata, color)
     named = {name: _without_na_of(column, ~is_query) for name, column in columns.items()}
     figsize, shape = _grid(named, palettes)
-    ref_size, query_size = _size((~is_query).sum()), _size(is_query.sum())
+    shared: Colors = {}
+    for palette in palettes.values():
+        shared = palette | shared
+    query_size = point_size(is_query.sum())
+    ref_size = min(point_size((~is_query).sum()), query_size / 3)
     with opened(figsize, shape=shape, save=save) as (figure, axes):
         for name, axis in _panels(columns, axes):
             column, colors = columns[name], palettes[name]
-            faint = {category: pale(color) for category, color in colors.items()}
-            draw_cells(axis, points[~is_query], column[~is_query], faint, size=ref_size)
+            below = _labels_of_reference(adata, name, column)[~is_query]
+            all_colors = colors_of(adata, name, below.cat.categories, shared=shared)
+            faint = {category: pale(color) for category, color in all_colors.items()}
+            draw_cells(axis, points[~is_query], below, faint, size=ref_size)
             draw_cells(axis, points[is_query], column[is_query], colors, size=query_size)
             _decorate(axis, named[name], colors, basis=basis, title=f"query: {name}")
     return shown_or_returned(figure, show=show)
 
 
-def _columns(
+def shared_columns(
     adata: AnnData, color: str | Sequence[str]
 ) -> tuple[dict[str, pd.Series], dict[str, Colors]]:
+    """Return columns as categories, and their colors: one for a name in all of them."""
     names = [color] if isinstance(color, str) else list(dict.fromkeys(color))
     if not names:
         msg = f"`color` must name one column of adata.obs or more, got {color!r}."
@@ -138,6 +149,14 @@ def _columns(
         palettes[name] = colors_of(adata, name, column.cat.categories, shared=shared)
         shared = palettes[name] | shared
     return columns, palettes
+
+
+def _labels_of_reference(adata: AnnData, name: str, column: pd.Series) -> pd.Series:
+    """Return the labels that were transferred, for the cells that they were transferred from."""
+    source = name.removesuffix(TRANSFERRED)
+    if source == name or source not in adata.obs:
+        return column
+    return categories_of(adata, source, "color")
 
 
 def _without_na_of(column: pd.Series, cells: np.ndarray) -> pd.Series:
@@ -166,13 +185,14 @@ def _grid(
     """Return the size of the figure, with room for the legends, and rows and columns."""
     n_columns = min(len(columns), 3)
     n_rows = math.ceil(len(columns) / n_columns)
-    return (n_columns * (PANEL + 0.4 + _widest_legend(columns, palettes)), n_rows * PANEL), (
+    return (n_columns * (PANEL + 0.4 + widest_legend(columns, palettes)), n_rows * PANEL), (
         n_rows,
         n_columns,
     )
 
 
-def _widest_legend(columns: dict[str, pd.Series], palettes: dict[str, Colors]) -> float:
+def widest_legend(columns: dict[str, pd.Series], palettes: dict[str, Colors]) -> float:
+    """Return about how many inches the widest of the legends takes."""
     entries = [handles(column, palettes[name], FONTSIZE) for name, column in columns.items()]
     return max(legend_width(e, legend_columns(len(e), PANEL, FONTSIZE), FONTSIZE) for e in entries)
 
@@ -190,5 +210,6 @@ def _decorate(axis: Axes, column: pd.Series, colors: Colors, *, basis: str, titl
     label_axes(axis, basis)
 
 
-def _size(n_cells: int) -> float:
-    return min(30, 120_000 / max(n_cells, 1))
+def point_size(n_cells: int) -> float:
+    """Return the area of a point in points²: smaller where there are many."""
+    return min(40, 120_000 / max(n_cells, 1))

@@ -1,7 +1,10 @@
 from ._embed import embed as embed
 from ._integrate import integrate as integrate
+from ._label_scores import UNKNOWN as UNKNOWN
 from ._label_scores import LabelScores as LabelScores
 from ._label_scores import label_scores as label_scores
 from ._label_transfer import label_transfer as label_transfer
 from ._map_query import map_query as map_query
+from ._place_on_map import place_on_map as place_on_map
 from ._transfer_expression import transfer_expression as transfer_expression
+from ._uncorrected_umap import uncorrected_umap as uncorrected_umap

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from anndata import AnnData
-from sklearn.neighbors import KNeighborsRegressor
 
 from scalex_scvi._core.gene_names import names_in
 from scalex_scvi._core.inputs import check_adata
@@ -21,11 +20,9 @@ from scalex_scvi.model import SCALEXModel
 from scalex_scvi.pp import MIN_GENE_SHARE
 
 from ._label_scores import label_scores
+from ._place_on_map import place_on_map
 
 logger = logging.getLogger(__name__)
-
-N_NEIGHBORS = 15
-"""Neighbors that place a cell on the reference's map: as many as draw it, by scanpy's default."""
 
 
 def map_query(
@@ -159,10 +156,9 @@ def _positions(model: SCALEXModel, latent: np.ndarray) -> np.ndarray | None:
     if model.adata is None or UMAP_KEY not in model.adata.obsm:
         logger.info("The reference has no obsm[%r]: the query gets none.", UMAP_KEY)
         return None
-    n_neighbors = min(N_NEIGHBORS, model.adata.n_obs)
-    by_neighbors = KNeighborsRegressor(n_neighbors, weights="distance")
-    by_neighbors.fit(model.get_latent_representation(), np.asarray(model.adata.obsm[UMAP_KEY]))
-    return by_neighbors.predict(latent).astype(np.float32)
+    return place_on_map(
+        model.get_latent_representation(), np.asarray(model.adata.obsm[UMAP_KEY]), latent
+    )
 
 
 def _found(model: SCALEXModel, query: AnnData) -> dict[str, int]:

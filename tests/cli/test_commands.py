@@ -244,11 +244,13 @@ def test_demo_on_the_embedded_data(tmp_path: Path, capsys: pytest.CaptureFixture
     assert cli.main(["demo", "-o", str(tmp_path / "demo"), *flags]) == 0
     printed, messages = capsys.readouterr()
     assert "Epoch" not in messages
-    assert "semi-synthetic" in printed
+    assert "500 real pancreas cells" in printed
     assert f"Results are in {tmp_path / 'demo'}" in printed
     scores = pd.read_csv(tmp_path / "demo" / "scores.csv").set_index("score")["value"]
     assert scores["same-batch neighbors, integrated"] < scores["same-batch neighbors, uncorrected"]
     assert scores["accuracy of transferred labels"] > 0.5
+    assert 0 <= scores["known cells called unknown"] < 0.5
+    assert 0 <= scores["new cells called unknown"] <= 1
     for folder in ("reference", "projection"):
         assert (tmp_path / "demo" / folder / "umap.png").exists()
 
@@ -261,7 +263,7 @@ def test_demo_on_given_data(counts: AnnData, tmp_path: Path) -> None:
         outputs=Outputs(outdir=tmp_path / "out"),
         train_kwargs={"max_epochs": 4} | QUIET,
     )
-    assert len(scores) == 6
+    assert len(scores) == 7
     assert scores["value"].between(0, 1).all()
 
 
@@ -281,6 +283,10 @@ MISTAKES = {
     "no held-out batch": (
         ["demo", "{counts}", "-o", "{out}", "--held-out", "x"],
         "must be one of two or more batches",
+    ),
+    "no such type": (
+        ["demo", "{counts}", "-o", "{out}", "--left-out", "x"],
+        "`left_out` 'x' is not in obs",
     ),
     "no run folder": (["assess", "."], "is '.' a run folder"),
     "no projection": (["transfer", "{counts}", "-o", "{out}.csv"], "holds no projection"),

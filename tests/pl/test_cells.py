@@ -109,7 +109,7 @@ def test_projection_draws_the_query_over_a_reference_in_pale_colors(embedded: An
     (axis,) = sx.pl.projection(embedded, "celltype", show=False).axes
     points, types = drawn(axis), embedded.obs["celltype"]
     is_query = embedded.obs["projection"] == "query"
-    pale = ["#ffbfbf", "#bfffbf", "#bfbfff"]
+    pale = ["#ff9999", "#99ff99", "#9999ff"]
     for name, color, faint in zip(types.cat.categories, RED_GREEN_BLUE, pale, strict=True):
         assert points[color] == places(embedded, is_query & (types == name))
         assert points[faint] == places(embedded, ~is_query & (types == name))
@@ -127,6 +127,36 @@ def test_projection_draws_a_reference_without_labels_in_gray(embedded: AnnData) 
     legend = legend_colors(axis.get_legend())
     assert set(legend) == {"type1", "type2", "unknown"}
     assert legend["unknown"] == "#808080"
+
+
+def test_transferred_labels_lie_over_those_they_were_transferred_from(embedded: AnnData) -> None:
+    embedded.uns["celltype_colors"] = embedded.uns["celltype_transfer_colors"] = RED_GREEN_BLUE
+    is_query, types = embedded.obs["projection"] == "query", embedded.obs["celltype"]
+    embedded.obs["celltype_transfer"] = types.where(is_query)
+    (axis,) = sx.pl.projection(embedded, "celltype_transfer", show=False).axes
+    points = drawn(axis)
+    assert points["#ff9999"] == places(embedded, ~is_query & (types == "type0"))
+    areas = [area for c in axis.collections for area in c.get_sizes()]
+    assert max(areas) >= 2.9 * min(areas)
+
+
+def test_before_and_after_draw_the_cells_of_both_maps(embedded: AnnData) -> None:
+    embedded.uns["celltype_colors"] = RED_GREEN_BLUE
+    before = embedded.obsm["X_umap"][:, ::-1].copy()
+    before[:30] = np.nan
+    embedded.obsm["X_umap_uncorrected"] = before
+    figure = sx.pl.before_after(embedded, ["batch", "celltype"], show=False)
+    assert [axis.get_title() for axis in figure.axes] == [
+        f"{when} integration: {name}"
+        for when in ("before", "after")
+        for name in ("batch", "celltype")
+    ]
+    on_both = pd.Series(np.arange(150) >= 30, index=embedded.obs_names)
+    assert drawn(figure.axes[3])["#ff0000"] == places(
+        embedded, on_both & (embedded.obs["celltype"] == "type0")
+    )
+    above = {(y, x) for x, y in drawn(figure.axes[1])["#ff0000"]}
+    assert above == drawn(figure.axes[3])["#ff0000"]
 
 
 def test_one_name_has_one_color_in_all_panels(embedded: AnnData) -> None:

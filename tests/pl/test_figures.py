@@ -28,6 +28,7 @@ HISTORY = {
 
 PLOTS: dict[str, Callable[..., Figure | None]] = {
     "umap": lambda a, **k: sx.pl.umap(a, ["batch", "celltype"], **k),
+    "before_after": lambda a, **k: sx.pl.before_after(a, ["batch", "celltype"], **k),
     "projection": lambda a, **k: sx.pl.projection(a, "celltype", **k),
     "embedding": sx.pl.embedding,
     "meta": sx.pl.meta,
@@ -44,6 +45,7 @@ each_plot = pytest.mark.parametrize("name", PLOTS)
 def adata(counts: AnnData) -> AnnData:
     rng = np.random.default_rng(0)
     counts.obsm["X_umap"] = rng.normal(size=(counts.n_obs, 2))
+    counts.obsm["X_umap_uncorrected"] = rng.normal(size=(counts.n_obs, 2))
     counts.obsm["latent"] = rng.normal(size=(counts.n_obs, 5))
     counts.obs["projection"] = pd.Categorical(["reference"] * 100 + ["query"] * 50)
     counts.obs["celltype"] = counts.obs["celltype"].astype(object)  # to be made categorical

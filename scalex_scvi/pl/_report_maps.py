@@ -1,0 +1,159 @@
+"""The maps of a report: coordinates and categories for its script."""
+
+from __future__ import annotations
+
+import base64
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from scalex_scvi._core.keys import REFERENCE_UMAP_KEY, UMAP_KEY, UNCORRECTED_UMAP_KEY
+
+from ._categories import UNKNOWN, UNMAPPED, Colors, colors_of
+from ._report_run import Run
+
+MAX_CELLS = 100_000
+"""Cells on the maps: about 2 MB of text."""
+
+NO_PLACE = 65535
+"""Coordinate of a cell that is not on a map, and code of a cell without a category."""
+
+_MAPS = (UNCORRECTED_UMAP_KEY, UMAP_KEY, REFERENCE_UMAP_KEY)
+
+
+def map_data(run: Run) -> dict[str, Any]:
+    """Return what the script needs: maps and columns as base64 of 16-bit numbers."""
+    cells = _drawn(run.adata.n_obs)
+    is_query = run.is_query
+    return {
+        "n": len(cells),
+        "maps": {
+            key: _base64(_quantized(np.asarray(run.adata.obsm[key])[cells]))
+            for key in _MAPS
+            if key in run.adata.obsm
+        },
+        "columns": _columns(run, cells),
+        "query": None if is_query is None else _base64(is_query[cells].astype(np.uint8)),
+    }
+
+
+def map_groups(run: Run) -> list[dict[str, Any]]:
+    """Return titles and panels of the groups of maps that these cells have."""
+    has, colored = (
+        run.adata.obsm.keys(),
+        ["labels", "batch"] if run.labels is not None else ["batch"],
+    )
+    names = {"labels": str(run.labels_key), "batch": "batch", "transfer": "transferred label"}
+    groups: list[dict[str, Any]] = []
+
+    def add(title: str, text: str, panels: list[tuple[str, str, str, bool]]) -> None:
+        found = [
+            {
+                "id": f"{key}-{column}",
+                "map": key,
+                "column": column,
+                "title": name,
+                "layered": layered,
+            }
+            for key, column, name, layered in panels
+            if key in has
+        ]
+        if found:
+            groups.append({"title": title, "text": text, "panels": found})
+
+    if run.transferred is not None and run.is_query is not None:
+        text = (
+            "The query in full colors over the reference's labels in pale ones. Unknown cells are "
+            "gray with a ring. Point at a cell for its label, click a label to see it alone, drag "
+            "to move."
+        )
+        add(
+            "The query on the reference",
+            text,
+            [
+                (UMAP_KEY, "transfer", "A map drawn for both: what is new lies apart", True),
+                (
+                    REFERENCE_UMAP_KEY,
+                    "transfer",
+                    "The reference's own map, which did not move",
+                    True,
+                ),
+            ],
+        )
+    layered = run.is_query is not None and not run.is_query.all()
+    after = [(UMAP_KEY, c, f"After integration, by {names[c]}", layered) for c in colored]
+    before = [
+        (UNCORRECTED_UMAP_KEY, c, f"Before integration, by {names[c]}", False) for c in colored
+    ]
+    add(
+        "Before and after",
+        "Before: principal components of log-normalized expression. After: the latent space. "
+        "Batches should mix, and types stay apart.",
+        [*before, *after],
+    )
+    return groups
+
+
+def _drawn(n_cells: int) -> np.ndarray:
+    if n_cells <= MAX_CELLS:
+        return np.arange(n_cells)
+    return np.sort(np.random.default_rng(0).choice(n_cells, MAX_CELLS, replace=False))
+
+
+def _columns(run: Run, cells: np.ndarray) -> dict[str, Any]:
+    found: dict[str, pd.Series] = {"batch": run.batches}
+    if run.labels is not None:
+        found["labels"] = run.labels
+    if run.transferred is not None and run.is_query is not None:
+        found["transfer"] = _over_the_reference(run)
+    shared: Colors = {}
+    columns = {}
+    for name, column in found.items():
+        key = run.batch_key if name == "batch" else str(run.labels_key)
+        categories = column.cat.categories
+        stored = run.adata if name != "transfer" else run.adata[:0]
+        colors = colors_of(stored, key, categories, shared=shared if name != "batch" else None)
+        if name != "batch":
+            shared = colors | shared
+        codes = column.cat.codes.to_numpy()[cells].astype(np.int64)
+        columns[name] = {
+            "codes": _base64(np.where(codes < 0, NO_PLACE, codes).astype("<u2")),
+            "names": [str(category) for category in categories],
+            "colors": [UNMAPPED if c == UNKNOWN else _hex(colors[c]) for c in categories],
+        }
+    return columns
+
+
+def _over_the_reference(run: Run) -> pd.Series:
+    """Transferred labels of the query, and those of the reference that they come from."""
+    assert run.transferred is not None and run.is_query is not None
+    names = list(run.transferred.cat.categories)
+    values = run.transferred.astype(object)
+    if run.labels is not None:
+        values = values.where(run.is_query, run.labels.astype(object))
+        of_reference = run.labels[~run.is_query].cat.remove_unused_categories().cat.categories
+        names += [name for name in of_reference if name not in names]
+    return pd.Series(pd.Categorical(values, categories=names), index=run.adata.obs_names)
+
+
+def _quantized(points: np.ndarray) -> np.ndarray:
+    """Two dimensions as numbers from 0 to 65534, the same scale for both."""
+    points = points[:, :2].astype(np.float64)
+    on_map = np.isfinite(points).all(axis=1)
+    places = np.full(points.shape, NO_PLACE, dtype="<u2")
+    if on_map.any():
+        low = points[on_map].min(axis=0)
+        extent = np.maximum(points[on_map].max(axis=0) - low, 1e-9)
+        places[on_map] = np.rint((points[on_map] - low) / extent * (NO_PLACE - 1))
+    return places
+
+
+def _base64(values: np.ndarray) -> str:
+    return base64.b64encode(np.ascontiguousarray(values).tobytes()).decode("ascii")
+
+
+def _hex(color: str) -> str:
+    from matplotlib.colors import to_hex
+
+    return to_hex(color)

@@ -1,0 +1,87 @@
+"""What a report is about."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+
+from ._categories import categories_of
+
+if TYPE_CHECKING:
+    from scalex_scvi.model import SCALEXModel
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """Cells of a run and what is known of it; see :func:`scalex_scvi.pl.report`."""
+
+    adata: AnnData
+    model: SCALEXModel | None
+    before: AnnData | None
+    labels_key: str | None
+    batch_key: str
+    about: dict[str, Any]
+
+    @cached_property
+    def is_query(self) -> np.ndarray | None:
+        """Which cells were projected; ``None`` if all or none were."""
+        if "projection" not in self.adata.obs:
+            return None
+        is_query = (self.adata.obs["projection"].astype(str) == "query").to_numpy()
+        return is_query if is_query.any() else None
+
+    @cached_property
+    def batches(self) -> pd.Series:
+        """Batch of each cell."""
+        return categories_of(self.adata, self.batch_key, "batch_key")
+
+    @cached_property
+    def labels(self) -> pd.Series | None:
+        """Type of each cell, as it came."""
+        key = self.labels_key
+        return None if key is None else categories_of(self.adata, key, "labels_key")
+
+    @cached_property
+    def transferred(self) -> pd.Series | None:
+        """Label that was transferred to each query cell."""
+        key = f"{self.labels_key}_transfer"
+        return categories_of(self.adata, key, "labels_key") if key in self.adata.obs else None
+
+    @property
+    def groups(self) -> pd.Series | None:
+        """What cells are told apart by: transferred labels, else their own, else clusters."""
+        if self.transferred is not None:
+            return self.transferred
+        if self.labels is not None:
+            return self.labels
+        if "leiden" in self.adata.obs:
+            return categories_of(self.adata, "leiden", "labels_key")
+        return None
+
+    @property
+    def title(self) -> str:
+        """Name of the page."""
+        if self.is_query is None:
+            return f"Integration of {self.batches.nunique()} batches"
+        return f"Projection of {_listed(self.batches[self.is_query])}"
+
+    @property
+    def subtitle(self) -> str:
+        """What was done, in a sentence."""
+        if self.is_query is None:
+            return f"Batches: {_listed(self.batches)}. Trained on all of these cells."
+        if self.is_query.all():
+            return "The reference's cells are not in this result. Nothing was trained."
+        ref = _listed(self.batches[~self.is_query])
+        return f"Onto a reference of {ref}. Nothing was trained, and the reference did not move."
+
+
+def _listed(column: pd.Series) -> str:
+    names = [str(name) for name in column.dropna().unique()]
+    shown = ", ".join(names[:6])
+    return shown if len(names) <= 6 else f"{shown} and {len(names) - 6} more"
