@@ -59,9 +59,9 @@ def label_probabilities(pair: Pair, method: Method | None) -> np.ndarray:
         )
         raise ValueError(msg)
     logger.warning(
-        "Labels by %r alone: `X` of `ref` and `query` is not the same genes, prepared, or `ref` has "
-        "too few cells. Pass what `model.get_prepared()` of both models gives for labels that use "
-        "expression too, or `method='discriminant'` to do without.",
+        "Labels by %r alone: `X` of `ref` and `query` is not the same genes, prepared, or `ref` "
+        "has too few cells. Pass what `model.get_prepared()` of both models gives for labels that "
+        "use expression too, or `method='discriminant'` to do without.",
         pair.use_rep,
     )
     return shares
