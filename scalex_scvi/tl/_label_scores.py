@@ -36,12 +36,16 @@ class LabelScores:
         Share of held-out reference cells that fit the reference as badly, in (0, 1].
     is_unknown
         Whether the p-value is at most ``max_refused``.
+    misfit
+        What the p-values rank, larger for a worse fit: it also tells cells apart that fit worse
+        than every held-out cell. Its unit depends on ``novelty``.
     """
 
     labels: pd.Series
     probabilities: pd.DataFrame
     p_values: pd.Series
     is_unknown: pd.Series
+    misfit: pd.Series
 
     @property
     def uncertainty(self) -> pd.Series:
@@ -145,17 +149,18 @@ def label_scores(
     check_novelty(novelty)
     pair = Pair(ref, query, use_rep, labels_key, batch_key, n_neighbors)
     shares = label_probabilities(pair, method)
-    p = _p_values(pair, max_refused, novelty)
+    p, misfit = _p_values(pair, max_refused, novelty)
     cells = query.obs_names
     return LabelScores(
         labels=best_labels(pair, shares),
         probabilities=pd.DataFrame(shares, index=cells, columns=pair.labels.cat.categories),
         p_values=pd.Series(p, index=cells, name="p_value"),
         is_unknown=pd.Series(p <= max_refused, index=cells, name="is_unknown"),
+        misfit=pd.Series(misfit, index=cells, name="misfit"),
     )
 
 
-def _p_values(pair: Pair, max_refused: float, novelty: Novelty) -> np.ndarray:
+def _p_values(pair: Pair, max_refused: float, novelty: Novelty) -> tuple[np.ndarray, np.ndarray]:
     if novelty == "neighborhood":
         in_ref, in_query = pair.normalized()
         batch = pair.query_batches()

@@ -271,7 +271,7 @@ def held_out_distances(ref: Reference, n_neighbors: int) -> list[tuple[np.ndarra
 
 def neighborhood_p_values(
     ref: Reference, found: np.ndarray, batch: np.ndarray, max_refused: float
-) -> np.ndarray:
+) -> tuple[np.ndarray, np.ndarray]:
     """Compare distances with those of the reference's batches, each as if it were a query.
 
     A distance counts relative to the level of its batch, a low quantile of its distances, since no
@@ -291,14 +291,14 @@ def neighborhood_p_values(
 
     Returns
     -------
-    A p-value for each query cell, in (0, 1].
+    A p-value for each query cell, in (0, 1], and the logarithm of its distance over the level.
 
     Raises
     ------
     ValueError
         If there are too few held-out cells for ``max_refused``.
     """
-    p = np.empty(len(found))
+    p, misfit = np.empty(len(found)), np.empty(len(found))
     sizes = {
         int(code): int(n) for code, n in zip(*np.unique(batch, return_counts=True), strict=True)
     }
@@ -308,8 +308,9 @@ def neighborhood_p_values(
         for code, n in sizes.items():
             if n_neighbors_of(n) == n_neighbors:
                 own = batch == code
-                p[own] = p_values(standard.relative(found[own]), standard.known)
-    return p
+                misfit[own] = standard.relative(found[own])
+                p[own] = p_values(misfit[own], standard.known)
+    return p, misfit
 
 
 @dataclass(frozen=True)

@@ -54,7 +54,7 @@ def fit_p_values(
     batch: np.ndarray | None,
     max_refused: float,
     expression: tuple[sparse.csr_matrix, sparse.csr_matrix] | None,
-) -> np.ndarray:
+) -> tuple[np.ndarray, np.ndarray]:
     """Compare how well cells fit their neighbors with how well held-out reference cells do.
 
     Parameters
@@ -70,7 +70,7 @@ def fit_p_values(
 
     Returns
     -------
-    A p-value for each query cell, in (0, 1].
+    A p-value for each query cell, in (0, 1], and its misfit.
 
     Raises
     ------
@@ -82,9 +82,11 @@ def fit_p_values(
     check_held_out(max_refused, len(cells))
     held_out = count_votes(distances, neighbors, codes)
     if expression is None:
-        return p_values(misfit(votes), misfit(held_out))
+        found = misfit(votes)
+        return p_values(found, misfit(held_out)), found
     ref, query = expression
-    return p_values(misfit(votes, query, ref), misfit(held_out, ref[cells], ref))
+    found = misfit(votes, query, ref)
+    return p_values(found, misfit(held_out, ref[cells], ref)), found
 
 
 def misfit(
