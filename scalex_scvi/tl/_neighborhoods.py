@@ -231,6 +231,17 @@ def _correlation_without_noise(
     return _unit(own) @ _unit(_centered(means)).T / signal[:, None]
 
 
+def batch_offset(ref: Reference, x: sparse.csr_matrix) -> np.ndarray:
+    """Offset of the cells of one batch from the label means of all reference cells: genes."""
+    used = np.arange(ref.counts.shape[1])
+    return _offset(x, _shares(ref, x, np.ones(len(ref.codes), dtype=bool), used), label_means(ref))
+
+
+def correlation(rows: np.ndarray, means: np.ndarray) -> np.ndarray:
+    """Pearson correlation of rows of expression with label means: rows × labels."""
+    return _unit(_centered(rows)) @ _unit(_centered(means)).T
+
+
 def _centered(rows: np.ndarray) -> np.ndarray:
     return rows - rows.mean(axis=1, keepdims=True)
 

@@ -247,6 +247,27 @@ def test_a_few_known_cells_are_not_refused_for_being_few(ref: AnnData, n_cells: 
     assert not scores.is_unknown.all()
 
 
+def test_clusters_say_what_tells_them_from_the_nearest_label(ref: AnnData) -> None:
+    query = as_one_batch({"a": 100, "b": 100, "absent": 60})
+    query.obs["cluster"] = query.obs["celltype"].astype(str)
+    ref = with_expression(ref)
+    scores = sx.tl.label_scores(ref, query, batch_key="batch")
+    table = sx.tl.unknown_clusters(ref, query, scores, "cluster", n_genes=3)
+    assert list(table.index) == ["absent", "a", "b"]
+    assert list(table["n_cells"]) == [60, 100, 100]
+    assert list(table["nearest_label"])[1:] == ["a", "b"]
+    assert table["share_unknown"].iloc[0] > 0.9 > 0.1 > table["share_unknown"].iloc[1:].max()
+    assert table["distance"].iloc[0] > 5 * table["distance"].iloc[1:].max()
+    genes = table["genes"].iloc[0].split(", ")
+    label = (ref.obs["celltype"] == table["nearest_label"].iloc[0]).to_numpy()
+    own = query[(query.obs["cluster"] == "absent").to_numpy(), genes].X.mean(axis=0)
+    assert (np.asarray(own) > np.asarray(ref[label, genes].X.mean(axis=0)) + 0.3).all()
+    with pytest.raises(KeyError, match="'leiden' is not a column"):
+        sx.tl.unknown_clusters(ref, query, scores, "leiden")
+    with pytest.raises(ValueError, match="not of the cells"):
+        sx.tl.unknown_clusters(ref, query[::2].copy(), scores, "cluster")
+
+
 def _label_called_unknown(ref: AnnData, query: AnnData) -> None:
     ref.obs["celltype"] = ref.obs["celltype"].astype(str).replace("c", "unknown")
 
