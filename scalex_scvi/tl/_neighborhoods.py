@@ -155,10 +155,11 @@ def distances(
     means = ref.sums[kept].sum(axis=0)[used] / counts[used, None]
     averaging = neighborhoods(x, n_neighbors)
     offset = _offset(x, _shares(ref, x, kept[ref.batch], used), means)
+    squares = x.multiply(x).tocsr()
     found, nearest = np.empty(x.shape[0]), np.empty(x.shape[0], dtype=np.int64)
     for start in range(0, x.shape[0], ROWS):
         block = slice(start, start + ROWS)
-        correlation = _correlation_without_noise(averaging[block], x, offset, means)
+        correlation = _without_noise(averaging[block], x, squares, offset, means)
         nearest[block] = used[correlation.argmax(axis=1)]
         found[block] = 1 - correlation.max(axis=1)
     return averaging @ (averaging @ found), nearest
@@ -212,8 +213,12 @@ def _offset(x: sparse.csr_matrix, shares: np.ndarray, means: np.ndarray) -> np.n
     return weight * np.median(own - means[counts], axis=0)
 
 
-def _correlation_without_noise(
-    averaging: sparse.csr_matrix, x: sparse.csr_matrix, offset: np.ndarray, means: np.ndarray
+def _without_noise(
+    averaging: sparse.csr_matrix,
+    x: sparse.csr_matrix,
+    squares: sparse.csr_matrix,
+    offset: np.ndarray,
+    means: np.ndarray,
 ) -> np.ndarray:
     """Correlation of mean expression with label means: cells × labels.
 
@@ -223,7 +228,7 @@ def _correlation_without_noise(
     """
     own = (averaging @ x).toarray()
     n_neighbors = averaging.indptr[1] - averaging.indptr[0]
-    of_squares = (averaging @ x.multiply(x).tocsr()).toarray()
+    of_squares = (averaging @ squares).toarray()
     noise = (of_squares - own**2).mean(axis=1) / max(n_neighbors - 1, 1)
     own = _centered(own - offset)
     variance = np.maximum((own**2).mean(axis=1), np.finfo(np.float32).tiny)

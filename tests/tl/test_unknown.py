@@ -316,8 +316,8 @@ def test_latents_alone_have_no_expression_to_compare(ref: AnnData) -> None:
 def test_negative_control_of_real_cells() -> None:
     """NK, DC and Mk exist only in ctrl: project it on stim.
 
-    Guards against getting worse, not goals (docs/label_transfer.md): the reference has one batch,
-    so that few are found, and hardly any known cell is refused.
+    Guards against getting worse, not goals: 0.45 of the unseen cells are found and 0.02 of the
+    others refused (docs/label_transfer.md).
     """
     counts = real_data("kang_pbmc_published_labels")
     is_query = (counts.obs["batch"] == "ctrl").to_numpy()
@@ -332,8 +332,8 @@ def test_negative_control_of_real_cells() -> None:
     labels = sx.label_transfer(ref, query, unknown=True).astype(str)
     truth = query.obs["celltype"].astype(str)
     unseen = truth.isin(["NK", "DC", "Mk"])
-    assert (labels[unseen] == "unknown").mean() >= 0.18
-    assert (labels[~unseen] == "unknown").mean() <= 0.15
+    assert (labels[unseen] == "unknown").mean() >= 0.35
+    assert (labels[~unseen] == "unknown").mean() <= 0.08
     accepted = labels != "unknown"
     plain = sx.label_transfer(ref, query).astype(str)
     assert (labels == truth)[accepted].mean() >= (plain == truth).mean() + 0.02
