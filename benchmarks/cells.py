@@ -110,6 +110,8 @@ class Answer(NamedTuple):
     unknown: np.ndarray | None = None
     p: np.ndarray | None = None
     """Share of held-out reference cells that the method is as unsure of."""
+    misfit: np.ndarray | None = None
+    """What these shares rank, larger for cells that it is less sure of."""
 
 
 Answers = dict[str, Callable[[], Answer]]

@@ -73,7 +73,7 @@ def integrate(cells: Cells, seed: int, **options: Any) -> Iterator[tuple[str, np
 
 
 def project(
-    case: Case, seed: int, by: By | None = None, novelty: str = "expression", **options: Any
+    case: Case, seed: int, by: By | None = None, novelty: str = "neighborhood", **options: Any
 ) -> Answers:
     """Label the query by both statistics; once by labels alone, once with "unknown"."""
     model = train(case.ref, seed, **options)

@@ -347,7 +347,7 @@ def _most_probable(
     held_out = np.sort(np.round(held_out, 9))
     n_as_unsure = np.searchsorted(held_out, np.round(confidence, 9), side="right")
     p = (1 + n_as_unsure) / (1 + len(held_out))
-    return Answer(labels, p <= MAX_REFUSED, p)
+    return Answer(labels, p <= MAX_REFUSED, p, 1 - confidence)
 
 
 def integrate_scanorama(cells: Cells, seed: int) -> Embeddings:

@@ -37,6 +37,7 @@ METHODS = ["ours", "scalex", "scvi", "scanvi", "harmony", "pca", "logistic_regre
 UNKNOWN_METHODS = [
     "ours",
     "ours:by=neighbors",
+    "ours:novelty=expression",
     "ours:novelty=latent",
     "logistic_regression_on_pcs",
     "knn_on_pcs",

@@ -152,8 +152,8 @@ def _add_transfer(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--novelty",
-        choices=["expression", "latent"],
-        default="expression",
+        choices=["neighborhood", "expression", "latent"],
+        default="neighborhood",
         help="what tells unknown cells (%(default)s)",
     )
     parser.add_argument("-o", "--out", required=True, help=".csv file for the labels")

@@ -8,3 +8,4 @@ from ._map_query import map_query as map_query
 from ._place_on_map import place_on_map as place_on_map
 from ._transfer_expression import transfer_expression as transfer_expression
 from ._uncorrected_umap import uncorrected_umap as uncorrected_umap
+from ._unknown_clusters import unknown_clusters as unknown_clusters

@@ -9,6 +9,12 @@ import pandas as pd
 from anndata import AnnData
 
 from ._label_probabilities import Method, label_probabilities
+from ._neighborhoods import (
+    Reference,
+    distances_of_batches,
+    neighborhood_p_values,
+    pseudo_batches,
+)
 from ._pair import Pair
 from ._unknown import Novelty, check_max_refused, check_novelty, fit_p_values
 
@@ -27,15 +33,19 @@ class LabelScores:
     probabilities
         Cells × labels of the reference; rows sum to 1. Not calibrated.
     p_values
-        Share of held-out reference cells that fit their neighbors as badly, in (0, 1].
+        Share of held-out reference cells that fit the reference as badly, in (0, 1].
     is_unknown
         Whether the p-value is at most ``max_refused``.
+    misfit
+        What the p-values rank, larger for a worse fit: it also tells cells apart that fit worse
+        than every held-out cell. Its unit depends on ``novelty``.
     """
 
     labels: pd.Series
     probabilities: pd.DataFrame
     p_values: pd.Series
     is_unknown: pd.Series
+    misfit: pd.Series
 
     @property
     def uncertainty(self) -> pd.Series:
@@ -75,15 +85,13 @@ def label_scores(
     method: Method | None = None,
     n_neighbors: int = 10,
     max_refused: float = 0.05,
-    novelty: Novelty = "expression",
+    novelty: Novelty = "neighborhood",
 ) -> LabelScores:
     """Give each query cell a label, as :func:`label_transfer` does, and say how sure it is.
 
-    A cell's misfit is its dissimilarity to its neighbors (see ``novelty``) divided by the share of
-    them that agree on a label. Its p-value is the share of held-out reference cells whose misfit
-    is as large (conformal). With ``batch_key``, these are held out batch by batch, as a query is a
-    batch that the reference lacks; the reference's latent has seen them in training, though, and a
-    query has not.
+    A cell's p-value is the share of held-out reference cells that fit the reference as badly
+    (conformal; see ``novelty``). With ``batch_key``, these are held out batch by batch, as a query
+    is a batch that the reference lacks.
 
     Parameters
     ----------
@@ -108,11 +116,15 @@ def label_scores(
         Share of held-out reference cells, in (0, 1), that may be called unknown although their
         type is in the reference. Smaller: fewer known cells refused, fewer new types found.
     novelty
-        ``"expression"``: 1 − Pearson correlation of the cell's ``X`` with the mean of its
-        neighbors, where both have the same genes and are prepared alike, as
+        How badly a cell fits. ``"neighborhood"``: 1 − Pearson correlation of the mean expression
+        of its 15 nearest cells of its own batch, after the batch's offset is taken off, with the
+        nearest label mean, relative to a low quantile of the same of its batch, so that the other
+        cells of the query matter. It needs the same genes in ``X`` of both, prepared alike, as
         :meth:`~scalex_scvi.model.SCALEXModel.get_prepared` of the reference's and the query's
-        model are. ``"latent"``: mean distance to the neighbors in ``use_rep``, which needs no
-        expression and found fewer new cells on four of five sets (docs/label_transfer.md).
+        model are, and no latent. ``"expression"`` (before): 1 − correlation of the cell's own
+        ``X`` with the mean of its reference neighbors in ``use_rep``, over their agreement on a
+        label. ``"latent"``: mean distance to these neighbors over their agreement, which needs no
+        expression. The first found by far the most new cells (docs/label_transfer.md).
 
     Returns
     -------
@@ -124,7 +136,8 @@ def label_scores(
         If ``use_rep``, ``labels_key`` or ``batch_key`` is absent.
     ValueError
         If ``method`` is unknown or cannot use ``use_rep``, labels or batches are missing, the two
-        representations differ in width, the genes differ (``novelty="expression"``), or there are
+        representations differ in width, the genes differ (unless
+        ``novelty="latent"``), or there are
         too few held-out cells for ``max_refused``.
 
     Notes
@@ -136,20 +149,31 @@ def label_scores(
     check_novelty(novelty)
     pair = Pair(ref, query, use_rep, labels_key, batch_key, n_neighbors)
     shares = label_probabilities(pair, method)
-    p = fit_p_values(
-        pair.votes,
-        pair.points,
-        pair.codes,
-        batch=pair.ref_batches(),
-        max_refused=max_refused,
-        expression=pair.expression() if novelty == "expression" else None,
-    )
+    p, misfit = _p_values(pair, max_refused, novelty)
     cells = query.obs_names
     return LabelScores(
         labels=best_labels(pair, shares),
         probabilities=pd.DataFrame(shares, index=cells, columns=pair.labels.cat.categories),
         p_values=pd.Series(p, index=cells, name="p_value"),
         is_unknown=pd.Series(p <= max_refused, index=cells, name="is_unknown"),
+        misfit=pd.Series(misfit, index=cells, name="misfit"),
+    )
+
+
+def _p_values(pair: Pair, max_refused: float, novelty: Novelty) -> tuple[np.ndarray, np.ndarray]:
+    if novelty == "neighborhood":
+        in_ref, in_query = pair.normalized()
+        batch = pair.query_batches()
+        ref = Reference.of(in_ref, pair.codes, pseudo_batches(pair.codes, pair.ref_batches()))
+        found, _ = distances_of_batches(ref, in_query, batch)
+        return neighborhood_p_values(ref, found, batch, max_refused)
+    return fit_p_values(
+        pair.votes,
+        pair.points,
+        pair.codes,
+        batch=pair.ref_batches(),
+        max_refused=max_refused,
+        expression=pair.expression() if novelty == "expression" else None,
     )
 
 

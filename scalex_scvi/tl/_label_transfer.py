@@ -22,7 +22,7 @@ def label_transfer(
     unknown: bool = False,
     max_refused: float = 0.05,
     batch_key: str | None = None,
-    novelty: Novelty = "expression",
+    novelty: Novelty = "neighborhood",
 ) -> pd.Series:
     """Give each query cell the label that it most probably has, judged by the reference.
 

@@ -16,6 +16,7 @@ from sklearn.neighbors import NearestNeighbors
 from scalex_scvi._core.columns import as_text, batch_codes, check_no_missing
 from scalex_scvi._core.inputs import check_adata
 from scalex_scvi._core.matrices import check_no_mask, to_csr
+from scalex_scvi.pp import unscale
 
 from ._unknown import Votes, count_votes
 
@@ -148,6 +149,18 @@ class Pair:
         check_no_missing(self.query, self.batch_key, what="batch")
         return batch_codes(self.query, self.batch_key)[0]
 
+    def normalized(self) -> tuple[sparse.csr_matrix, sparse.csr_matrix]:
+        """Return normalized expression of reference and query: before scaling, where that is known.
+
+        Raises
+        ------
+        ValueError
+            If their genes are not the same.
+        """
+        as_given = self.expression()
+        in_ref, in_query = unscale(self.ref), unscale(self.query)
+        return as_given if in_ref is None or in_query is None else (in_ref, in_query)
+
     def expression(self) -> tuple[sparse.csr_matrix, sparse.csr_matrix]:
         """Return ``X`` of reference and query.
 
@@ -159,7 +172,7 @@ class Pair:
         ref, query = self.ref, self.query
         if ref.X is None or query.X is None or not ref.var_names.equals(query.var_names):
             msg = (
-                f"`novelty='expression'` compares the same genes in `X`: `ref` has {ref.n_vars} "
+                f"`novelty` compares the same genes in `X`: `ref` has {ref.n_vars} "
                 f"genes (X: {type(ref.X).__name__}), `query` {query.n_vars} (X: "
                 f"{type(query.X).__name__}), not the same ones or not in the same order. Pass what "
                 "`model.get_prepared()` of both models gives, or `novelty='latent'`."

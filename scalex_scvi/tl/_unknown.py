@@ -15,7 +15,7 @@ from scalex_scvi._core.seeds import DEFAULT_SEED
 
 logger = logging.getLogger(__name__)
 
-Novelty = Literal["expression", "latent"]
+Novelty = Literal["neighborhood", "expression", "latent"]
 
 MAX_HELD_OUT = 10_000
 """Held-out reference cells to calibrate on: more cost time and hardly move a quantile."""
@@ -54,7 +54,7 @@ def fit_p_values(
     batch: np.ndarray | None,
     max_refused: float,
     expression: tuple[sparse.csr_matrix, sparse.csr_matrix] | None,
-) -> np.ndarray:
+) -> tuple[np.ndarray, np.ndarray]:
     """Compare how well cells fit their neighbors with how well held-out reference cells do.
 
     Parameters
@@ -70,7 +70,7 @@ def fit_p_values(
 
     Returns
     -------
-    A p-value for each query cell, in (0, 1].
+    A p-value for each query cell, in (0, 1], and its misfit.
 
     Raises
     ------
@@ -82,9 +82,11 @@ def fit_p_values(
     check_held_out(max_refused, len(cells))
     held_out = count_votes(distances, neighbors, codes)
     if expression is None:
-        return p_values(misfit(votes), misfit(held_out))
+        found = misfit(votes)
+        return p_values(found, misfit(held_out)), found
     ref, query = expression
-    return p_values(misfit(votes, query, ref), misfit(held_out, ref[cells], ref))
+    found = misfit(votes, query, ref)
+    return p_values(found, misfit(held_out, ref[cells], ref)), found
 
 
 def misfit(
@@ -161,7 +163,7 @@ def held_out_neighbors(
     Positions of the held-out cells (at most :data:`MAX_HELD_OUT`), and their distances and
     neighbors (held-out cells × neighbors).
     """
-    groups = _groups(codes, batch)
+    groups = batch_groups(codes, batch)
     if groups is None:
         logger.warning(
             "Held-out reference cells are compared with cells of their own batch, so that more "
@@ -183,7 +185,7 @@ def held_out_neighbors(
     return cells, distances, neighbors
 
 
-def _groups(codes: np.ndarray, batch: np.ndarray | None) -> np.ndarray | None:
+def batch_groups(codes: np.ndarray, batch: np.ndarray | None) -> np.ndarray | None:
     """Codes of the batches, or ``None`` if no label is in two batches."""
     if batch is None:
         return None
@@ -243,7 +245,7 @@ def check_max_refused(max_refused: float) -> None:
 
 
 def check_novelty(novelty: str) -> None:
-    """Raise unless it is one of the two."""
+    """Raise unless it is one of the three."""
     if novelty not in get_args(Novelty):
         msg = f"`novelty` must be one of {list(get_args(Novelty))!r}, got {novelty!r}."
         raise ValueError(msg)

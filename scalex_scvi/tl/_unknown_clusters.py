@@ -1,0 +1,84 @@
+"""Clusters of a query beside the nearest label of the reference, for a person to judge."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+
+from scalex_scvi._core.columns import check_no_missing
+
+from ._label_scores import LabelScores
+from ._neighborhoods import Reference, batch_offset, correlation, label_means
+from ._pair import Pair
+
+
+def unknown_clusters(
+    ref: AnnData,
+    query: AnnData,
+    scores: LabelScores,
+    cluster_key: str,
+    labels_key: str = "celltype",
+    *,
+    batch_key: str | None = None,
+    n_genes: int = 10,
+) -> pd.DataFrame:
+    """Say for each cluster of the query how much of it is unknown, and what tells it from a label.
+
+    Parameters
+    ----------
+    ref, query
+        As given to :func:`label_scores`, with the same genes in ``X``, prepared alike.
+    scores
+        What :func:`label_scores` returned for them.
+    cluster_key
+        Column of ``query.obs`` with clusters, such as Leiden's of the query alone.
+    labels_key
+        Column of ``ref.obs``.
+    batch_key
+        Column of ``query.obs`` with batches, whose offsets are taken off one by one.
+    n_genes
+        Genes to name.
+
+    Returns
+    -------
+    One row per cluster, most unknown first: ``n_cells``; ``share_unknown``; ``nearest_label``;
+    ``distance``, 1 − Pearson correlation of the mean expression, without the batches' offsets, with
+    that label's mean; ``genes``, those whose mean is highest beyond that of the label, separated by
+    commas.
+
+    Raises
+    ------
+    KeyError
+        If a column is absent.
+    ValueError
+        If clusters or labels are missing, the genes differ, or the scores are of other cells.
+    """
+    if cluster_key not in query.obs:
+        msg = f"`cluster_key` {cluster_key!r} is not a column of query.obs: {list(query.obs)!r}."
+        raise KeyError(msg)
+    check_no_missing(query, cluster_key, what="cluster")
+    if not scores.is_unknown.index.equals(query.obs_names):
+        msg = "`scores` are not of the cells of `query`: pass what `label_scores` gave for it."
+        raise ValueError(msg)
+    pair = Pair(ref, query, "X", labels_key, batch_key, 1)
+    in_ref, x = pair.normalized()
+    reference = Reference.of(in_ref, pair.codes, np.zeros(ref.n_obs, dtype=np.int64))
+    means, batches = label_means(reference), pair.query_batches()
+    offsets = np.stack([batch_offset(reference, x[batches == b]) for b in np.unique(batches)])
+    rows = {}
+    for name, cells in query.obs.groupby(cluster_key, observed=True, sort=True).indices.items():
+        shares = np.bincount(batches[cells], minlength=len(offsets)) / len(cells)
+        mean = np.asarray(x[cells].mean(axis=0)).ravel() - shares @ offsets
+        agreement = correlation(mean[None], means)[0]
+        nearest = int(agreement.argmax())
+        beyond = np.argsort(means[nearest] - mean, kind="stable")[:n_genes]
+        rows[name] = {
+            "n_cells": len(cells),
+            "share_unknown": float(scores.is_unknown.iloc[cells].mean()),
+            "nearest_label": pair.labels.cat.categories[nearest],
+            "distance": float(1 - agreement[nearest]),
+            "genes": ", ".join(query.var_names[beyond]),
+        }
+    table = pd.DataFrame.from_dict(rows, orient="index").rename_axis(cluster_key)
+    return table.sort_values("share_unknown", ascending=False, kind="stable")
