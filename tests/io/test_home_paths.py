@@ -80,7 +80,7 @@ def test_what_is_written(home: Path, monkeypatch: pytest.MonkeyPatch, name: str)
     [
         lambda run: sx.SCALEX(simulate_counts(), projection=run, **FAST),
         lambda run: sx.map_query(simulate_counts(), run),
-        lambda run: sx.SCALEXModel.load(run / "checkpoint"),
+        lambda run: sx.SCALEXModel.load(run / "saved"),
     ],
     ids=["projection", "map_query", "load"],
 )
@@ -89,7 +89,8 @@ def test_a_truncated_file_of_cells_is_named(
 ) -> None:
     half = (home / "run" / "adata.h5ad").read_bytes()[:5000]
     (tmp_path / "checkpoint").mkdir()
-    for place in (tmp_path, tmp_path / "checkpoint"):
+    model().save(tmp_path / "saved", save_anndata=True)
+    for place in (tmp_path, tmp_path / "saved"):
         (place / "adata.h5ad").write_bytes(half)
     weights = (home / "run" / "checkpoint" / "model.pt").read_bytes()
     (tmp_path / "checkpoint" / "model.pt").write_bytes(weights)

@@ -106,7 +106,7 @@ def test_a_profile_takes_its_own_features(
     assert "2 of type 'Multiplexing" not in caplog.text
     assert "1 of type 'Multiplexing Capture' (such as 'CMO301')" in caplog.text
     caplog.clear()
-    loaded = load_counts(source, Reading(batch_key="batch"), is_query=True, profile=profile)
+    loaded = load_counts(source, Reading(batch_key="batch"), reference=[], profile=profile)
     np.testing.assert_array_equal(loaded.X.toarray(), COUNTS[:, own])
 
 
@@ -172,7 +172,7 @@ def test_two_genomes_are_a_choice(tmp_path: Path) -> None:
     human = read_file(path, genome="GRCh38", profile="RNA")
     assert list(human.var_names) == ["CD3D", "CD4"]
     np.testing.assert_array_equal(human.X.toarray(), COUNTS[:, :2])
-    mouse = load_counts(path, Reading(genome="mm10"), is_query=True, profile="RNA")
+    mouse = load_counts(path, Reading(genome="mm10"), reference=[], profile="RNA")
     assert list(mouse.var_names) == ["Cd4", "Cd19"]
     np.testing.assert_array_equal(mouse.X.toarray(), COUNTS[:, 2:4])
     # Antibodies are of no genome.
