@@ -39,13 +39,18 @@ def own_features(var: pd.DataFrame, profile: str) -> np.ndarray | None:
     """
     if COLUMN not in var:
         return None
-    kinds = var[COLUMN].astype(str)
+    kinds = kinds_of(var)
     if not kinds.isin(_KNOWN).any():
         return None
     own = kinds.isin(OWN[profile.upper()]).to_numpy()
     if profile.upper() == "ADT":
         own &= ~are_hashtags(var)
     return own
+
+
+def kinds_of(var: pd.DataFrame) -> pd.Series:
+    """Return the type of each feature as text, empty where it is missing."""
+    return var[COLUMN].astype(object).where(var[COLUMN].notna(), "").astype(str)
 
 
 def are_hashtags(var: pd.DataFrame) -> np.ndarray:
@@ -56,7 +61,7 @@ def are_hashtags(var: pd.DataFrame) -> np.ndarray:
 def left_out(var: pd.DataFrame, own: np.ndarray) -> str:
     """Return how many features of each type a mask leaves out, with an example of each."""
     others = var[~own]
-    kinds = others[COLUMN].astype(str)
+    kinds = kinds_of(others)
     return ", ".join(
         f"{(kinds == kind).sum()} of type {kind!r} (such as {others.index[kinds == kind][0]!r})"
         for kind in kinds.unique()
@@ -65,7 +70,7 @@ def left_out(var: pd.DataFrame, own: np.ndarray) -> str:
 
 def none_left(var: pd.DataFrame, profile: str, where: str) -> str:
     """Return the message for data without a feature of the type that a profile takes."""
-    there = sorted(set(var[COLUMN].astype(str)))
+    there = sorted(set(kinds_of(var)))
     return (
         f"{where} has no feature of the type {OWN[profile.upper()][0]!r}, which `profile` "
         f"{profile!r} takes; it has {there!r}. Choose another profile, or correct "

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from scalex_scvi._core.feature_types import COLUMN, OWN, left_out, none_left, own_features
+from scalex_scvi._core.feature_types import COLUMN, OWN, kinds_of, left_out, none_left, own_features
 
 from ._formats import InputError
 
@@ -107,7 +107,7 @@ def name_by_id(names: pd.Index, ids: pd.Index) -> pd.Index:
 def _genomes(var: pd.DataFrame) -> np.ndarray | None:
     """Genome of each feature, empty for antibodies; ``None`` where nothing is known of it."""
     if "genome" in var:
-        return var["genome"].astype(str).replace("nan", "").to_numpy(dtype=object)
+        return var["genome"].astype(object).where(var["genome"].notna(), "").to_numpy(dtype=object)
     if "gene_ids" not in var:
         return None
     found = [_PREFIXED_ID.match(str(name)) for name in var["gene_ids"]]
@@ -156,7 +156,7 @@ def _without_prefix(adata: AnnData, genome: str, where: str) -> AnnData:
 
 def _report_types(adata: AnnData, where: str) -> None:
     """Warn when a file holds more than one type of features: all of them are kept."""
-    types = sorted(set(adata.var[COLUMN].astype(str))) if COLUMN in adata.var else []
+    types = sorted(set(kinds_of(adata.var))) if COLUMN in adata.var else []
     if len(types) > 1:
         logger.warning(
             "%r holds features of the types %s. All are kept; `profile='RNA'` (or 'ATAC', 'ADT') "

@@ -17,6 +17,8 @@ _GENOME = re.compile(r"^(?:GRC[a-z]\d+|hg\d+|mm\d+|[A-Z][A-Za-z]*\d+)_+")
 def symbols(var: pd.DataFrame) -> pd.Index:
     """Return the symbols of genes: their names or, where these are ids, a column of ``var``.
 
+    A gene without a symbol has its id.
+
     Parameters
     ----------
     var
@@ -25,7 +27,11 @@ def symbols(var: pd.DataFrame) -> pd.Index:
     if are_ids(var.index):
         for column in SYMBOL_COLUMNS:
             if column in var:
-                return pd.Index(var[column].astype(str))
+                known = var[column].notna().to_numpy()
+                names = var[column].to_numpy(dtype=object)
+                return pd.Index(
+                    np.where(known, names, var.index.to_numpy(dtype=object)).astype(str)
+                )
     return var.index.astype(str)
 
 

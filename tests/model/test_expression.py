@@ -214,7 +214,7 @@ def test_a_query_is_decoded_in_the_reference(
     assert not caplog.records
     with caplog.at_level(logging.WARNING):
         of_query.get_normalized_expression()
-    assert "'new' has not been trained" in caplog.text
+    assert "The decoder of the batches ['new'] is not trained" in caplog.text
     kwargs = {"groupby": "celltype", "mode": "change", "silent": True, "n_samples_overall": 500}
     table = of_query.differential_expression(group1="B", batch_correction=True, **kwargs)
     assert (query.var["marker_of"][table.index[:20]] != "nobody").all()
