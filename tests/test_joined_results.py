@@ -47,10 +47,10 @@ def test_sources_without_names_are_no_batches_of_the_reference(reference: Path) 
     query = both[both.obs["projection"] == "query"]
     assert list(query.obs["batch"].unique()) == ["query0", "query1"]
     assert scale_of(both) == ["0", "1", "query0", "query1"]
-    # The scale is the cells' own: each gene that is expressed has a maximum of one.
-    for batch in ("query0", "query1"):
-        largest = query[query.obs["batch"] == batch].X.max(axis=0).toarray()
-        np.testing.assert_allclose(largest[largest > 0], 1)
+    # Their scale is that of a new batch, not that of the reference's batches 0 and 1.
+    scale = query.varm["scalex_scale"]
+    np.testing.assert_allclose(scale["query0"], scale["query1"])
+    assert not np.allclose(scale["query0"], scale["0"])
     named = sx.SCALEX([source(3), source(4)], ["0", "b"], projection=reference, **FAST)
     assert scale_of(named) == ["0", "1", "b"]  # given by the user: it is meant
 

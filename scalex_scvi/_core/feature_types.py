@@ -44,7 +44,7 @@ def own_features(var: pd.DataFrame, profile: str) -> np.ndarray | None:
         return None
     own = kinds.isin(OWN[profile.upper()]).to_numpy()
     if profile.upper() == "ADT":
-        own &= ~are_hashtags(var)
+        own = own & ~are_hashtags(var)
     return own
 
 

@@ -113,7 +113,9 @@ def test_records_of_earlier_versions_load(prepared: AnnData) -> None:
     scale = prepared.varm["scalex_scale"]
     record = Preprocessing.from_dict(old, prepared.var_names, scale)
     assert record == replace(
-        Preprocessing.from_adata(prepared), dropped_prefixes=("ERCC", "MT-", "mt-")
+        Preprocessing.from_adata(prepared),
+        dropped_prefixes=("ERCC", "MT-", "mt-"),
+        new_batches="own",
     )
 
 
@@ -162,7 +164,30 @@ def test_filtered_genes_count_in_the_totals_of_reference_and_query(counts: AnnDa
     np.testing.assert_array_equal(query.X.toarray(), reference.X.toarray())
 
 
-def test_new_batches_are_scaled_by_their_own_maxima(record: Preprocessing) -> None:
+def test_new_batches_have_the_geometric_mean_of_the_reference_s_scales(
+    record: Preprocessing,
+) -> None:
+    new = simulate_counts(seed=7)
+    new.obs["batch"] = "new"
+    query = sx.pp.prepare_query(new, record, batch_key="batch")
+    scale = record.scale.where(record.scale > 0)
+    expected = np.exp(np.log(scale).mean(axis=1, skipna=True)).fillna(0)
+    np.testing.assert_allclose(query.varm["scalex_scale"]["new"], expected, rtol=1e-6)
+
+
+def test_a_cell_of_a_new_batch_is_the_same_in_any_company(record: Preprocessing) -> None:
+    new = simulate_counts(seed=7)
+    new.obs["batch"] = "new"
+    together = sx.pp.prepare_query(new, record, batch_key="batch")
+    for cells in ([3], [3, 40], range(20)):
+        part = sx.pp.prepare_query(new[list(cells)].copy(), record, batch_key="batch")
+        assert (part.X != together.X[list(cells)]).nnz == 0
+
+
+def test_new_batches_are_scaled_by_their_own_maxima_where_that_is_wanted(
+    record: Preprocessing,
+) -> None:
+    record = replace(record, new_batches="own")
     new = simulate_counts(seed=7)
     new.obs["batch"] = new.obs["batch"].cat.rename_categories(lambda name: f"new {name}")
     query = sx.pp.prepare_query(new, record, batch_key="batch")
