@@ -45,8 +45,8 @@ def unknown_cells(run: Run) -> dict[str, Any] | None:
         "of": len(refused),
         "share": f"{refused.mean():.0%}",
         "reason": "Averaged with their like, they are further from every label of the reference "
-        "than nearly all of its held-out cells are. By this rule about one in twenty cells of a known "
-        "type is refused as well, so look at clusters with many, not at single cells.",
+        "than nearly all of its held-out cells are. By this rule about one in twenty cells of a "
+        "known type is refused as well, so look at clusters with many, not at single cells.",
         "clusters": {"columns": ["unknown cells by", "where they are"], "rows": rows},
     }
 
