@@ -1,4 +1,4 @@
-"""Integration and projection of the real data sets: mixing, purity and transferred labels.
+"""Integration of the real data sets: mixing and purity.
 
 Usage: ``python -m benchmarks.real_sets --data FOLDER`` (see ``--help``).
 
@@ -6,9 +6,7 @@ Integration: share of same-batch neighbors and cell-type purity (30 neighbors), 
 PCA of the same genes and for both batch statistics. ``moved``: how far of the way from there to
 fully mixed the better of the two gets.
 
-Projection: each batch in turn is left out, the model is trained on the rest, the batch is
-projected without training, and labels are transferred to it (10 neighbors). Cells of a type that
-the rest does not have (share: ``unseen_type``) can only be wrong.
+Batches that are left out and projected: ``python -m benchmarks.left_out``.
 """
 
 from __future__ import annotations
@@ -20,10 +18,8 @@ from pathlib import Path
 
 import anndata as ad
 import pandas as pd
-from sklearn.metrics import accuracy_score, f1_score
-
 import scalex_scvi as sx
-from benchmarks.cells import Cells, leave_out
+from benchmarks.cells import Cells
 from benchmarks.ours import RECIPES, train
 from benchmarks.sets import BATCH, LABEL_SETS, LABELS, read_set
 from scalex_scvi.train import Recipe
@@ -65,29 +61,6 @@ def integration_row(counts: ad.AnnData, recipe: Recipe) -> dict[str, float]:
     return row
 
 
-def projection_rows(counts: ad.AnnData, recipe: Recipe) -> list[dict[str, object]]:
-    rows = []
-    for batch in counts.obs[BATCH].unique():
-        ref, new = leave_out(counts, batch, batch_key=BATCH, labels_key=LABELS)
-        model = train(Cells(ref), recipe=recipe)
-        query = sx.SCALEXModel.load_query_data(new, model)
-        truth = query.adata.obs[LABELS].astype(str)
-        known = truth.isin(model.adata.obs[LABELS].astype(str))
-        row: dict[str, object] = {"left_out": str(batch), "unseen_type": 1 - known.mean()}
-        for stats in ("running", "batch"):
-            model.adata.obsm["latent"] = model.get_latent_representation(batch_stats=stats)
-            query.adata.obsm["latent"] = query.get_latent_representation(batch_stats=stats)
-            predicted = sx.label_transfer(
-                model.adata, query.adata, label=LABELS, method="neighbors"
-            ).astype(str)
-            row[f"accuracy_{stats}"] = accuracy_score(truth, predicted)
-            row[f"macro_f1_{stats}"] = f1_score(
-                truth, predicted, average="macro", labels=truth.unique(), zero_division=0
-            )
-        rows.append(row)
-    return rows
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="folder with the data sets")
@@ -98,7 +71,6 @@ def main() -> None:
     parser.add_argument("--lr", type=float, help="instead of the recipe's")
     parser.add_argument("--max-steps", type=int, help="instead of the recipe's")
     parser.add_argument("--kl-weight", type=float, help="instead of the recipe's")
-    parser.add_argument("--tasks", nargs="+", default=["integration", "projection"])
     parser.add_argument("--out", type=Path, default=Path("runs"), help="folder for the tables")
     args = parser.parse_args()
     training = recipe(args)
@@ -106,18 +78,12 @@ def main() -> None:
     logging.disable(logging.WARNING)
     pd.set_option("display.width", 200, "display.max_columns", 30, "display.precision", 3)
     args.out.mkdir(parents=True, exist_ok=True)
-    tables: dict[str, list[dict[str, object]]] = {task: [] for task in args.tasks}
+    rows = []
     for name in args.sets:
-        counts = read_set(args.data, name)
-        for task, rows in tables.items():
-            if task == "integration":
-                rows.append({"set": name} | integration_row(counts, training))
-            else:
-                found = projection_rows(counts, training)
-                rows.extend({"set": name} | row for row in found)
-            table = pd.DataFrame(rows)
-            table.to_csv(args.out / f"real_sets_{task}_{tag}.csv", index=False)
-            print(task, table.to_string(index=False), sep="\n", flush=True)
+        rows.append({"set": name} | integration_row(read_set(args.data, name), training))
+        table = pd.DataFrame(rows)
+        table.to_csv(args.out / f"real_sets_integration_{tag}.csv", index=False)
+        print(table.to_string(index=False), flush=True)
 
 
 if __name__ == "__main__":
