@@ -18,6 +18,7 @@ from pathlib import Path
 
 import anndata as ad
 import pandas as pd
+
 import scalex_scvi as sx
 from benchmarks.cells import Cells
 from benchmarks.ours import RECIPES, train
