@@ -66,7 +66,7 @@ BY_NEIGHBORS = [
     ("pancreas_3study_cepo", "Lawlor", 0.94, 0.90),
     ("mesc_2batch_scmerge", "batch3", 0.80, 0.80),
     ("celllines_3cl_3platforms_832genes", "CELseq2_3cl", 0.97, 0.97),
-    ("kang_pbmc_ctrl_8donors", "donor1039", 0.87, 0.72),
+    ("kang_pbmc_ctrl_8donors", "donor1039", 0.84, 0.63),
 ]
 BY_CONSENSUS = [
     ("kang_pbmc_published_labels", "stim", 0.80, 0.80),

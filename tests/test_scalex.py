@@ -115,6 +115,7 @@ def test_returns_what_the_documentation_shows(counts: AnnData, tmp_path: Path) -
         "adata.h5ad",
         "umap.pdf",
         "umap.png",
+        "report.html",
         "log.txt",
         "scalex_run.json",
     }
