@@ -178,7 +178,8 @@ def test_a_failure_after_the_training_keeps_the_model(
     def failing(*args: object, **kwargs: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(_results, "embed", lambda *args, **kwargs: None)
+    monkeypatch.setattr(_results, "embed", lambda *args, **kwargs: True)
+    monkeypatch.setattr(_results, "uncorrected_umap", lambda *args, **kwargs: None)
     monkeypatch.setattr(RunFolder if step == "write_adata" else _results, step, failing)
     options = FAST | {"ignore_umap": step == "write_adata", "show": False}
     with pytest.raises(OSError, match="No space") as raised:
