@@ -8,14 +8,10 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
+from ._held_out import misfits_of_batches, pseudo_batches
 from ._label_probabilities import Method, label_probabilities
-from ._neighborhoods import (
-    Reference,
-    distances_of_batches,
-    neighborhood_p_values,
-    pseudo_batches,
-)
 from ._pair import Pair
+from ._reference import Reference
 from ._unknown import Novelty, check_max_refused, check_novelty, fit_p_values
 
 UNKNOWN = "unknown"
@@ -163,10 +159,9 @@ def label_scores(
 def _p_values(pair: Pair, max_refused: float, novelty: Novelty) -> tuple[np.ndarray, np.ndarray]:
     if novelty == "neighborhood":
         in_ref, in_query = pair.normalized()
-        batch = pair.query_batches()
-        ref = Reference.of(in_ref, pair.codes, pseudo_batches(pair.codes, pair.ref_batches()))
-        found, _ = distances_of_batches(ref, in_query, batch)
-        return neighborhood_p_values(ref, found, batch, max_refused)
+        batches, real = pseudo_batches(pair.codes, pair.ref_batches())
+        ref = Reference.of(in_ref, pair.codes, batches)
+        return misfits_of_batches(ref, in_query, pair.query_batches(), max_refused, learns=real)
     return fit_p_values(
         pair.votes,
         pair.points,

@@ -5,12 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 from anndata import AnnData
+from scipy import sparse
 
 from scalex_scvi._core.columns import check_no_missing
 
 from ._label_scores import LabelScores
-from ._neighborhoods import Reference, batch_offset, correlation, label_means
+from ._misfits import Labels, offset
 from ._pair import Pair
+from ._reference import Reference, correlation
 
 
 def unknown_clusters(
@@ -64,8 +66,9 @@ def unknown_clusters(
     pair = Pair(ref, query, "X", labels_key, batch_key, 1)
     in_ref, x = pair.normalized()
     reference = Reference.of(in_ref, pair.codes, np.zeros(ref.n_obs, dtype=np.int64))
-    means, batches = label_means(reference), pair.query_batches()
-    offsets = np.stack([batch_offset(reference, x[batches == b]) for b in np.unique(batches)])
+    labels, batches = Labels(reference), pair.query_batches()
+    means = labels.means
+    offsets = np.stack([_offset(labels, x[batches == b]) for b in np.unique(batches)])
     rows = {}
     for name, cells in query.obs.groupby(cluster_key, observed=True, sort=True).indices.items():
         shares = np.bincount(batches[cells], minlength=len(offsets)) / len(cells)
@@ -82,3 +85,7 @@ def unknown_clusters(
         }
     table = pd.DataFrame.from_dict(rows, orient="index").rename_axis(cluster_key)
     return table.sort_values("share_unknown", ascending=False, kind="stable")
+
+
+def _offset(labels: Labels, x: sparse.csr_matrix) -> np.ndarray:
+    return offset(x, labels.shares(labels.ref.components(x)), labels.means)
