@@ -76,6 +76,7 @@ class HeldOut:
     @classmethod
     def of(cls, ref: Reference, batch: int, cells: np.ndarray, n_neighbors: int) -> HeldOut:
         """Hold out the cells of a batch."""
+        n_neighbors = min(n_neighbors, n_neighbors_of(len(cells)))
         fitting = Fitting(Labels(ref, batch), ref.x[cells], n_neighbors)
         codes, found = ref.codes[cells], fitting.misfits()
         level = _level(found)
@@ -98,7 +99,7 @@ def hold_out(ref: Reference, n_neighbors: int) -> list[HeldOut]:
     ref
         Reference.
     n_neighbors
-        Cells that a cell is averaged with: as many as in the query.
+        Cells that a cell is averaged with: as many as in the query, fewer in a smaller batch.
     """
     rng = np.random.default_rng(DEFAULT_SEED)
     held_out = []
