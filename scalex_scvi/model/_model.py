@@ -52,6 +52,7 @@ from ._fields import (
 )
 from ._imputation import ImputationMixin
 from ._latent import LatentMixin
+from ._minified import MinifiedMixin
 from ._published import PublishedMixin
 from ._query import QueryMixin
 from ._refused import RefusedMixin
@@ -85,6 +86,7 @@ class SCALEXModel(
     ExpressionMixin,
     ImputationMixin,
     QueryMixin,
+    MinifiedMixin,
     PublishedMixin,
     RefusedMixin,
     VAEMixin,

@@ -8,7 +8,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from ._components import expression_components
-from ._discriminant import can_discriminate, discriminant_shares
+from ._discriminant import Discriminants, can_discriminate
 from ._pair import Pair
 
 logger = logging.getLogger(__name__)
@@ -44,13 +44,14 @@ def label_probabilities(pair: Pair, method: Method | None) -> np.ndarray:
         )
         raise ValueError(msg)
     batch = pair.query_batches()
-    shares = discriminant_shares(pair.points, pair.codes, pair.targets, batch)
+    shares = Discriminants.of(pair.points, pair.codes).shares(pair.targets, batch)
     if method == "discriminant":
         return shares
     components = expression_components(pair.ref, pair.query)
     if components is not None:
         in_ref, in_query = components
-        return (shares + discriminant_shares(in_ref, pair.codes, in_query, batch)) / 2
+        by_expression = Discriminants.of(in_ref, pair.codes).shares(in_query, batch)
+        return (shares + by_expression) / 2
     if method == "consensus":
         msg = (
             "`method='consensus'` needs `ref` and `query` with the same genes in `X`, prepared "

@@ -11,9 +11,11 @@ from anndata import AnnData
 from ._label_probabilities import Method, label_probabilities
 from ._neighborhoods import (
     Reference,
+    Standard,
     distances_of_batches,
     neighborhood_p_values,
     pseudo_batches,
+    sizes_of,
 )
 from ._pair import Pair
 from ._unknown import Novelty, check_max_refused, check_novelty, fit_p_values
@@ -150,10 +152,17 @@ def label_scores(
     pair = Pair(ref, query, use_rep, labels_key, batch_key, n_neighbors)
     shares = label_probabilities(pair, method)
     p, misfit = _p_values(pair, max_refused, novelty)
-    cells = query.obs_names
+    return scores_of(best_labels(pair, shares), shares, p, misfit, max_refused)
+
+
+def scores_of(
+    labels: pd.Series, shares: np.ndarray, p: np.ndarray, misfit: np.ndarray, max_refused: float
+) -> LabelScores:
+    """Put together what is known of the labels of query cells; ``labels`` are the best ones."""
+    cells = labels.index
     return LabelScores(
-        labels=best_labels(pair, shares),
-        probabilities=pd.DataFrame(shares, index=cells, columns=pair.labels.cat.categories),
+        labels=labels,
+        probabilities=pd.DataFrame(shares, index=cells, columns=labels.cat.categories),
         p_values=pd.Series(p, index=cells, name="p_value"),
         is_unknown=pd.Series(p <= max_refused, index=cells, name="is_unknown"),
         misfit=pd.Series(misfit, index=cells, name="misfit"),
@@ -165,8 +174,9 @@ def _p_values(pair: Pair, max_refused: float, novelty: Novelty) -> tuple[np.ndar
         in_ref, in_query = pair.normalized()
         batch = pair.query_batches()
         ref = Reference.of(in_ref, pair.codes, pseudo_batches(pair.codes, pair.ref_batches()))
-        found, _ = distances_of_batches(ref, in_query, batch)
-        return neighborhood_p_values(ref, found, batch, max_refused)
+        found, _ = distances_of_batches(ref.landmarks(), in_query, batch)
+        standards = Standard.of(ref, sizes_of(batch))
+        return neighborhood_p_values(standards, found, batch, max_refused)
     return fit_p_values(
         pair.votes,
         pair.points,

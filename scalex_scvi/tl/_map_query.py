@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +18,9 @@ from scalex_scvi._core.messages import messages_on_console
 from scalex_scvi.io import RunFolder
 from scalex_scvi.model import SCALEXModel
 from scalex_scvi.pp import MIN_GENE_SHARE
+from scalex_scvi.references import Reference, is_reference, is_remote, load
 
-from ._label_scores import label_scores
+from ._label_scores import LabelScores, label_scores
 from ._place_on_map import place_on_map
 
 logger = logging.getLogger(__name__)
@@ -27,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 def map_query(
     query: AnnData,
-    reference: SCALEXModel | str | os.PathLike[str],
+    reference: SCALEXModel | Reference | str | os.PathLike[str],
     labels: str | Sequence[str] | None = None,
     *,
     layer: str | None = None,
@@ -55,10 +56,11 @@ def map_query(
         Nothing else changes, and no cell is left out.
     reference
         Trained model, with its cells for labels and map, the folder of a saved one, or the run
-        folder of :func:`scalex_scvi.SCALEX`.
+        folder of :func:`scalex_scvi.SCALEX`. Or a reference by name: what
+        :func:`scalex_scvi.references.load` returns or takes, ``"hf://OWNER/NAME"`` for example.
     labels
         Column or columns of the reference's ``obs`` to transfer. Reference cells without a label
-        (NaN) stay out of it.
+        (NaN) stay out of it. ``None``: none, of a reference by name all that it has.
     layer
         Layer of the query with the counts, or ``"raw"`` for those in ``query.raw``; default: that
         of the reference.
@@ -82,16 +84,16 @@ def map_query(
     """
     with messages_on_console(True):
         check_adata(query, name="query")
-        model = _open(reference)
-        wanted = [labels] if isinstance(labels, str) else list(labels or [])
-        _check_labels(model, wanted)
+        source = _open(reference)
+        wanted = _wanted(source, labels)
+        model = source if isinstance(source, SCALEXModel) else source.model
         mapped = SCALEXModel.load_query_data(
             query, model, layer=layer, min_gene_share=min_gene_share
         )
         latent = mapped.get_latent_representation()
         columns: dict[str, object] = {}
         if wanted:
-            columns = _transferred(model, mapped, latent, wanted, max_refused)
+            columns = _transferred(source, mapped, latent, wanted, max_refused)
         positions = _positions(model, latent)
         query.obsm[LATENT_KEY] = latent
         if positions is not None:
@@ -102,23 +104,45 @@ def map_query(
     return mapped
 
 
-def _open(reference: SCALEXModel | str | os.PathLike[str]) -> SCALEXModel:
-    if isinstance(reference, SCALEXModel):
+def _open(
+    reference: SCALEXModel | Reference | str | os.PathLike[str],
+) -> SCALEXModel | Reference:
+    if isinstance(reference, SCALEXModel | Reference):
         return reference
-    folder = Path(reference).expanduser()
+    text = os.fspath(reference)
+    folder = Path(text).expanduser()
+    if is_remote(text) or is_reference(folder) or not folder.exists():
+        return load(text)
     if (folder / "checkpoint").is_dir():  # the run folder of SCALEX()
         cells = RunFolder(folder).read_adata()
         return SCALEXModel.load(folder / "checkpoint", adata=False if cells is None else cells)
     return SCALEXModel.load(folder)
 
 
+def _wanted(source: SCALEXModel | Reference, labels: str | Sequence[str] | None) -> list[str]:
+    """Labels to transfer; all of them can be."""
+    wanted = [labels] if isinstance(labels, str) else list(labels or [])
+    if isinstance(source, Reference):
+        for label in wanted:
+            source.check_labels(label)
+        return source.labels if labels is None else wanted
+    if wanted:
+        _check_labels(source, wanted)
+    return wanted
+
+
 def _check_labels(model: SCALEXModel, wanted: list[str]) -> None:
-    if not wanted:
-        return
     if model.adata is None:
         msg = (
             f"The reference has no cells to take {wanted!r} from: load it with them, "
             "`SCALEXModel.load(folder, adata)`, or save it by `save(folder, save_anndata=True)`."
+        )
+        raise ValueError(msg)
+    if model.minified_data_type is not None:
+        msg = (
+            f"The reference is minified: it has no expression to transfer {wanted!r} by. Load it "
+            "with its counts, or make a reference of it by `scalex_scvi.references.save`, before "
+            "they are left out."
         )
         raise ValueError(msg)
     for label in wanted:
@@ -129,26 +153,38 @@ def _check_labels(model: SCALEXModel, wanted: list[str]) -> None:
 
 
 def _transferred(
-    model: SCALEXModel, mapped: SCALEXModel, latent: np.ndarray, wanted: list[str], share: float
+    source: SCALEXModel | Reference,
+    mapped: SCALEXModel,
+    latent: np.ndarray,
+    wanted: list[str],
+    share: float,
 ) -> dict[str, object]:
     """Columns for the query's ``obs``."""
-    ref, query = model.get_prepared(), mapped.get_prepared()
-    ref.obsm[LATENT_KEY] = model.get_latent_representation()
+    query = mapped.get_prepared()
     query.obsm[LATENT_KEY] = latent
     columns: dict[str, object] = {}
-    for label in wanted:
-        found = label_scores(
-            ref,
-            query,
-            LATENT_KEY,
-            label,
-            batch_key=model.batch_key,
-            max_refused=share,
-        )
+    for label, found in _scores(source, query, wanted, share):
         columns[f"{label}_transfer"] = found.labels
         columns[f"{label}_probability"] = found.probabilities.max(axis=1)
         columns[f"{label}_unknown"] = found.is_unknown
     return columns
+
+
+def _scores(
+    source: SCALEXModel | Reference, query: AnnData, wanted: list[str], share: float
+) -> Iterator[tuple[str, LabelScores]]:
+    if isinstance(source, Reference):
+        for label in wanted:
+            found = source.label_scores(query, label, use_rep=LATENT_KEY, max_refused=share)
+            yield label, found
+        return
+    ref = source.get_prepared()
+    ref.obsm[LATENT_KEY] = source.get_latent_representation()
+    for label in wanted:
+        found = label_scores(
+            ref, query, LATENT_KEY, label, batch_key=source.batch_key, max_refused=share
+        )
+        yield label, found
 
 
 def _positions(model: SCALEXModel, latent: np.ndarray) -> np.ndarray | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,7 @@ from sklearn.neighbors import NearestNeighbors
 from scalex_scvi._core.seeds import DEFAULT_SEED
 
 from ._components import N_COMPONENTS, principal_directions
-from ._discriminant import can_discriminate, discriminant_shares
+from ._discriminant import Discriminants, can_discriminate
 from ._unknown import batch_groups, check_held_out, p_values
 
 logger = logging.getLogger(__name__)
@@ -93,20 +94,69 @@ class Reference:
         counts = np.bincount(groups, minlength=shape[0]).reshape(n_batches, n_labels)
         return cls(x, codes, batch, mean, directions, sums, counts)
 
-    def components(self, x: sparse.csr_matrix) -> np.ndarray:
-        """Cells × components."""
-        return np.asarray(x @ self.directions - self.mean @ self.directions)
+    def landmarks(self, left_out: int | None = None) -> Landmarks:
+        """Return what cells are compared with; without a batch, where they are its cells."""
+        kept = np.ones(len(self.counts), dtype=bool)
+        if left_out is not None:
+            kept[left_out] = False
+        counts = self.counts[kept].sum(axis=0)
+        used = np.flatnonzero(counts)
+        means = self.sums[kept].sum(axis=0)[used] / counts[used, None]
+        is_kept = kept[self.batch]
+        codes = np.searchsorted(used, self.codes[is_kept])
+        points = components(self.x[is_kept], self.mean, self.directions)
+        found = Discriminants.of(points, codes) if can_discriminate(points, codes) else None
+        return Landmarks(used, means, self.mean, self.directions, found)
+
+
+@dataclass(frozen=True, eq=False)
+class Landmarks:
+    """What cells are compared with: statistics of a reference, and none of its cells.
+
+    Attributes
+    ----------
+    used
+        Codes of the labels.
+    means
+        Mean expression of each: labels × genes.
+    mean, directions
+        Principal components of all cells.
+    discriminants
+        Of the labels by these components; ``None`` if no label has cells that differ.
+    """
+
+    used: np.ndarray
+    means: np.ndarray
+    mean: np.ndarray
+    directions: np.ndarray
+    discriminants: Discriminants | None
+
+    def shares(self, x: sparse.csr_matrix) -> np.ndarray:
+        """Probability of each label for the cells of one batch: cells × labels."""
+        if self.discriminants is None:
+            return np.full((x.shape[0], len(self.used)), 1 / len(self.used))
+        points = components(x, self.mean, self.directions)
+        return self.discriminants.shares(points, np.zeros(x.shape[0], np.int64))
+
+    def offset(self, x: sparse.csr_matrix) -> np.ndarray:
+        """Offset of the cells of one batch from the label means: genes."""
+        return _offset(x, self.shares(x), self.means)
+
+
+def components(x: sparse.csr_matrix, mean: np.ndarray, directions: np.ndarray) -> np.ndarray:
+    """Cells × principal components."""
+    return np.asarray(x @ directions - mean @ directions)
 
 
 def distances_of_batches(
-    ref: Reference, x: sparse.csr_matrix, batch: np.ndarray
+    marks: Landmarks, x: sparse.csr_matrix, batch: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Distance to the nearest label, and that label, of each cell of each batch of a query.
 
     Parameters
     ----------
-    ref
-        Reference.
+    marks
+        What of the reference cells are compared with.
     x, batch
         Query cells × the same genes, and the batch code of each: batches are taken one by one.
 
@@ -117,13 +167,13 @@ def distances_of_batches(
     found, nearest = np.empty(x.shape[0]), np.empty(x.shape[0], dtype=np.int64)
     for code in np.unique(batch):
         own = np.flatnonzero(batch == code)
-        found[own], nearest[own] = distances(ref, x[own], n_neighbors_of(len(own)))
+        [(found[own], nearest[own])] = distances(marks, x[own], [n_neighbors_of(len(own))])
     return found, nearest
 
 
 def distances(
-    ref: Reference, x: sparse.csr_matrix, n_neighbors: int, left_out: int | None = None
-) -> tuple[np.ndarray, np.ndarray]:
+    marks: Landmarks, x: sparse.csr_matrix, sizes: Sequence[int]
+) -> list[tuple[np.ndarray, np.ndarray]]:
     """Distance of the cells of one batch to the nearest label mean of the reference.
 
     A cell is noise, types come in groups: its expression is averaged with that of its nearest cells
@@ -134,35 +184,30 @@ def distances(
 
     Parameters
     ----------
-    ref
-        Reference.
+    marks
+        What of the reference cells are compared with.
     x
         Cells × genes of one batch.
-    n_neighbors
+    sizes
         Cells that a cell is averaged with, itself included.
-    left_out
-        Batch of the reference that is not to be used, as it is the one whose cells these are.
 
     Returns
     -------
-    Distance and code of the label for each cell.
+    For each of ``sizes``: distance and code of the label for each cell.
     """
-    kept = np.ones(len(ref.counts), dtype=bool)
-    if left_out is not None:
-        kept[left_out] = False
-    counts = ref.counts[kept].sum(axis=0)
-    used = np.flatnonzero(counts)
-    means = ref.sums[kept].sum(axis=0)[used] / counts[used, None]
-    averaging = neighborhoods(x, n_neighbors)
-    offset = _offset(x, _shares(ref, x, kept[ref.batch], used), means)
-    squares = x.multiply(x).tocsr()
-    found, nearest = np.empty(x.shape[0]), np.empty(x.shape[0], dtype=np.int64)
-    for start in range(0, x.shape[0], ROWS):
-        block = slice(start, start + ROWS)
-        correlation = _without_noise(averaging[block], x, squares, offset, means)
-        nearest[block] = used[correlation.argmax(axis=1)]
-        found[block] = 1 - correlation.max(axis=1)
-    return averaging @ (averaging @ found), nearest
+    nearest_cells = _nearest_cells(x, max(sizes))
+    offset, squares = marks.offset(x), x.multiply(x).tocsr()
+    measured = []
+    for size in sizes:
+        averaging = _averaging(nearest_cells[:, :size])
+        found, nearest = np.empty(x.shape[0]), np.empty(x.shape[0], dtype=np.int64)
+        for start in range(0, x.shape[0], ROWS):
+            block = slice(start, start + ROWS)
+            alike = _without_noise(averaging[block], x, squares, offset, marks.means)
+            nearest[block] = marks.used[alike.argmax(axis=1)]
+            found[block] = 1 - alike.max(axis=1)
+        measured.append((averaging @ (averaging @ found), nearest))
+    return measured
 
 
 def n_neighbors_of(n_cells: int) -> int:
@@ -170,16 +215,19 @@ def n_neighbors_of(n_cells: int) -> int:
     return min(N_NEIGHBORS, max(n_cells // CELLS_PER_NEIGHBOR, 1))
 
 
-def neighborhoods(x: sparse.csr_matrix, n_neighbors: int) -> sparse.csr_matrix:
-    """Averaging of each cell with its nearest cells: cells × cells, rows sum to 1."""
+def _nearest_cells(x: sparse.csr_matrix, n_neighbors: int) -> np.ndarray:
+    """Nearest cells of each cell of a batch, the nearest first: cells × neighbors."""
     n_cells = x.shape[0]
-    n_neighbors = min(n_neighbors, n_cells)
     n_components = min(N_OWN_COMPONENTS, n_cells // 2, x.shape[1] - 1)
-    if n_components < 1:
-        return sparse.csr_matrix(np.full((n_cells, n_cells), 1 / n_cells))
+    if n_components < 1:  # one cell, or one gene
+        return _nearest(x.toarray(), min(n_neighbors, n_cells))
     _, directions = principal_directions(x, n_components)
-    points = np.asarray(x @ directions)
-    neighbors = _nearest(points, n_neighbors)
+    return _nearest(np.asarray(x @ directions), min(n_neighbors, n_cells))
+
+
+def _averaging(neighbors: np.ndarray) -> sparse.csr_matrix:
+    """Averaging of each cell with its neighbors: cells × cells, rows sum to 1."""
+    n_cells, n_neighbors = neighbors.shape
     starts = np.arange(0, neighbors.size + 1, n_neighbors)
     weights = np.full(neighbors.size, 1 / n_neighbors, dtype=np.float32)
     return sparse.csr_matrix((weights, neighbors.ravel(), starts), (n_cells, n_cells))
@@ -192,17 +240,6 @@ def _nearest(points: np.ndarray, n_neighbors: int) -> np.ndarray:
 
     index = NNDescent(points, n_neighbors=n_neighbors, random_state=DEFAULT_SEED)
     return np.asarray(index.neighbor_graph[0])
-
-
-def _shares(
-    ref: Reference, x: sparse.csr_matrix, is_kept: np.ndarray, used: np.ndarray
-) -> np.ndarray:
-    """Probability of each of the labels used: cells × labels."""
-    codes = np.searchsorted(used, ref.codes[is_kept])
-    points = ref.components(ref.x[is_kept])
-    if not can_discriminate(points, codes):
-        return np.full((x.shape[0], len(used)), 1 / len(used))
-    return discriminant_shares(points, codes, ref.components(x), np.zeros(x.shape[0], np.int64))
 
 
 def _offset(x: sparse.csr_matrix, shares: np.ndarray, means: np.ndarray) -> np.ndarray:
@@ -236,12 +273,6 @@ def _without_noise(
     return _unit(own) @ _unit(_centered(means)).T / signal[:, None]
 
 
-def batch_offset(ref: Reference, x: sparse.csr_matrix) -> np.ndarray:
-    """Offset of the cells of one batch from the label means of all reference cells: genes."""
-    used = np.arange(ref.counts.shape[1])
-    return _offset(x, _shares(ref, x, np.ones(len(ref.codes), dtype=bool), used), label_means(ref))
-
-
 def correlation(rows: np.ndarray, means: np.ndarray) -> np.ndarray:
     """Pearson correlation of rows of expression with label means: rows × labels."""
     return _unit(_centered(rows)) @ _unit(_centered(means)).T
@@ -256,37 +287,43 @@ def _unit(rows: np.ndarray) -> np.ndarray:
     return np.divide(rows, norm, out=np.zeros_like(rows), where=norm > 0)
 
 
-def held_out_distances(ref: Reference, n_neighbors: int) -> list[tuple[np.ndarray, np.ndarray]]:
+HeldOut = list[tuple[np.ndarray, np.ndarray]]
+"""For each batch: distances of its cells, and whether another batch has the label of the cell."""
+
+
+def held_out_distances(ref: Reference, sizes: Sequence[int]) -> list[HeldOut]:
     """Distances of the reference's batches, each treated like a query that the others receive.
 
     Parameters
     ----------
     ref
         Reference.
-    n_neighbors
+    sizes
         Cells that a cell is averaged with: as many as in the query.
 
     Returns
     -------
-    For each batch: distances of (at most :data:`MAX_CELLS` of) its cells, and whether another batch
-    has the label of the cell. A batch without such cells is left out.
+    For each of ``sizes`` and each batch: distances of (at most :data:`MAX_CELLS` of) its cells, and
+    whether another batch has the label of the cell. A batch without such cells is left out.
     """
     in_batches = (ref.counts > 0).sum(axis=0)
     rng = np.random.default_rng(DEFAULT_SEED)
     largest = np.argsort(-ref.counts.sum(axis=1), kind="stable")[:MAX_BATCHES]
-    held_out = []
+    held_out: list[HeldOut] = [[] for _ in sizes]
     for code in largest:
         own = np.flatnonzero(ref.batch == code)
         if len(own) > MAX_CELLS:
             own = np.sort(rng.choice(own, MAX_CELLS, replace=False))
         is_known = in_batches[ref.codes[own]] > 1
         if is_known.any():
-            held_out.append((distances(ref, ref.x[own], n_neighbors, int(code))[0], is_known))
+            measured = distances(ref.landmarks(int(code)), ref.x[own], sizes)
+            for of_size, (found, _) in zip(held_out, measured, strict=True):
+                of_size.append((found, is_known))
     return held_out
 
 
 def neighborhood_p_values(
-    ref: Reference, found: np.ndarray, batch: np.ndarray, max_refused: float
+    standards: Mapping[int, Standard], found: np.ndarray, batch: np.ndarray, max_refused: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """Compare distances with those of the reference's batches, each as if it were a query.
 
@@ -298,8 +335,9 @@ def neighborhood_p_values(
 
     Parameters
     ----------
-    ref
-        Reference.
+    standards
+        What held-out batches say, by the number of cells that a cell is averaged with; for each
+        that the query's batches need (:func:`sizes_of`).
     found, batch
         Distance and batch code of each query cell.
     max_refused
@@ -315,18 +353,19 @@ def neighborhood_p_values(
         If there are too few held-out cells for ``max_refused``.
     """
     p, misfit = np.empty(len(found)), np.empty(len(found))
-    sizes = {
-        int(code): int(n) for code, n in zip(*np.unique(batch, return_counts=True), strict=True)
-    }
-    for n_neighbors in sorted({n_neighbors_of(n) for n in sizes.values()}):
-        standard = Standard.of(ref, n_neighbors)
-        check_held_out(max_refused, len(standard.known))
-        for code, n in sizes.items():
-            if n_neighbors_of(n) == n_neighbors:
-                own = batch == code
-                misfit[own] = standard.relative(found[own])
-                p[own] = p_values(misfit[own], standard.known)
+    for size in sizes_of(batch):
+        check_held_out(max_refused, len(standards[size].known))
+    for code in np.unique(batch):
+        own = batch == code
+        standard = standards[n_neighbors_of(int(own.sum()))]
+        misfit[own] = standard.relative(found[own])
+        p[own] = p_values(misfit[own], standard.known)
     return p, misfit
+
+
+def sizes_of(batch: np.ndarray) -> list[int]:
+    """Numbers of cells that the cells of these batches are averaged with."""
+    return sorted({n_neighbors_of(int(n)) for n in np.unique(batch, return_counts=True)[1]})
 
 
 @dataclass(frozen=True)
@@ -347,15 +386,23 @@ class Standard:
     highest: float
 
     @classmethod
-    def of(cls, ref: Reference, n_neighbors: int) -> Standard:
-        """Hold out the batches of a reference."""
-        held_out = held_out_distances(ref, n_neighbors)
+    def of(cls, ref: Reference, sizes: Sequence[int]) -> dict[int, Standard]:
+        """Hold out the batches of a reference: what they say, for each of ``sizes``."""
+        between_labels = _level_of_labels(ref)
+        held_out = held_out_distances(ref, sizes)
+        return {
+            size: cls._of_batches(of_size, between_labels)
+            for size, of_size in zip(sizes, held_out, strict=True)
+        }
+
+    @classmethod
+    def _of_batches(cls, held_out: HeldOut, between_labels: float) -> Standard:
         levels = [_level(found) for found, _ in held_out]
         relative = [
             (_log(found) - level)[is_known]
             for (found, is_known), level in zip(held_out, levels, strict=True)
         ]
-        highest = max(*levels, _level_of_labels(ref))
+        highest = max(*levels, between_labels)
         known = np.maximum(np.concatenate(relative), MARGIN)
         return cls(known, float(np.median(levels)), highest)
 
