@@ -86,6 +86,9 @@ def explained(address: str) -> Iterator[None]:
     )
     try:
         yield
+    except errors.HFValidationError as error:
+        msg = f"{address!r} is no address on the hub: {first_line(error)}"
+        raise ValueError(msg) from error
     except (OSError, _of_the_network()) as error:
         if getattr(error, "errno", None) in LOCAL:
             raise

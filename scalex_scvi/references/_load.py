@@ -90,9 +90,7 @@ class Reference:
     def check_labels(self, labels_key: str) -> None:
         """Raise a ``KeyError`` unless the reference has these labels."""
         if labels_key not in self.label_models:
-            msg = (
-                f"`labels` {labels_key!r} is none of the reference {self.name!r}: {self.labels!r}."
-            )
+            msg = f"`labels` {labels_key!r} is not one of {self.name!r}, which has {self.labels!r}."
             raise KeyError(msg)
 
     def __repr__(self) -> str:

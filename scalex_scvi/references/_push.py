@@ -6,6 +6,7 @@ import logging
 import os
 from pathlib import Path
 
+from ._extra import needed
 from ._fetch import fetched, is_remote
 from ._format import FILES
 from ._hub import SCHEME, check_repository, explained, hub
@@ -23,7 +24,7 @@ def push(
 ) -> str:
     """Put a reference on the Hugging Face hub, as a model repository of its own.
 
-    Its five files go up in one commit, nothing else, after they were checked. For another server,
+    Its files go up in one commit, nothing else, after they were checked. For another server,
     copy the folder there: :func:`load` takes its address.
 
     Parameters
@@ -67,11 +68,11 @@ def push(
     api = hub(token)
     with explained(address):
         api.create_repo(repository, private=private, exist_ok=True)
-        api.upload_folder(
-            repo_id=repository,
-            folder_path=place,
-            allow_patterns=list(FILES),
-            commit_message=message,
-        )
+        added = [
+            needed("huggingface_hub").CommitOperationAdd(file, place / file)
+            for file in FILES
+            if (place / file).is_file()
+        ]
+        api.create_commit(repository, added, commit_message=message)
     logger.info("The reference is at %s.", address)
     return address

@@ -265,16 +265,18 @@ class LabelModel:
                 )
                 raise ValueError(msg)
         for name, values in arrays.items():
-            if values.dtype.kind not in "iufU" or (values.dtype.kind == "f" and _bad(values)):
+            if name not in _TEXT and not _is_finite(values):
                 msg = f"{name!r} of the label model holds values that are no finite numbers."
                 raise ValueError(msg)
 
 
-def _bad(values: np.ndarray) -> bool:
-    return not np.isfinite(values).all()
-
-
 _DISCRIMINANTS = ("means", "weights", "intercept")
+
+_TEXT = ("labels_key", "labels", "genes")
+
+
+def _is_finite(values: np.ndarray) -> bool:
+    return values.dtype.kind in "iuf" and bool(np.isfinite(values).all())
 
 
 def _check_labels(n_cells: pd.Series, labels_key: str) -> None:
