@@ -7,6 +7,7 @@ import importlib.util
 import json
 import logging
 import os
+import runpy
 import shutil
 import zipfile
 from collections.abc import Callable
@@ -184,6 +185,24 @@ def test_a_map_is_made_where_there_is_none(tmp_path: Path) -> None:
     reference = sx.references.load(sx.references.save(model, tmp_path / "p", license="mit"))
     assert reference.model.adata.obsm["X_umap"].shape == (60, 2)
     assert "X_umap" not in model.adata.obsm
+
+
+def test_the_script_that_builds_references(tmp_path: Path) -> None:
+    script = Path(__file__).parents[2] / "packaging" / "references" / "build.py"
+    build = runpy.run_path(str(script))
+    place = build["main"](["embedded", "--out", str(tmp_path), "--max-steps", "5"])
+    reference = sx.references.load(place)
+    assert reference.labels == ["celltype"]
+    assert reference.about["n_cells"] == 500
+    assert "Segerstolpe" in reference.card
+    adata = simulate_counts(60, 20, 2)
+    adata.obs["tech"] = adata.obs["batch"]
+    adata.obs["celltype"] = ["rare"] * 4 + ["rest"] * 56
+    adata.layers["counts"] = adata.X.copy()
+    adata.write_h5ad(tmp_path / "own.h5ad")
+    argv = ["pancreas", "--out", str(tmp_path), "--max-steps", "5", "--data"]
+    place = build["main"]([*argv, str(tmp_path / "own.h5ad")])
+    assert sx.references.load(place).about["labels"] == {"celltype": {"rest": 56}}
 
 
 REFUSED: dict[str, tuple[Callable[[sx.SCALEXModel], None], dict[str, Any], type, str]] = {
