@@ -1,8 +1,8 @@
 """Build references of public data sets, and push them.
 
 Usage: ``python packaging/references/build.py NAME --out FOLDER`` (see ``--help``). ``embedded``
-needs no network. Files are fetched by pooch (extra ``hub``), or given by ``--data``; labels of fewer
-than five cells are set to missing, with a warning.
+needs no network. Files are fetched by pooch (extra ``hub``), or given by ``--data``. Labels of
+fewer than five cells are set to missing, with a warning.
 """
 
 from __future__ import annotations
