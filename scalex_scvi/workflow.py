@@ -40,6 +40,7 @@ from .io import (
 )
 from .model import SCALEXModel
 from .pp import Preparation
+from .references import is_reference
 from .tl import label_scores, label_transfer, place_on_map
 from .train import DEFAULT, Recipe, Schedule
 
@@ -332,9 +333,16 @@ def project(
     Raises
     ------
     ValueError
-        If ``outputs.outdir`` is the reference.
+        If ``outputs.outdir`` is the reference, or this is one by name
+        (:mod:`scalex_scvi.references`).
     """
     source = RunFolder(reference)
+    if is_reference(source.path):
+        msg = (
+            f"{str(reference)!r} is a reference by name, without counts, and no run folder. Map "
+            "onto it by `scalex_scvi.map_query`, or `scalex-scvi map --reference`."
+        )
+        raise ValueError(msg)
     outdir = outputs.outdir
     if outdir is not None and RunFolder(outdir).path.resolve() == source.path.resolve():
         msg = f"`outdir` {str(outdir)!r} is the reference, which the results would replace."

@@ -30,6 +30,6 @@ def needed(module: str) -> Any:
         raise ImportError(msg) from error
 
 
-def first_line(error: BaseException) -> str:
-    """Return what an error of another package says, in one line."""
-    return (str(error).splitlines() or [type(error).__name__])[0][:300]
+def in_one_line(error: BaseException) -> str:
+    """Return what an error of another package says."""
+    return " ".join(str(error).split())[:300] or type(error).__name__

@@ -97,7 +97,9 @@ def read_about(path: Path) -> dict[str, Any]:
     """
     where = str(path.parent)
     if not path.is_file():
-        msg = f"{where!r} is no reference: there is no {ABOUT_FILE!r} in it."
+        a_run = (path.parent / "checkpoint").is_dir()
+        hint = " It is a run folder, for `scalex-scvi project` and `map_query`." if a_run else ""
+        msg = f"{where!r} is no reference: there is no {ABOUT_FILE!r} in it.{hint}"
         raise FileNotFoundError(msg)
     if path.stat().st_size > MAX_ABOUT:
         msg = f"{where!r} is no reference: its {ABOUT_FILE!r} has more than {MAX_ABOUT} bytes."

@@ -10,7 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from ._extra import LOCAL, first_line, needed
+from ._extra import LOCAL, in_one_line, needed
 
 SCHEME = "hf://"
 
@@ -77,6 +77,8 @@ def explained(address: str) -> Iterator[None]:
         If there is no such repository, revision or file, or none that the user may see.
     ConnectionError
         If the hub cannot be reached, or refuses.
+    ValueError
+        If the hub cannot take it, for a license that it does not know, for example.
     """
     errors = needed("huggingface_hub").errors
     nothing = (
@@ -86,9 +88,6 @@ def explained(address: str) -> Iterator[None]:
     )
     try:
         yield
-    except errors.HFValidationError as error:
-        msg = f"{address!r} is no address on the hub: {first_line(error)}"
-        raise ValueError(msg) from error
     except (OSError, _of_the_network()) as error:
         if getattr(error, "errno", None) in LOCAL:
             raise
@@ -98,8 +97,11 @@ def explained(address: str) -> Iterator[None]:
                 "private, log in first: `hf auth login`."
             )
             raise FileNotFoundError(msg) from error
-        msg = f"{address!r} could not be reached: {first_line(error)}"
+        msg = f"{address!r} could not be reached, or refuses: {in_one_line(error)}"
         raise ConnectionError(msg) from error
+    except ValueError as error:
+        msg = f"The hub does not take {address!r}: {in_one_line(error)}"
+        raise ValueError(msg) from error
 
 
 def _of_the_network() -> type[Exception]:

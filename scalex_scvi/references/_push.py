@@ -51,7 +51,8 @@ def push(
     ImportError
         Without huggingface_hub (extra ``hub``).
     FileNotFoundError, ValueError
-        If ``folder`` is no reference, or is damaged, or for another ``repository``.
+        If ``folder`` is no reference, or is damaged, for another ``repository``, or for a license
+        that the hub does not know.
 
     Examples
     --------

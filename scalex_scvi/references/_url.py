@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from ._extra import LOCAL, first_line, needed
+from ._extra import LOCAL, in_one_line, needed
 
 SCHEMES = ("https://", "http://")
 
@@ -59,7 +59,7 @@ def getter(url: str) -> Callable[[str, Path], None]:
             if status in (403, 404, 410):
                 msg = f"There is no reference at {url!r}: the server answers {status} to {file!r}."
                 raise FileNotFoundError(msg) from error
-            msg = f"{url!r} could not be reached: {first_line(error)}"
+            msg = f"{url!r} could not be reached, or refuses: {in_one_line(error)}"
             raise ConnectionError(msg) from error
         finally:
             logger.setLevel(level)

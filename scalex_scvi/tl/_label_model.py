@@ -102,8 +102,8 @@ class LabelModel:
         expression = unscale(pair.ref)
         if expression is None:
             msg = (
-                "`ref` carries no record of how its expression was prepared: pass what "
-                "`model.get_prepared()` gives, of a model that was set up with counts."
+                "`ref` carries no record of how its expression was prepared, or is a dask array: "
+                "pass what `model.get_prepared()` gives, of a model of counts in memory or a file."
             )
             raise ValueError(msg)
         if not can_discriminate(pair.points, pair.codes):

@@ -83,6 +83,7 @@ class Server:
         self.commits: list[dict[str, Any]] = []
         self.asked: list[str] = []
         self.tokens: set[str] = set()
+        self.takes_license = True
         self.busy = self.stopped = False
         self.http = _Quiet(("127.0.0.1", 0), self._handler())
         self.url = f"http://127.0.0.1:{self.http.server_port}"
@@ -112,7 +113,9 @@ class Server:
             self.repositories.setdefault(name, {})
             return 200, {}, json.dumps({"url": f"{self.url}/{name}"}).encode()
         if path == "/api/validate-yaml":
-            return 200, {}, b'{"errors": [], "warnings": []}'
+            errors = [{"message": '"license" must be one of'}] * (not self.takes_license)
+            answer = {"errors": errors, "warnings": []}
+            return (400 if errors else 200), {}, json.dumps(answer).encode()
         found = re.fullmatch(r"/(api/models/)?([\w.-]+/[\w.-]+)(?:/(\w+)/([\w.-]+)(/.*)?)?", path)
         if found is None or found[2] not in self.repositories:
             return 404, {"X-Error-Code": "RepoNotFound"}, b"{}"

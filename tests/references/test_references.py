@@ -374,6 +374,12 @@ def test_the_reference_that_was_meant(folder: Path) -> None:
         sx.references.load(folder, sha256=found)
 
 
+def test_a_run_folder_is_no_reference(tmp_path: Path) -> None:
+    (tmp_path / "run" / "checkpoint").mkdir(parents=True)
+    with pytest.raises(FileNotFoundError, match="is a run folder, for `scalex-scvi project`"):
+        sx.references.load(tmp_path / "run")
+
+
 @pytest.mark.parametrize("where", ["nowhere", "no/where", "hf:/a/b"])
 def test_what_is_not_there(where: str) -> None:
     with pytest.raises(FileNotFoundError, match="There is no folder"):
@@ -387,6 +393,10 @@ def test_mistakes_of_mapping(pancreas_folder: Path, query: AnnData) -> None:
     minified = sx.references.load(pancreas_folder).model
     with pytest.raises(ValueError, match="minified: it has no expression to transfer"):
         sx.map_query(query, minified, labels="celltype")
+    with pytest.raises(ValueError, match="they have no expression to prepare"):
+        minified.get_prepared()  # zeros would be taken for cells without counts
+    with pytest.raises(ValueError, match="is a reference by name, without counts"):
+        sx.SCALEX(query, projection=pancreas_folder, show=False)
 
 
 def test_without_the_extra(monkeypatch: pytest.MonkeyPatch, query: AnnData) -> None:
@@ -516,6 +526,9 @@ def test_what_is_not_on_the_hub(pancreas_folder: Path, server: Any) -> None:
     server.repositories["owner/model"] = {"config.json": b"{}"}
     with pytest.raises(FileNotFoundError, match="There is no reference at"):
         sx.references.load("hf://owner/model@main")
+    server.takes_license = False
+    with pytest.raises(ValueError, match='does not take.* "license" must be one of'):
+        sx.references.push(pancreas_folder, "owner/pancreas")
     with pytest.raises(ValueError, match="must be 'OWNER/NAME'"):
         sx.references.push(pancreas_folder, "pancreas")
     with pytest.raises(FileNotFoundError, match="no 'reference.json' in it"):
