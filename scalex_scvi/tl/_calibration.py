@@ -9,7 +9,7 @@ from scipy.optimize import minimize_scalar
 
 from scalex_scvi._core.seeds import DEFAULT_SEED
 
-from ._discriminant import discriminant_shares
+from ._discriminant import Discriminants
 from ._unknown import batch_groups
 
 N_FOLDS = 10
@@ -95,7 +95,9 @@ def _held_out(
         return None
     batch = np.zeros(len(own), dtype=np.int64)
     known = np.searchsorted(used, codes[others])
-    shares = np.mean([discriminant_shares(x[others], known, x[own], batch) for x in spaces], axis=0)
+    shares = np.mean(
+        [Discriminants.of(x[others], known).shares(x[own], batch) for x in spaces], axis=0
+    )
     logs = np.log(np.maximum(shares, TINY))
     return logs, logs[np.arange(len(own)), np.searchsorted(used, codes[own])]
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy import sparse
 from scipy.optimize import minimize
 
 from scalex_scvi._core.seeds import DEFAULT_SEED
 
-from ._misfits import FLOORS, MEASURES, Fitting, Labels
+from ._landmarks import Landmarks, Remaining
+from ._misfits import FLOORS, MEASURES, Fitting
 from ._neighborhoods import n_neighbors_of
 from ._reference import Reference, centered, unit
 from ._unknown import batch_groups, check_held_out, p_values
@@ -73,43 +75,64 @@ class HeldOut:
     misfits: np.ndarray
     without: dict[int, np.ndarray]
 
-    @classmethod
-    def of(cls, ref: Reference, batch: int, cells: np.ndarray, n_neighbors: int) -> HeldOut:
-        """Hold out the cells of a batch."""
-        n_neighbors = min(n_neighbors, n_neighbors_of(len(cells)))
-        fitting = Fitting(Labels(ref, batch), ref.x[cells], n_neighbors)
-        codes, found = ref.codes[cells], fitting.misfits()
-        level = _level(found)
-        sizes = np.bincount(codes, minlength=len(ref.in_several))
-        enough = (sizes >= MIN_EXAMPLES) & ref.in_several
-        if len(fitting.labels.used) < MIN_LABELS:
-            enough[:] = False
-        without = {}
-        for label in np.flatnonzero(enough):
-            left = fitting.misfits(removed=int(label))
-            without[int(label)] = left - _level(left)
-        return cls(codes, ref.in_several[codes], level, found - level, without)
 
-
-def hold_out(ref: Reference, n_neighbors: int) -> list[HeldOut]:
+def hold_out(ref: Reference, sizes: Sequence[int]) -> list[list[HeldOut]]:
     """Hold out each batch that has cells of a label that another batch has.
 
     Parameters
     ----------
     ref
         Reference.
-    n_neighbors
+    sizes
         Cells that a cell is averaged with: as many as in the query, fewer in a smaller batch.
+
+    Returns
+    -------
+    For each of ``sizes``: what each batch shows.
     """
     rng = np.random.default_rng(DEFAULT_SEED)
-    held_out = []
+    held_out: list[list[HeldOut]] = [[] for _ in sizes]
     for batch in np.argsort(-ref.counts.sum(axis=1), kind="stable")[:MAX_BATCHES]:
         cells = np.flatnonzero(ref.batch == batch)
         if len(cells) > MAX_CELLS:
             cells = np.sort(rng.choice(cells, MAX_CELLS, replace=False))
         if ref.in_several[ref.codes[cells]].any():
-            held_out.append(HeldOut.of(ref, int(batch), cells, n_neighbors))
+            shown = _hold_out_batch(ref, int(batch), cells, sizes)
+            for of_size, one in zip(held_out, shown, strict=True):
+                of_size.append(one)
     return held_out
+
+
+def _hold_out_batch(
+    ref: Reference, batch: int, cells: np.ndarray, sizes: Sequence[int]
+) -> list[HeldOut]:
+    others = Remaining(ref, batch)
+    most = n_neighbors_of(len(cells))
+    fitting = Fitting(others.landmarks(), ref.x[cells], min(max(sizes), most))
+    codes = ref.codes[cells]
+    margins = {
+        label: others.margins(np.flatnonzero(others.used != label))
+        for label in _can_be_left_out(ref, codes, len(others.used))
+    }
+    shown: dict[int, HeldOut] = {}
+    for size in {min(size, most) for size in sizes}:
+        near = fitting.among(size)
+        found = near.misfits()
+        without = {}
+        for label, of_others in margins.items():
+            left = near.without(label, of_others)
+            without[label] = left - _level(left)
+        level = _level(found)
+        shown[size] = HeldOut(codes, ref.in_several[codes], level, found - level, without)
+    return [shown[min(size, most)] for size in sizes]
+
+
+def _can_be_left_out(ref: Reference, codes: np.ndarray, n_labels: int) -> list[int]:
+    """Labels of a batch that are in others, too, and have enough cells."""
+    if n_labels < MIN_LABELS:
+        return []
+    sizes = np.bincount(codes, minlength=len(ref.in_several))
+    return [int(label) for label in np.flatnonzero((sizes >= MIN_EXAMPLES) & ref.in_several)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,19 +155,28 @@ class Standard:
     highest: np.ndarray
 
     @classmethod
-    def of(cls, ref: Reference, n_neighbors: int, *, learns: bool) -> Standard:
-        """Hold out the batches of a reference.
+    def of(cls, ref: Reference, sizes: Sequence[int], *, learns: bool) -> dict[int, Standard]:
+        """Hold out the batches of a reference: what they say, for each of ``sizes``.
 
         Parameters
         ----------
         ref
             Reference.
-        n_neighbors
+        sizes
             Cells that a cell is averaged with.
         learns
             Whether batches are real, so that what they are held out for can weigh the measures.
         """
-        held_out = hold_out(ref, n_neighbors)
+        between_labels = _level_of_labels(ref)
+        return {
+            size: cls._of_batches(held_out, between_labels, learns=learns)
+            for size, held_out in zip(sizes, hold_out(ref, sizes), strict=True)
+        }
+
+    @classmethod
+    def _of_batches(
+        cls, held_out: Sequence[HeldOut], between_labels: float, *, learns: bool
+    ) -> Standard:
         known = np.concatenate([batch.misfits[batch.known] for batch in held_out])
         median, high = np.quantile(known, (LEVEL, 0.95), axis=0)
         spread = np.maximum(high - median, MARGINS)
@@ -154,9 +186,10 @@ class Standard:
         weights = weights / weights.sum() / spread
         levels = np.stack([batch.level for batch in held_out])
         highest = levels.max(axis=0)
-        highest[0] = max(highest[0], _level_of_labels(ref))
-        least = weights @ MARGINS
-        return cls(np.maximum(known @ weights, least), weights, np.median(levels, axis=0), highest)
+        highest[0] = max(highest[0], between_labels)
+        # What is closer than this is no misfit, however alike known cells are.
+        known = np.sort(np.maximum(known @ weights, weights @ MARGINS))
+        return cls(known, weights, np.median(levels, axis=0), highest)
 
     def relative(self, found: np.ndarray) -> np.ndarray:
         """Misfits of the cells of a batch over its level; of few cells, over the typical one.
@@ -225,21 +258,31 @@ def _example(
     return rows, signs, np.repeat([0.5 / sizes[0], 0.5 / sizes[1]], sizes)
 
 
-def misfits_of_batches(
-    ref: Reference, x: np.ndarray, batch: np.ndarray, max_refused: float, *, learns: bool
+def sizes_of(batch: np.ndarray) -> list[int]:
+    """Numbers of cells that the cells of these batches are averaged with."""
+    return sorted({n_neighbors_of(int(n)) for n in np.unique(batch, return_counts=True)[1]})
+
+
+def judge(
+    marks: Landmarks,
+    standards: Mapping[int, Standard],
+    x: sparse.csr_matrix,
+    batch: np.ndarray,
+    max_refused: float,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Judge the cells of each batch of a query by the reference's batches, each as if a query.
 
     Parameters
     ----------
-    ref
-        Reference.
+    marks
+        Labels of the reference.
+    standards
+        What its held-out batches say, by the number of cells that a cell is averaged with; for
+        each that the query's batches need (:func:`sizes_of`).
     x, batch
         Query cells × the same genes, and the batch code of each: batches are taken one by one.
     max_refused
         Smallest p-value that must be possible.
-    learns
-        See :meth:`Standard.of`.
 
     Returns
     -------
@@ -251,18 +294,15 @@ def misfits_of_batches(
     ValueError
         If there are too few held-out cells for ``max_refused``.
     """
+    for size in sizes_of(batch):
+        check_held_out(max_refused, len(standards[size].known))
     p, misfit = np.empty(x.shape[0]), np.empty(x.shape[0])
-    standards: dict[int, Standard] = {}
-    labels = Labels(ref)
     for code in np.unique(batch):
         own = np.flatnonzero(batch == code)
-        n_neighbors = n_neighbors_of(len(own))
-        if n_neighbors not in standards:
-            standards[n_neighbors] = Standard.of(ref, n_neighbors, learns=learns)
-            check_held_out(max_refused, len(standards[n_neighbors].known))
-        standard = standards[n_neighbors]
-        misfit[own] = standard.relative(Fitting(labels, x[own], n_neighbors).misfits())
-        p[own] = p_values(misfit[own], standard.known)
+        size = n_neighbors_of(len(own))
+        found = Fitting(marks, x[own], size).among(size).misfits()
+        misfit[own] = standards[size].relative(found)
+        p[own] = p_values(misfit[own], standards[size].known)
     return p, misfit
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from ._calibration import folds, temperature, tempered
 from ._components import expression_components
-from ._discriminant import can_discriminate, discriminant_shares
+from ._discriminant import Discriminants, can_discriminate
 from ._pair import Pair
 
 logger = logging.getLogger(__name__)
@@ -89,7 +89,8 @@ class Labeling:
         if not self.spaces:
             return self.pair.votes.shares
         batch = self.pair.query_batches()
-        found = [discriminant_shares(x, self.pair.codes, y, batch) for x, y in self.spaces]
+        codes = self.pair.codes
+        found = [Discriminants.of(x, codes).shares(y, batch) for x, y in self.spaces]
         return np.mean(found, axis=0)
 
     def probabilities(self) -> np.ndarray:

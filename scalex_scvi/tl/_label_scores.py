@@ -8,8 +8,9 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from ._held_out import misfits_of_batches, pseudo_batches
+from ._held_out import Standard, judge, pseudo_batches, sizes_of
 from ._label_probabilities import Labeling, Method
+from ._landmarks import Remaining
 from ._pair import Pair
 from ._reference import Reference
 from ._unknown import Novelty, check_max_refused, check_novelty, fit_p_values
@@ -185,10 +186,21 @@ def label_scores(
     pair = Pair(ref, query, use_rep, labels_key, batch_key, n_neighbors)
     probabilities = Labeling(pair, method).probabilities()
     p, misfit = _p_values(pair, max_refused, novelty)
-    cells = query.obs_names
+    return scores_of(best_labels(pair, probabilities), probabilities, p, misfit, max_refused)
+
+
+def scores_of(
+    labels: pd.Series,
+    probabilities: np.ndarray,
+    p: np.ndarray,
+    misfit: np.ndarray,
+    max_refused: float,
+) -> LabelScores:
+    """Put together what is known of the labels of query cells; ``labels`` are the best ones."""
+    cells = labels.index
     return LabelScores(
-        labels=best_labels(pair, probabilities),
-        probabilities=pd.DataFrame(probabilities, index=cells, columns=pair.labels.cat.categories),
+        labels=labels,
+        probabilities=pd.DataFrame(probabilities, index=cells, columns=labels.cat.categories),
         p_values=pd.Series(p, index=cells, name="p_value"),
         is_unknown=pd.Series(p <= max_refused, index=cells, name="is_unknown"),
         misfit=pd.Series(misfit, index=cells, name="misfit"),
@@ -199,8 +211,9 @@ def _p_values(pair: Pair, max_refused: float, novelty: Novelty) -> tuple[np.ndar
     if novelty == "neighborhood":
         in_ref, in_query = pair.normalized()
         batches, real = pseudo_batches(pair.codes, pair.ref_batches())
-        ref = Reference.of(in_ref, pair.codes, batches)
-        return misfits_of_batches(ref, in_query, pair.query_batches(), max_refused, learns=real)
+        ref, batch = Reference.of(in_ref, pair.codes, batches), pair.query_batches()
+        standards = Standard.of(ref, sizes_of(batch), learns=real)
+        return judge(Remaining(ref).landmarks(), standards, in_query, batch, max_refused)
     return fit_p_values(
         pair.votes,
         pair.points,

@@ -28,27 +28,31 @@ def n_neighbors_of(n_cells: int) -> int:
     return min(N_NEIGHBORS, max(n_cells // CELLS_PER_NEIGHBOR, 1))
 
 
-def neighborhoods(x: sparse.csr_matrix, n_neighbors: int) -> sparse.csr_matrix:
-    """Averaging of each cell with its nearest cells in the batch's own components.
+def nearest_cells(x: sparse.csr_matrix, n_neighbors: int) -> np.ndarray:
+    """Nearest cells of each cell in the batch's own components, the nearest first.
 
     Parameters
     ----------
     x
         Cells × genes of one batch, normalized.
     n_neighbors
-        Cells that a cell is averaged with, itself included.
+        How many to find, the cell itself included; at most all.
 
     Returns
     -------
-    Cells × cells; rows sum to 1.
+    Cells × neighbors: positions.
     """
     n_cells = x.shape[0]
-    n_neighbors = min(n_neighbors, n_cells)
     n_components = min(N_OWN_COMPONENTS, n_cells // 2, x.shape[1] - 1)
-    if n_components < 1:
-        return sparse.csr_matrix(np.full((n_cells, n_cells), 1 / n_cells))
+    if n_components < 1:  # one cell, or one gene
+        return _nearest(x.toarray(), min(n_neighbors, n_cells))
     _, directions = principal_directions(x, n_components)
-    neighbors = _nearest(np.asarray(x @ directions), n_neighbors)
+    return _nearest(np.asarray(x @ directions), min(n_neighbors, n_cells))
+
+
+def averaging(neighbors: np.ndarray) -> sparse.csr_matrix:
+    """Averaging of each cell with its neighbors: cells × cells, rows sum to 1."""
+    n_cells, n_neighbors = neighbors.shape
     starts = np.arange(0, neighbors.size + 1, n_neighbors)
     weights = np.full(neighbors.size, 1 / n_neighbors, dtype=np.float32)
     return sparse.csr_matrix((weights, neighbors.ravel(), starts), (n_cells, n_cells))

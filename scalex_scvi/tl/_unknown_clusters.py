@@ -5,12 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 from anndata import AnnData
-from scipy import sparse
 
 from scalex_scvi._core.columns import check_no_missing
 
 from ._label_scores import LabelScores
-from ._misfits import Labels, offset
+from ._landmarks import Remaining
 from ._pair import Pair
 from ._reference import Reference, correlation
 
@@ -66,16 +65,15 @@ def unknown_clusters(
     pair = Pair(ref, query, "X", labels_key, batch_key, 1)
     in_ref, x = pair.normalized()
     reference = Reference.of(in_ref, pair.codes, np.zeros(ref.n_obs, dtype=np.int64))
-    labels, batches = Labels(reference), pair.query_batches()
-    means = labels.means
-    offsets = np.stack([_offset(labels, x[batches == b]) for b in np.unique(batches)])
+    marks, batches = Remaining(reference).landmarks(), pair.query_batches()
+    offsets = np.stack([marks.offset(x[batches == b]) for b in np.unique(batches)])
     rows = {}
     for name, cells in query.obs.groupby(cluster_key, observed=True, sort=True).indices.items():
         shares = np.bincount(batches[cells], minlength=len(offsets)) / len(cells)
         mean = np.asarray(x[cells].mean(axis=0)).ravel() - shares @ offsets
-        agreement = correlation(mean[None], means)[0]
+        agreement = correlation(mean[None], marks.means)[0]
         nearest = int(agreement.argmax())
-        beyond = np.argsort(means[nearest] - mean, kind="stable")[:n_genes]
+        beyond = np.argsort(marks.means[nearest] - mean, kind="stable")[:n_genes]
         rows[name] = {
             "n_cells": len(cells),
             "share_unknown": float(scores.is_unknown.iloc[cells].mean()),
@@ -85,7 +83,3 @@ def unknown_clusters(
         }
     table = pd.DataFrame.from_dict(rows, orient="index").rename_axis(cluster_key)
     return table.sort_values("share_unknown", ascending=False, kind="stable")
-
-
-def _offset(labels: Labels, x: sparse.csr_matrix) -> np.ndarray:
-    return offset(x, labels.shares(labels.ref.components(x)), labels.means)
