@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -138,24 +138,29 @@ def finish(
     if has_map:
         _draw(adata, _label_in(adata, outputs), folder, show=outputs.show)
         if folder is not None:
-            _report(adata, model, outputs, folder, seed=seed, before=before)
+            options = asdict(outputs)
+            del options["outdir"]  # for now the folder of an unfinished run
+            label = _label_in(adata, outputs)
+            write_report(
+                adata, model, folder, label=label, options=options, seed=seed, before=before
+            )
     if outputs.outdir is not None:
         logger.info("Results are in %s.", outputs.outdir)
 
 
-def _report(
+def write_report(
     adata: AnnData,
     model: SCALEXModel,
-    outputs: Outputs,
     folder: RunFolder,
     *,
+    label: str | None,
+    options: Mapping[str, Any],
     seed: int | None,
     before: AnnData | None,
 ) -> None:
     """Write the report; a failure there does not lose the run, whose model and cells are safe."""
     program = Path(sys.argv[0]).name
-    about: dict[str, Any] = {"seed": resolve_seed(seed), "options": asdict(outputs)}
-    del about["options"]["outdir"]  # for now the folder of an unfinished run
+    about: dict[str, Any] = {"seed": resolve_seed(seed), "options": options}
     if program in ("scalex-scvi", "SCALEX.py"):
         about["command"] = shlex.join([program, *sys.argv[1:]])
     try:
@@ -164,7 +169,7 @@ def _report(
             folder.path / "report.html",
             model=model,
             before=before,
-            labels_key=_label_in(adata, outputs),
+            labels_key=label,
             batch_key=batch_column(adata),
             about=about,
         )

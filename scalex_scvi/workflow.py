@@ -40,6 +40,7 @@ from .io import (
 )
 from .model import SCALEXModel
 from .pp import Preparation
+from .references import is_reference
 from .tl import label_scores, label_transfer, place_on_map
 from .train import DEFAULT, Recipe, Schedule
 
@@ -332,9 +333,16 @@ def project(
     Raises
     ------
     ValueError
-        If ``outputs.outdir`` is the reference.
+        If ``outputs.outdir`` is the reference, or this is one by name
+        (:mod:`scalex_scvi.references`).
     """
     source = RunFolder(reference)
+    if is_reference(source.path):
+        msg = (
+            f"{str(reference)!r} is a reference by name, without counts, and no run folder. Map "
+            "onto it by `scalex_scvi.map_query`, or `scalex-scvi map --reference`."
+        )
+        raise ValueError(msg)
     outdir = outputs.outdir
     if outdir is not None and RunFolder(outdir).path.resolve() == source.path.resolve():
         msg = f"`outdir` {str(outdir)!r} is the reference, which the results would replace."
@@ -344,7 +352,7 @@ def project(
         _check_label(ref, source, outputs.label)
         record = reference_model.preprocessing
         wanted = _undeclared(preparation) and record is not None and not record.log_normalized
-        counts = _load_query(data, reading, reference_model, seed, counts_wanted=wanted)
+        counts = load_query(data, reading, reference_model, seed, counts_wanted=wanted)
         if folder is not None:
             outputs = _as_written(counts, outputs)
         counts = _rich_cells(counts, preparation, reference_model, outputs.label)
@@ -460,7 +468,7 @@ def _as_written(counts: AnnData, outputs: Outputs) -> Outputs:
     return replace(outputs, label=renamed.get(outputs.label, outputs.label))
 
 
-def _load_query(
+def load_query(
     data: DataSource | Sequence[DataSource],
     reading: Reading,
     reference_model: SCALEXModel,
@@ -468,7 +476,15 @@ def _load_query(
     *,
     counts_wanted: bool,
 ) -> AnnData:
-    """Read new cells, with their batches in the column that the reference has them in."""
+    """Read new cells, with their batches in the column that the reference has them in.
+
+    Parameters
+    ----------
+    data, reading, seed, counts_wanted
+        See :func:`scalex_scvi.io.load_counts`.
+    reference_model
+        Model of the reference.
+    """
     column = reference_model.get_setup_arg("batch_key") or Reading.batch_name
     if (reading.batch_name, reading.batch_key) == (Reading.batch_name, Reading.batch_key):
         reading = replace(reading, batch_name=column, batch_key=column)

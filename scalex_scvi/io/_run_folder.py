@@ -32,6 +32,7 @@ _FILES = {
         "umap.png",
         "umap.pdf",
         "report.html",
+        "mapped_labels.csv",
         "options.yaml",
         TRAINED,
         _LOG,

@@ -83,7 +83,10 @@ def features_found(run: Run) -> dict[str, Any]:
     """Return how many of the model's features each batch has counts of."""
     rows = []
     for name in run.batches.cat.remove_unused_categories().cat.categories:
-        values = run.adata.X[(run.batches == name).to_numpy()]
+        cells = (run.batches == name).to_numpy()
+        values = run.adata.X[cells]
+        if run.is_query is not None and not run.is_query[cells].any() and _is_empty(values):
+            continue  # of a reference that came without counts
         detected = values.getnnz(axis=0) if sparse.issparse(values) else (values != 0).sum(axis=0)
         n = int((np.asarray(detected) > 0).sum())
         share = n / max(run.adata.n_vars, 1)
@@ -108,6 +111,10 @@ def features_found(run: Run) -> dict[str, Any]:
             f"The query's file has {n_named:,} of the model's {run.adata.n_vars:,} features. {text}"
         )
     return {"text": text, "rows": rows}
+
+
+def _is_empty(values: Any) -> bool:
+    return sparse.issparse(values) and values.nnz == 0
 
 
 def confidence_of_clusters(run: Run) -> dict[str, Any] | None:
