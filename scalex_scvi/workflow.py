@@ -25,6 +25,7 @@ from ._results import (
     finish,
     forget_registration,
     kept,
+    kept_training,
     results_folder,
     warn_of_lost_cells,
 )
@@ -90,10 +91,11 @@ def SCALEX(
     min_gene_share: float = Reading.min_gene_share,
     genome: str | None = Reading.genome,
     progress_bar: bool = True,
+    resume: bool = Outputs.resume,
 ) -> AnnData:
     """Integrate single-cell data sets, or project new cells onto an integrated reference.
 
-    The arguments of the published package, all of them, and eleven more by keyword.
+    The arguments of the published package, all of them, and twelve more by keyword.
 
     Parameters
     ----------
@@ -207,6 +209,10 @@ def SCALEX(
         Genome whose features are used where a file has several, or ``"all"``.
     progress_bar
         Whether to show the progress of the training.
+    resume
+        Whether to continue the training of an interrupted run of the same data and options into
+        ``outdir``, whose state is kept there every ten minutes. Where there is none, it starts
+        anew. The result is that of an uninterrupted run.
 
     Returns
     -------
@@ -291,7 +297,8 @@ def integrate(
         check_outputs(adata, outputs)  # now, not after the training
         SCALEXModel.setup_anndata(adata, batch_key=batch_column(adata))
         model = SCALEXModel(adata, seed=seed)
-        model.train(recipe=recipe, seed=seed, **(train_kwargs or {}))
+        with kept_training(outputs, train_kwargs or {}) as how:
+            model.train(recipe=recipe, seed=seed, **how)
         with kept(model, outputs):
             adata.obsm["latent"] = model.get_latent_representation(batch_stats=outputs.batch_stats)
             finish(adata, model, outputs, folder, seed=seed, before=counts)

@@ -88,6 +88,8 @@ class KeptTraining:
 
     Raises
     ------
+    FileNotFoundError
+        If there is no such folder.
     ValueError
         If the file is of another training, with what differs, or is no checkpoint, or damaged.
     """
@@ -100,6 +102,10 @@ class KeptTraining:
         trainer_kwargs: dict[str, Any],
         device: torch.device,
     ) -> None:
+        folder = checkpoint.place.parent
+        if not folder.is_dir():
+            msg = f"The folder {str(folder)!r} of the checkpoint does not exist. Make it first."
+            raise FileNotFoundError(msg)
         self.checkpoint = checkpoint
         options = dict(options) | _options_of_trainer(trainer_kwargs)
         options.pop("max_steps", None)  # `max_epochs` says it

@@ -45,8 +45,6 @@ class Checkpoint:
     ------
     ValueError
         For numbers out of range, or another suffix.
-    FileNotFoundError
-        If there is no such folder.
     """
 
     path: str | os.PathLike[str]
@@ -58,10 +56,6 @@ class Checkpoint:
         if self.place.suffix != SUFFIX:
             msg = f"The checkpoint {str(self.path)!r} must be a file that ends in {SUFFIX!r}."
             raise ValueError(msg)
-        if not self.place.parent.is_dir():
-            folder = str(self.place.parent)
-            msg = f"The folder {folder!r} of the checkpoint does not exist. Make it first."
-            raise FileNotFoundError(msg)
         if not 0 < self.minutes < float("inf"):
             msg = f"`minutes` must be a finite number above 0, got {self.minutes!r}."
             raise ValueError(msg)
