@@ -348,6 +348,7 @@ def project(
         raise ValueError(msg)
     with results_folder(outputs, data) as folder:
         reference_model, ref = _open_reference(source, outputs.batch_stats)
+        _check_imputed(reference_model, outputs.impute)
         _check_label(ref, source, outputs.label)
         record = reference_model.preprocessing
         wanted = _undeclared(preparation) and record is not None and not record.log_normalized
@@ -515,6 +516,18 @@ def _open_reference(source: RunFolder, batch_stats: str) -> tuple[SCALEXModel, A
         forget_registration(ref)
         logger.info("%s is of the published package: its latent is computed anew.", source.path)
     return model, ref
+
+
+def _check_imputed(reference: SCALEXModel, impute: bool | str | None) -> None:
+    """Raise before the query is read if its expression cannot be decoded by the batch named."""
+    trained = [name for name in reference.batch_names if name not in reference.untrained_batches_]
+    if isinstance(impute, str) and impute not in trained:
+        msg = (
+            f"`impute` {impute!r} is not a batch of the reference: {trained!r}. The decoder of a "
+            "query's batches is not trained in a projection: `SCALEXModel.load_query_data`, "
+            "`train()` and `impute()` do that."
+        )
+        raise ValueError(msg)
 
 
 def _check_label(ref: AnnData | None, source: RunFolder, label: str | None) -> None:
