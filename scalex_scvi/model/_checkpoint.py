@@ -10,19 +10,17 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import lightning
 import numpy as np
-import scvi
 import torch
 from lightning.fabric.utilities import move_data_to_device
 from lightning.pytorch.plugins.io import CheckpointIO
 from scipy import sparse
 from scvi import REGISTRY_KEYS
 
-from scalex_scvi import __version__
 from scalex_scvi._core.matrices import in_memory
 from scalex_scvi._core.unfinished import unfinished
 from scalex_scvi.train import (
@@ -327,10 +325,7 @@ def _checksum_of_cells(manager: SCALEXDataManager) -> str:
 def _machine() -> dict[str, Any]:
     """Return what changes the last bits."""
     return {
-        "scalex-scvi": __version__,
-        "scvi-tools": scvi.__version__,
-        "lightning": lightning.__version__,
-        "torch": torch.__version__,
+        **{name: version(name) for name in ("scalex-scvi", "scvi-tools", "lightning", "torch")},
         "threads": torch.get_num_threads(),
     }
 

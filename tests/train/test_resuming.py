@@ -126,10 +126,12 @@ def test_a_second_training_goes_on_from_its_own_checkpoint(
     assert_same(resumed, whole)
 
 
-@pytest.mark.skipif(
+needs_annbatch = pytest.mark.skipif(
     not store_module.has_annbatch(), reason="annbatch (Python 3.12 or later) is not installed"
 )
-@pytest.mark.parametrize("own_module", [False, True])
+
+
+@pytest.mark.parametrize("own_module", [False, pytest.param(True, marks=needs_annbatch)])
 def test_a_store_goes_on_from_a_checkpoint_too(
     prepared: AnnData, tmp_path: Path, own_module: bool
 ) -> None:
