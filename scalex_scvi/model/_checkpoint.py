@@ -86,8 +86,8 @@ class KeptTraining:
 
     Raises
     ------
-    FileNotFoundError
-        If there is no such folder.
+    FileNotFoundError, PermissionError
+        If there is no such folder, or nothing can be written there.
     ValueError
         If the file is of another training, with what differs, or is no checkpoint, or damaged.
     """
@@ -104,6 +104,9 @@ class KeptTraining:
         if not folder.is_dir():
             msg = f"The folder {str(folder)!r} of the checkpoint does not exist. Make it first."
             raise FileNotFoundError(msg)
+        if not os.access(folder, os.W_OK | os.X_OK):
+            msg = f"The checkpoint cannot be written into {str(folder)!r}. Name another folder."
+            raise PermissionError(msg)
         self.checkpoint = checkpoint
         options = dict(options) | _options_of_trainer(trainer_kwargs)
         options.pop("max_steps", None)  # `max_epochs` says it
@@ -146,7 +149,7 @@ class KeptTraining:
         indices = {name: getattr(model, name, None) for name in _OF_INDICES}
         try:
             self.write({"weights": weights, "history": model.history_} | indices, finished=True)
-        except OSError as error:
+        except (OSError, RuntimeError, TypeError) as error:  # the model is trained all the same
             logger.warning("The checkpoint of the finished training was not written: %s.", error)
 
     def take(self, model: SCALEXModel) -> None:
