@@ -31,7 +31,7 @@ from scalex_scvi.train import (
     cells_all_over,
 )
 
-from ._checksum import checksum
+from ._checksum import checksum, impossible_numbers
 from ._fields import stored_record
 from ._files import CHECKSUM_KEY, read_plain, write_checked
 from ._plain import from_plain, to_plain
@@ -47,6 +47,20 @@ CELLS_COMPARED = 1024
 """Cells on disk whose expression is compared; cells in memory are compared one and all."""
 
 _OF_INDICES = ("train_indices", "validation_indices", "test_indices")
+
+_OF_FINISHED = ("weights", "history", *_OF_INDICES)
+_OF_UNFINISHED = (
+    "state_dict",
+    "optimizer_states",
+    "lr_schedulers",
+    "callbacks",
+    "loops",
+    "global_step",
+    "history",
+    "epoch_sums",
+    "not_in_weights",
+)
+"""What the state of a training consists of, its weights first."""
 
 _NOT_EXACT = {
     "val_check_interval": "validation within an epoch",
@@ -194,8 +208,8 @@ class KeptTraining:
         if changed:
             what = "; ".join(_difference(name, machine, self.machine) for name in changed)
             logger.warning(
-                "The training goes on elsewhere: %s. Its weights are those of an uninterrupted one "
-                "to rounding, not bit for bit.",
+                "The training goes on elsewhere: %s. Its weights are not those of an uninterrupted "
+                "one, as with another seed: differences of rounding grow in a training.",
                 what,
             )
 
@@ -213,8 +227,8 @@ class TrainingFile(CheckpointIO):
         self.kept.write(move_data_to_device(checkpoint, torch.device("cpu")), finished=False)
 
     def load_checkpoint(self, path: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """Return the checkpoint, which was read when its training was compared."""
-        return self.kept.found["state"]  # type: ignore[index]
+        """Return the checkpoint, which was read when its training was compared, once."""
+        return self.kept.found.pop("state")  # type: ignore[union-attr]
 
     def remove_checkpoint(self, path: Any) -> None:
         """Lightning's own callbacks remove old checkpoints; there is one, which stays."""
@@ -266,7 +280,20 @@ def read_training(path: Path) -> dict[str, Any]:
     if checksum(content) != expected:
         msg = f"{str(path)!r} is damaged: its checksum differs. Remove it to start anew."
         raise ValueError(msg)
-    content["state"] = from_plain(content["state"])
+    try:
+        state = content["state"] = from_plain(content["state"])
+        parts = _OF_FINISHED if content["finished"] else _OF_UNFINISHED
+        missing = [name for name in parts if name not in state]
+        missing += [name for name in ("training", "machine") if name not in content]
+    except (KeyError, TypeError, AttributeError) as error:
+        missing = [repr(error)]
+    if missing:
+        msg = f"{str(path)!r} is damaged: parts are missing, {missing!r}. Remove it to start anew."
+        raise ValueError(msg)
+    problem = impossible_numbers(state[parts[0]])
+    if problem is not None:
+        msg = f"{str(path)!r} cannot be used: {problem}. Remove it to start anew."
+        raise ValueError(msg)
     return content
 
 

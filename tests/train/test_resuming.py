@@ -17,6 +17,7 @@ from lightning.pytorch.callbacks import Callback
 
 import scalex_scvi as sx
 from scalex_scvi import io
+from scalex_scvi.model._files import write_checked
 from scalex_scvi.train import PUBLISHED, QUICK, Checkpoint, StoreDataModule
 from scalex_scvi.train import _store_module as store_module
 
@@ -289,7 +290,7 @@ def test_another_machine_is_said(
     with caplog.at_level(logging.WARNING, "scalex_scvi"):
         small_model(prepared).train(checkpoint=path, **SHORT)
     assert f"threads was {n_threads}, is {n_threads + 3}" in caplog.text
-    assert "to rounding" in caplog.text
+    assert "as with another seed" in caplog.text
 
 
 def test_resume_can_be_left(prepared: AnnData, kept: Path, tmp_path: Path) -> None:
@@ -300,6 +301,11 @@ def test_resume_can_be_left(prepared: AnnData, kept: Path, tmp_path: Path) -> No
     other = small_model(prepared)
     other.train(**(SHORT | {"seed": 3}))
     assert_same(model, other)
+
+
+NAN = {"a": torch.tensor([torch.nan])}
+STATE = dict.fromkeys(("history", "train_indices", "validation_indices", "test_indices"))
+FINISHED = {"scalex_scvi_training": 1, "training": {}, "machine": {}, "finished": True}
 
 
 class _Evil:
@@ -314,6 +320,11 @@ HOSTILE: dict[str, tuple[Any, str]] = {
     "a model": (lambda path: torch.save({"scalex_scvi_format": 1}, path), "is not replaced"),
     "of tomorrow": (lambda path: torch.save({"scalex_scvi_training": 2}, path), "up to format 1"),
     "damaged": (lambda path: torch.save({"scalex_scvi_training": 1, "a": 2}, path), "damaged"),
+    "of nothing": (lambda path: write_checked(path, {"scalex_scvi_training": 1}), "are missing"),
+    "of numbers that are none": (
+        lambda path: write_checked(path, FINISHED | {"state": STATE | {"weights": NAN}}),
+        "'a' are NaN",
+    ),
 }
 
 
