@@ -21,6 +21,7 @@ from ._outputs import LABEL, Outputs
 from .io import RunFolder, batch_column, make_writable, paths_of
 from .model import SCALEXModel
 from .tl import embed, uncorrected_umap
+from .train import Checkpoint
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +43,43 @@ def results_folder(outputs: Outputs, data: Any) -> AbstractContextManager[RunFol
     if outputs.outdir is None:
         return nullcontext()
     return RunFolder(outputs.outdir).run(paths_of(data))
+
+
+@contextmanager
+def kept_training(outputs: Outputs, train_kwargs: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield arguments of the training with which its state is kept in the run folder.
+
+    An error in the block says that it can be continued.
+
+    Parameters
+    ----------
+    outputs
+        What is written, and whether an interrupted training is continued.
+    train_kwargs
+        Further arguments of :meth:`SCALEXModel.train`.
+    """
+    # Several processes cannot be continued exactly: refused only if that is wanted.
+    if outputs.outdir is None or ("strategy" in train_kwargs and not outputs.resume):
+        yield dict(train_kwargs)
+        return
+    place = RunFolder(outputs.outdir).training
+    if place.exists() and not outputs.resume:
+        logger.warning(
+            "%s holds an interrupted training, which is not continued (`resume=True`, --resume) "
+            "and will be replaced.",
+            outputs.outdir,
+        )
+    if outputs.resume and not place.exists():
+        logger.info("%s holds no interrupted training: it starts anew.", outputs.outdir)
+    try:
+        yield {"checkpoint": Checkpoint(place, resume=outputs.resume)} | dict(train_kwargs)
+    except BaseException as error:
+        if place.exists():
+            error.add_note(
+                "The training is kept up to its last checkpoint: the same call with `resume=True` "
+                "(--resume) continues it."
+            )
+        raise
 
 
 @contextmanager

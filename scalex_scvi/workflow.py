@@ -25,6 +25,7 @@ from ._results import (
     finish,
     forget_registration,
     kept,
+    kept_training,
     results_folder,
     warn_of_lost_cells,
 )
@@ -91,10 +92,11 @@ def SCALEX(
     min_gene_share: float = Reading.min_gene_share,
     genome: str | None = Reading.genome,
     progress_bar: bool = True,
+    resume: bool = Outputs.resume,
 ) -> AnnData:
     """Integrate single-cell data sets, or project new cells onto an integrated reference.
 
-    The arguments of the published package, all of them, and eleven more by keyword.
+    The arguments of the published package, all of them, and twelve more by keyword.
 
     Parameters
     ----------
@@ -208,6 +210,10 @@ def SCALEX(
         Genome whose features are used where a file has several, or ``"all"``.
     progress_bar
         Whether to show the progress of the training.
+    resume
+        Whether to continue the training of an interrupted run of the same data and options into
+        ``outdir``, whose state is kept there every ten minutes. Where there is none, it starts
+        anew. The result is that of an uninterrupted run.
 
     Returns
     -------
@@ -292,7 +298,8 @@ def integrate(
         check_outputs(adata, outputs)  # now, not after the training
         SCALEXModel.setup_anndata(adata, batch_key=batch_column(adata))
         model = SCALEXModel(adata, seed=seed)
-        model.train(recipe=recipe, seed=seed, **(train_kwargs or {}))
+        with kept_training(outputs, train_kwargs or {}) as how:
+            model.train(recipe=recipe, seed=seed, **how)
         with kept(model, outputs):
             adata.obsm["latent"] = model.get_latent_representation(batch_stats=outputs.batch_stats)
             finish(adata, model, outputs, folder, seed=seed, before=counts)
@@ -349,6 +356,7 @@ def project(
         raise ValueError(msg)
     with results_folder(outputs, data) as folder:
         reference_model, ref = _open_reference(source, outputs.batch_stats)
+        _check_imputed(reference_model, outputs.impute)
         _check_label(ref, source, outputs.label)
         record = reference_model.preprocessing
         wanted = _undeclared(preparation) and record is not None and not record.log_normalized
@@ -524,6 +532,18 @@ def _open_reference(source: RunFolder, batch_stats: str) -> tuple[SCALEXModel, A
         forget_registration(ref)
         logger.info("%s is of the published package: its latent is computed anew.", source.path)
     return model, ref
+
+
+def _check_imputed(reference: SCALEXModel, impute: bool | str | None) -> None:
+    """Raise before the query is read if its expression cannot be decoded by the batch named."""
+    trained = [name for name in reference.batch_names if name not in reference.untrained_batches_]
+    if isinstance(impute, str) and impute not in trained:
+        msg = (
+            f"`impute` {impute!r} is not a batch of the reference: {trained!r}. The decoder of a "
+            "query's batches is not trained in a projection: `SCALEXModel.load_query_data`, "
+            "`train()` and `impute()` do that."
+        )
+        raise ValueError(msg)
 
 
 def _check_label(ref: AnnData | None, source: RunFolder, label: str | None) -> None:

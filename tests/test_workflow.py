@@ -166,6 +166,7 @@ def test_an_interrupted_run_leaves_the_previous_results(
         "log.txt",
         "scalex_run.json",
         "trained_model",
+        "training.ckpt",
     }
     assert "The run ended early" in (reference / "log.txt").read_text()
     assert not logging.getLogger("scalex_scvi").handlers

@@ -12,7 +12,7 @@ import h5py
 from anndata import AnnData
 from anndata.io import read_elem, sparse_dataset, write_elem
 
-from scalex_scvi._core.files import whole_file
+from scalex_scvi._core.files import check_not_read_from, whole_file
 
 from ._formats import InputError, naming_file
 
@@ -114,11 +114,12 @@ def write_store(adata: AnnData, path: str | os.PathLike[str], *, overwrite: bool
     FileNotFoundError
         If its folder does not exist.
     ValueError
-        For another ending, or ``X`` in chunks of columns.
+        For another ending, ``X`` in chunks of columns, or the store that ``adata`` is read from.
     """
     import zarr
 
     path = _check_target(Path(path).expanduser(), overwrite)
+    check_not_read_from(path, adata)
     own = [column for column in adata.obs if not str(column).startswith("_scvi")]
     light = AnnData(
         obs=adata.obs[own].copy(),

@@ -99,12 +99,10 @@ def fit_query(
     elif reference.scale_by == "global":
         maxima = np.broadcast_to(maxima.max(axis=0), maxima.shape)
     own = pd.DataFrame(maxima.T.copy(), columns=names, index=list(reference.genes))
-    # Without a column in either, all cells are of the one batch that there is.
-    one_batch = reference.batch_key is None and list(reference.scale.columns) == ["0"]
-    if batch_key is not None or one_batch:
-        record = reference.with_new_batches(own, batch_key)
+    if batch_key is None or reference.batch_key is None:  # names that nobody gave: never the same
+        record = replace(reference, scale=own, batch_key=batch_key)
     else:
-        record = replace(reference, scale=own, batch_key=None)
+        record = reference.with_new_batches(own, batch_key)
     return QueryFit(record, transform, found.detected)
 
 
