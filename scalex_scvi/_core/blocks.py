@@ -33,6 +33,9 @@ VALUES_READ = 2**24
 _SPAN = 4
 """Scattered rows of a file are read as one piece if it is not this many times larger."""
 
+_WRITTEN_AT_ONCE = 4
+"""Blocks that are evaluated together and held until they are written."""
+
 _MERGED_AT_ONCE = 8
 """Results of blocks that are merged in one task: few are held at any time."""
 
@@ -183,12 +186,7 @@ class DaskBlocks:
 
     def __init__(self, x: DaskArray, codes: np.ndarray) -> None:
         if x.numblocks[1] != 1 or np.isnan(x.shape).any():
-            msg = (
-                f"The matrix is a dask array with chunks {x.chunks!r}: allowed are chunks of whole "
-                "cells (rows) of known length. Read it by `scalex_scvi.io.read_lazy`; a matrix "
-                "that is stored by genes (CSC) has to be stored by cells (CSR) first."
-            )
-            raise ValueError(msg)
+            raise ValueError(_whole_rows(x))
         self.x = x
         self.codes = codes
 
@@ -225,6 +223,14 @@ class DaskBlocks:
         if keep is not None and not keep.all():
             x, codes = keep_rows(x, keep), codes[keep]
         return map_rows(x, function, codes, n_columns=n_columns, shared=shared)
+
+
+def _whole_rows(x: DaskArray) -> str:
+    return (
+        f"The matrix is a dask array with chunks {x.chunks!r}: allowed are chunks of whole "
+        "cells (rows) of known length. Read it by `scalex_scvi.io.read_lazy`; a matrix "
+        "that is stored by genes (CSC) has to be stored by cells (CSR) first."
+    )
 
 
 def stacked_csr(blocks: Iterator[sparse.csr_matrix], n_columns: int) -> sparse.csr_matrix:
@@ -403,6 +409,23 @@ def _in_this_process() -> bool:
     from dask.local import get_sync
 
     return get_scheduler() in (None, threaded.get, get_sync)
+
+
+def computed_blocks(x: DaskArray) -> Iterator[Block]:
+    """Yield the blocks of rows of a dask array in order, evaluated some at a time.
+
+    Raises
+    ------
+    ValueError
+        If blocks are not of whole rows.
+    """
+    from dask import compute
+
+    if x.numblocks[1] != 1:
+        raise ValueError(_whole_rows(x))
+    for start in range(0, x.numblocks[0], _WRITTEN_AT_ONCE):
+        some = x.blocks[start : start + _WRITTEN_AT_ONCE]
+        yield from compute(*some.to_delayed().ravel())
 
 
 def map_rows(
