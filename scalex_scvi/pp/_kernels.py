@@ -42,6 +42,7 @@ _CSR = (_read(float32), _read(int32), _read(int32))
     _read(float64),
     int64,
     int32[::1],
+    int32[::1],
     float64[::1],
     int64[::1],
     float64[::1],
@@ -56,6 +57,7 @@ def tally(
     own: np.ndarray,
     counted: np.ndarray,
     least: int,
+    filled: np.ndarray,
     detected: np.ndarray,
     total: np.ndarray,
     n_cells: np.ndarray,
@@ -66,10 +68,11 @@ def tally(
 ) -> None:
     """Find what is to be known of the values of each cell; zeros that are stored are left out.
 
-    Of each cell: ``detected`` among the columns ``own``, ``total`` over those ``counted`` (1, else
-    0), the ``largest`` value, and whether any is ``fractional``. Of each column, ``n_cells`` with
-    ``least`` detected or more. Of all: in ``numbers`` how many there are and how many not finite,
-    in ``ends`` the smallest and the largest.
+    Of each cell: how many are ``filled``, how many of these ``detected`` in the columns ``own``,
+    their ``total`` over those ``counted`` (1, else 0), the ``largest``, and whether any is
+    ``fractional``. Of each column, ``n_cells`` with ``least`` detected or more. Of all: in
+    ``numbers`` how many there are and how many not finite, in ``ends`` the smallest and the
+    largest.
     """
     smallest_of_all, largest_of_all = np.inf, -np.inf
     for row in range(len(detected)):
@@ -91,7 +94,7 @@ def tally(
         if found >= least:
             for k in range(first, last):
                 n_cells[indices[k]] += data[k] != 0
-        detected[row], total[row] = found, added
+        filled[row], detected[row], total[row] = n_values, found, added
         largest[row], fractional[row] = most, n_broken > 0
         numbers[0] += n_values
         numbers[1] += n_not_finite

@@ -44,14 +44,19 @@ class CellTally:
     ----------
     values, by_batch
         Of the block, and of each batch in it.
-    detected, total
-        Of each cell.
+    filled
+        Of each cell, how many values are not zero.
+    detected
+        How many of these lie in the columns that were asked for.
+    total
+        Of each cell, over the counted columns.
     n_cells
         Of each column, among the cells with enough detected columns.
     """
 
     values: ValueSummary
     by_batch: BatchValues
+    filled: np.ndarray
     detected: np.ndarray
     total: np.ndarray
     n_cells: np.ndarray
@@ -99,7 +104,8 @@ def tally_cells(
     from . import _kernels
 
     n_rows, n_columns = csr.shape
-    detected, total = np.zeros(n_rows, dtype=np.int32), np.zeros(n_rows)
+    filled, detected = np.zeros(n_rows, dtype=np.int32), np.zeros(n_rows, dtype=np.int32)
+    total = np.zeros(n_rows)
     largest, fractional = np.zeros(n_rows), np.zeros(n_rows, dtype=bool)
     n_cells, numbers = np.zeros(n_columns, dtype=np.int64), np.zeros(2, dtype=np.int64)
     ends = np.zeros(2)
@@ -108,6 +114,7 @@ def tally_cells(
         own.places >= 0,
         (counted.places >= 0).astype(np.float64),
         least,
+        filled,
         detected,
         total,
         n_cells,
@@ -119,9 +126,8 @@ def tally_cells(
     values = ValueSummary(
         int(numbers[0]), int(numbers[1]), float(ends[0]), float(ends[1]), bool(fractional.any())
     )
-    return CellTally(
-        values, BatchValues.of_cells(largest, fractional, codes), detected, total, n_cells
-    )
+    by_batch = BatchValues.of_cells(largest, fractional, codes)
+    return CellTally(values, by_batch, filled, detected, total, n_cells)
 
 
 def pick_divided(
