@@ -70,9 +70,9 @@ def narrow(block: sparse.spmatrix) -> sparse.csr_matrix:
     ValueError
         If column numbers or row ends are out of bounds.
     """
-    csr = to_shared_csr(block, name="The matrix")
-    csr.check_format(full_check=True)
-    return csr
+    csr = sparse.csr_matrix(block)
+    csr.check_format(full_check=True)  # first of all: SciPy's own loops do not look either
+    return to_shared_csr(csr, name="The matrix")
 
 
 def _parts(csr: sparse.csr_matrix) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
