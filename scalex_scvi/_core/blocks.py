@@ -7,13 +7,16 @@ where the cells are. Nothing here imports dask unless a matrix is a dask array a
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from threading import Lock
 from typing import Any, Protocol, TypeAlias, TypeVar
 
 import numpy as np
+from anndata.abc import CSRDataset
 from scipy import sparse
 
+from .csr_on_disk import CsrOnDisk
 from .matrices import by_rows, in_memory, is_lazy
 
 DaskArray: TypeAlias = Any
@@ -124,6 +127,8 @@ class LocalBlocks:
                 # Whole multiples of what is encoded at once, so that results do not depend on it.
                 size = max(512, min(ROWS, VALUES_READ // max(matrix.shape[1], 1) // 512 * 512))
         self.size = size
+        on_disk = isinstance(matrix, CSRDataset)
+        self._on_disk = CsrOnDisk(matrix.group, reopen=False) if on_disk else None
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -131,9 +136,16 @@ class LocalBlocks:
         return len(self.rows), self.matrix.shape[1]
 
     def __iter__(self) -> Iterator[tuple[Block, np.ndarray]]:
-        for start in range(0, len(self.rows), self.size):
-            rows = self.rows[start : start + self.size]
-            yield read_rows(self.matrix, rows), self.codes[rows]
+        starts = range(0, len(self.rows), self.size)
+        pieces = [self.rows[start : start + self.size] for start in starts]
+        blocks = map if in_memory(self.matrix) else _one_ahead
+        for rows, block in zip(pieces, blocks(self._read, pieces), strict=True):
+            yield block, self.codes[rows]
+
+    def _read(self, rows: np.ndarray) -> Block:
+        if self._on_disk is not None and _lie_together(rows):
+            return self._on_disk.read(int(rows[0]), int(rows[-1]) + 1)
+        return read_rows(self.matrix, rows)
 
     def _results(self, function: Callable[..., Result], *shared: Any) -> Iterator[Result]:
         for block, codes in self:
@@ -267,10 +279,24 @@ def _moved(parts: list[np.ndarray]) -> np.ndarray:
     return joined
 
 
+def _one_ahead(read: Callable[[np.ndarray], Block], pieces: list[np.ndarray]) -> Iterator[Block]:
+    """Yield what is read of each piece; the next one is read by a thread meanwhile."""
+    with ThreadPoolExecutor(1) as pool:
+        coming = pool.submit(read, pieces[0])
+        for piece in pieces[1:]:
+            block, coming = coming.result(), pool.submit(read, piece)
+            yield block
+        yield coming.result()
+
+
+def _lie_together(rows: np.ndarray) -> bool:
+    return int(rows[-1] - rows[0]) + 1 == len(rows) and bool((np.diff(rows) == 1).all())
+
+
 def read_rows(matrix: Any, rows: np.ndarray) -> Block:
     """Return ascending rows, not to be written into; what lies together on disk is read at once."""
     first, span = rows[0], int(rows[-1] - rows[0]) + 1
-    if span == len(rows) and (np.diff(rows) == 1).all():
+    if _lie_together(rows):
         if sparse.issparse(matrix) and matrix.format == "csr":
             return _view(matrix, first, first + span)
         return matrix[first : first + span]

@@ -54,16 +54,17 @@ class CsrOnDisk:
     Parameters
     ----------
     group
-        The matrix in an open file or store. A file is opened again for each read, so that other
-        threads and processes can use this, too.
+        The matrix in an open file or store.
+    reopen
+        Whether to open a file again for each read, so that other processes can read, too.
     """
 
-    def __init__(self, group: Any) -> None:
+    def __init__(self, group: Any, *, reopen: bool = True) -> None:
         rows, columns = group.attrs["shape"]
         self.shape = (int(rows), int(columns))
         self.dtype = group["data"].dtype
         self._file: str | None = None
-        if isinstance(group, h5py.Group):
+        if reopen and isinstance(group, h5py.Group):
             self._file, self._key = group.file.filename, group.name
         else:
             with fast_codecs():
