@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from itertools import pairwise
 from threading import Lock
 from typing import Any, Protocol, TypeAlias, TypeVar
@@ -37,7 +38,7 @@ _SPAN = 4
 """Scattered rows of a file are read as one piece if it is not this many times larger."""
 
 _WRITTEN_AT_ONCE = 4
-"""Blocks that are evaluated together and held until they are written."""
+"""Blocks that are evaluated together and held until they are written; so are the next."""
 
 _MERGED_AT_ONCE = 8
 """Results of blocks that are merged in one task: few are held at any time."""
@@ -279,13 +280,16 @@ def _moved(parts: list[np.ndarray]) -> np.ndarray:
     return joined
 
 
-def _one_ahead(read: Callable[[np.ndarray], Block], pieces: list[np.ndarray]) -> Iterator[Block]:
-    """Yield what is read of each piece; the next one is read by a thread meanwhile."""
+def _one_ahead(take: Callable[[Any], Result], pieces: Sequence[Any]) -> Iterator[Result]:
+    """Yield what is taken of each piece; a thread takes the next one meanwhile."""
+    if not pieces:
+        return
     with ThreadPoolExecutor(1) as pool:
-        coming = pool.submit(read, pieces[0])
+        context = copy_context()  # a thread of its own would not know which client is current
+        coming = pool.submit(context.run, take, pieces[0])
         for piece in pieces[1:]:
-            block, coming = coming.result(), pool.submit(read, piece)
-            yield block
+            taken, coming = coming.result(), pool.submit(context.run, take, piece)
+            yield taken
         yield coming.result()
 
 
@@ -438,7 +442,7 @@ def _in_this_process() -> bool:
 
 
 def computed_blocks(x: DaskArray) -> Iterator[Block]:
-    """Yield the blocks of rows of a dask array in order, evaluated some at a time.
+    """Yield the blocks of rows of a dask array in order, evaluated some at a time, and ahead.
 
     Raises
     ------
@@ -449,9 +453,12 @@ def computed_blocks(x: DaskArray) -> Iterator[Block]:
 
     if x.numblocks[1] != 1:
         raise ValueError(_whole_rows(x))
-    for start in range(0, x.numblocks[0], _WRITTEN_AT_ONCE):
-        some = x.blocks[start : start + _WRITTEN_AT_ONCE]
-        yield from compute(*some.to_delayed().ravel())
+
+    def evaluate(start: int) -> tuple[Block, ...]:
+        return compute(*x.blocks[start : start + _WRITTEN_AT_ONCE].to_delayed().ravel())
+
+    for some in _one_ahead(evaluate, range(0, x.numblocks[0], _WRITTEN_AT_ONCE)):
+        yield from some
 
 
 def map_rows(

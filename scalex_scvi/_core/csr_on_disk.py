@@ -73,11 +73,13 @@ class CsrOnDisk:
     def read(self, start: int, stop: int) -> sparse.csr_matrix:
         """Return rows ``start`` to ``stop``; indices are 64-bit only where they must be."""
         if self._file is None:
-            return self._read(*self._arrays, start, stop)
+            return self._rows(start, stop, *self._arrays)
         with h5py.File(self._file, "r") as file:
-            return self._read(*(file[self._key][part] for part in _PARTS), start, stop)
+            return self._rows(start, stop, *(file[self._key][part] for part in _PARTS))
 
-    def _read(self, data: Any, indices: Any, indptr: Any, start: int, stop: int) -> Any:
+    def _rows(
+        self, start: int, stop: int, data: Any, indices: Any, indptr: Any
+    ) -> sparse.csr_matrix:
         ends = np.asarray(indptr[start : stop + 1]).astype(np.int64)
         first, last = int(ends[0]), int(ends[-1])
         width = index_type(max(last - first, self.shape[1]))

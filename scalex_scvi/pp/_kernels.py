@@ -23,7 +23,7 @@ def _compiled(*arguments: Any) -> Callable[[Callable[..., None]], Callable[..., 
     """Compile a function for these types of arguments, once for all processes if possible."""
 
     def decorate(function: Callable[..., None]) -> Callable[..., None]:
-        options = {"nogil": True, "error_model": "numpy"}
+        options: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
         try:
             return njit(void(*arguments), cache=True, **options)(function)
         except RuntimeError:  # no folder that what is compiled could be kept in
@@ -74,7 +74,7 @@ def tally(
     ``numbers`` how many there are and how many not finite, in ``ends`` the smallest and the
     largest.
     """
-    smallest_of_all, largest_of_all = np.inf, -np.inf
+    ends[0], ends[1] = np.inf, -np.inf
     for row in range(len(detected)):
         first, last = indptr[row], indptr[row + 1]
         n_values, n_broken, n_not_finite = 0, 0, 0
@@ -98,9 +98,7 @@ def tally(
         largest[row], fractional[row] = most, n_broken > 0
         numbers[0] += n_values
         numbers[1] += n_not_finite
-        smallest_of_all = min(smallest_of_all, least_value)
-        largest_of_all = max(largest_of_all, most)
-    ends[0], ends[1] = smallest_of_all, largest_of_all
+        ends[0], ends[1] = min(ends[0], least_value), max(ends[1], most)
 
 
 @_compiled(

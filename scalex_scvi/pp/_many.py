@@ -7,6 +7,7 @@ wait for that. So the first values that a process works on go through NumPy and 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy import sparse
@@ -28,7 +29,7 @@ class _Worked:
     n_values = 0
 
 
-def worth_compiling(block: object) -> bool:
+def worth_compiling(block: Any) -> bool:
     """Whether a block, sparse, is to be worked on by compiled loops; counts its values."""
     if not sparse.issparse(block):
         return False
