@@ -32,48 +32,33 @@ def _compiled(*arguments: Any) -> Callable[[Callable[..., None]], Callable[..., 
     return decorate
 
 
-_CSR = (_read(float32), _read(int32), _read(int32))
-"""Values, columns, and where rows end: as in SciPy's ``data``, ``indices`` and ``indptr``."""
+_CSR = types.Tuple((_read(float32), _read(int32), _read(int32)))
+"""Values, columns, and where rows end: SciPy's ``data``, ``indices`` and ``indptr``."""
+
+Arrays = tuple[np.ndarray, ...]
 
 
 @_compiled(
-    *_CSR,
+    _CSR,
     _read(boolean),
     _read(float64),
     int64,
-    int32[::1],
-    int32[::1],
-    float64[::1],
-    int64[::1],
-    float64[::1],
-    boolean[::1],
-    int64[::1],
-    float64[::1],
+    types.Tuple((int32[::1], int32[::1], float64[::1], float64[::1], boolean[::1])),
+    types.Tuple((int64[::1], int64[::1], float64[::1])),
 )
 def tally(
-    data: np.ndarray,
-    indices: np.ndarray,
-    indptr: np.ndarray,
-    own: np.ndarray,
-    counted: np.ndarray,
-    least: int,
-    filled: np.ndarray,
-    detected: np.ndarray,
-    total: np.ndarray,
-    n_cells: np.ndarray,
-    largest: np.ndarray,
-    fractional: np.ndarray,
-    numbers: np.ndarray,
-    ends: np.ndarray,
+    csr: Arrays, own: np.ndarray, counted: np.ndarray, least: int, of_cells: Arrays, of_all: Arrays
 ) -> None:
     """Find what is to be known of the values of each cell; zeros that are stored are left out.
 
-    Of each cell: how many are ``filled``, how many of these ``detected`` in the columns ``own``,
-    their ``total`` over those ``counted`` (1, else 0), the ``largest``, and whether any is
-    ``fractional``. Of each column, ``n_cells`` with ``least`` detected or more. Of all: in
-    ``numbers`` how many there are and how many not finite, in ``ends`` the smallest and the
-    largest.
+    ``of_cells`` are filled: how many values each has, how many of them in the columns ``own``,
+    their total over those ``counted`` (1, else 0), the largest, and whether any is fractional.
+    ``of_all``, too: of each column, the cells with ``least`` or more in the columns ``own`` that
+    have it; how many values there are, and how many not finite; the smallest and the largest.
     """
+    data, indices, indptr = csr
+    filled, detected, total, largest, fractional = of_cells
+    n_cells, numbers, ends = of_all
     ends[0], ends[1] = np.inf, -np.inf
     for row in range(len(detected)):
         first, last = indptr[row], indptr[row + 1]
@@ -102,30 +87,22 @@ def tally(
 
 
 @_compiled(
-    *_CSR,
+    _CSR,
     _read(int64),
     _read(int32),
     _read(float32),
-    float32[::1],
-    int32[::1],
-    int32[::1],
+    types.Tuple((float32[::1], int32[::1], int32[::1])),
 )
 def pick(
-    data: np.ndarray,
-    indices: np.ndarray,
-    indptr: np.ndarray,
-    rows: np.ndarray,
-    places: np.ndarray,
-    divisor: np.ndarray,
-    values: np.ndarray,
-    columns: np.ndarray,
-    ends: np.ndarray,
+    csr: Arrays, rows: np.ndarray, places: np.ndarray, divisor: np.ndarray, picked: Arrays
 ) -> None:
     """Take some columns of some rows, divided by a number of each row, without stored zeros.
 
-    ``places`` says of each column where it goes, -1 for nowhere. ``values``, ``columns`` and
-    ``ends`` are filled.
+    ``places`` says of each column where it goes, -1 for nowhere. ``picked`` is filled: values,
+    columns, and where rows end.
     """
+    data, indices, indptr = csr
+    values, columns, ends = picked
     n_values = 0
     ends[0] = 0
     for number in range(len(rows)):
@@ -139,21 +116,17 @@ def pick(
         ends[number + 1] = n_values
 
 
-@_compiled(*_CSR, _read(float32), _read(int64), _read(int64), float64[:, :, ::1])
+@_compiled(_CSR, _read(float32), _read(int64), _read(int64), float64[:, :, ::1])
 def add_up(
-    data: np.ndarray,
-    indices: np.ndarray,
-    indptr: np.ndarray,
-    amounts: np.ndarray,
-    order: np.ndarray,
-    group: np.ndarray,
-    sums: np.ndarray,
+    csr: Arrays, amounts: np.ndarray, order: np.ndarray, group: np.ndarray, sums: np.ndarray
 ) -> None:
     """Add up over cells, for each group and column: number, amounts, their squares; and maxima.
 
-    Cells are taken in ``order``; ``group`` is that of each. ``data`` gives the maxima. ``sums`` is
-    groups × columns × 4, so that what belongs together lies together.
+    Cells are taken in ``order``; ``group`` is that of each. Maxima are those of the values, beside
+    which ``amounts`` lie. ``sums`` is groups × columns × 4, so that what belongs together lies
+    together.
     """
+    data, indices, indptr = csr
     for row in order:
         of_group = sums[group[row]]
         for k in range(indptr[row], indptr[row + 1]):

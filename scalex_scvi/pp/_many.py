@@ -23,18 +23,22 @@ VALUES_BEFORE = 2.5e7
 second and a half."""
 
 
-class _Worked:
+@dataclass
+class Worked:
     """How many values this process has worked on."""
 
-    n_values = 0
+    n_values: int = 0
+
+
+_worked = Worked()
 
 
 def worth_compiling(block: Any) -> bool:
     """Whether a block, sparse, is to be worked on by compiled loops; counts its values."""
     if not sparse.issparse(block):
         return False
-    _Worked.n_values += block.nnz  # two threads may forget a block of each other's
-    return _Worked.n_values > VALUES_BEFORE and block.nnz < np.iinfo(np.int32).max
+    _worked.n_values += block.nnz  # two threads may forget a block of each other's
+    return _worked.n_values > VALUES_BEFORE and block.nnz < np.iinfo(np.int32).max
 
 
 @dataclass(frozen=True)
@@ -106,23 +110,17 @@ def tally_cells(
 
     n_rows, n_columns = csr.shape
     filled, detected = np.zeros(n_rows, dtype=np.int32), np.zeros(n_rows, dtype=np.int32)
-    total = np.zeros(n_rows)
-    largest, fractional = np.zeros(n_rows), np.zeros(n_rows, dtype=bool)
+    total, largest = np.zeros(n_rows), np.zeros(n_rows)
+    fractional = np.zeros(n_rows, dtype=bool)
     n_cells, numbers = np.zeros(n_columns, dtype=np.int64), np.zeros(2, dtype=np.int64)
     ends = np.zeros(2)
     _kernels.tally(
-        *_parts(csr),
+        _parts(csr),
         own.places >= 0,
         (counted.places >= 0).astype(np.float64),
         least,
-        filled,
-        detected,
-        total,
-        n_cells,
-        largest,
-        fractional,
-        numbers,
-        ends,
+        (filled, detected, total, largest, fractional),
+        (n_cells, numbers, ends),
     )
     values = ValueSummary(
         int(numbers[0]), int(numbers[1]), float(ends[0]), float(ends[1]), bool(fractional.any())
@@ -158,13 +156,11 @@ def pick_divided(
     values, places = np.empty(n_values, np.float32), np.empty(n_values, np.int32)
     ends = np.empty(len(rows) + 1, np.int32)
     _kernels.pick(
-        *_parts(csr),
+        _parts(csr),
         rows.astype(np.int64, copy=False),
         columns.places.astype(np.int32),
         divisor,
-        values,
-        places,
-        ends,
+        (values, places, ends),
     )
     picked = sparse.csr_matrix(
         (values[: ends[-1]], places[: ends[-1]], ends),
@@ -200,7 +196,7 @@ class RunningMoments:
         # Batch by batch, so that its sums stay near the processor.
         order = np.argsort(group, kind="stable")
         amounts = np.expm1(csr.data) if logarithms else csr.data
-        _kernels.add_up(*_parts(csr), amounts, order, group, self._sums)
+        _kernels.add_up(_parts(csr), amounts, order, group, self._sums)
 
     def moments(self) -> BatchMoments:
         """Return the sums so far."""

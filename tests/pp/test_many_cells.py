@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -204,16 +202,15 @@ def test_a_damaged_matrix_is_an_error_not_a_crash(
         sx.pp.rna(counts, batch_key="batch")
 
 
-def test_few_cells_do_not_wait_for_numba() -> None:
-    program = """
-import sys, numpy as np, scipy.sparse, anndata
-import scalex_scvi as sx
-x = scipy.sparse.random(3000, 500, density=0.1, format="csr", dtype=np.float32, random_state=0)
-x.data = np.ceil(9 * x.data)
-cells = anndata.AnnData(x)
-sx.pp.rna(cells)
-sx.pp.prepare_query(cells, sx.pp.Preprocessing.from_adata(sx.pp.rna(cells)))
-print("scalex_scvi.pp._kernels" in sys.modules)
-"""
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert done.stdout.strip() == "False", done.stderr
+def test_few_cells_do_not_wait_for_a_compiler(
+    cells: AnnData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As many values as 30 000 cells have: a process that is done before compiles nothing."""
+    monkeypatch.setattr(_many, "_worked", _many.Worked())
+    assert _many.VALUES_BEFORE > 30_000 * 500
+    few = cells.X
+    assert not any(_many.worth_compiling(few) for _ in range(100))
+    for _ in range(int(_many.VALUES_BEFORE / few.nnz)):
+        _many.worth_compiling(few)
+    assert _many.worth_compiling(few)
+    assert not _many.worth_compiling(few.toarray())
