@@ -7,7 +7,17 @@ import sys
 
 import pytest
 
-HEAVY = ("torch", "scvi", "scanpy", "anndata", "pandas", "numpy", "matplotlib", "lightning")
+HEAVY = (
+    "torch",
+    "scvi",
+    "scanpy",
+    "anndata",
+    "pandas",
+    "numpy",
+    "matplotlib",
+    "lightning",
+    "numba",
+)
 REPORT = f"import sys; print([name for name in {HEAVY!r} if name in sys.modules], file=sys.stderr)"
 STARTS = {
     "import": "import scalex_scvi; scalex_scvi.__version__",
