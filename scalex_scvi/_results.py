@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -120,8 +120,13 @@ def finish(
     *,
     seed: int | None = None,
     before: AnnData | None = None,
+    options: Sequence[Any] = (),
 ) -> None:
-    """Add what is wanted to ``adata``, and write and show it; ``before`` are cells as they came."""
+    """Add what is wanted to ``adata``, and write and show it.
+
+    ``before`` are cells as they came, ``options`` what the run was told beside ``outputs``; both
+    are for the report.
+    """
     if outputs.impute:
         batch = outputs.impute if isinstance(outputs.impute, str) else model.batch_names[0]
         model.impute(adata, layer=IMPUTED, transform_batch=batch, chunk_size=outputs.chunk_size)
@@ -137,8 +142,9 @@ def finish(
         folder.write_adata(adata)
     if has_map:
         _draw(adata, _label_in(adata, outputs), folder, show=outputs.show)
-        if folder is not None:
-            _report(adata, model, outputs, folder, seed=seed, before=before)
+    if folder is not None:
+        about = _about((*options, outputs), seed)
+        _report(adata, model, outputs, folder, before=before, about=about)
     if outputs.outdir is not None:
         logger.info("Results are in %s.", outputs.outdir)
 
@@ -149,15 +155,10 @@ def _report(
     outputs: Outputs,
     folder: RunFolder,
     *,
-    seed: int | None,
     before: AnnData | None,
+    about: dict[str, Any],
 ) -> None:
     """Write the report; a failure there does not lose the run, whose model and cells are safe."""
-    program = Path(sys.argv[0]).name
-    about: dict[str, Any] = {"seed": resolve_seed(seed), "options": asdict(outputs)}
-    del about["options"]["outdir"]  # for now the folder of an unfinished run
-    if program in ("scalex-scvi", "SCALEX.py"):
-        about["command"] = shlex.join([program, *sys.argv[1:]])
     try:
         pl.report(
             adata,
@@ -170,6 +171,20 @@ def _report(
         )
     except Exception:
         logger.warning("The report could not be written; all other results are.", exc_info=True)
+
+
+def _about(options: Sequence[Any], seed: int | None) -> dict[str, Any]:
+    """How the run was made: command, seed, and all options beside their defaults."""
+    program = Path(sys.argv[0]).name
+    about: dict[str, Any] = {"seed": resolve_seed(seed), "options": {}, "defaults": {}}
+    for each in options:
+        about["options"] |= asdict(each)
+        about["defaults"] |= asdict(type(each)())
+    for name in ("options", "defaults"):
+        about[name].pop("outdir", None)  # for now the folder of an unfinished run
+    if program in ("scalex-scvi", "SCALEX.py"):
+        about["command"] = shlex.join([program, *sys.argv[1:]])
+    return about
 
 
 def _label_in(adata: AnnData, outputs: Outputs) -> str | None:

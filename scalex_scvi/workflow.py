@@ -73,7 +73,7 @@ def SCALEX(
     impute: bool | str | None = Outputs.impute,
     chunk_size: int = Outputs.chunk_size,
     ignore_umap: bool = Outputs.ignore_umap,
-    verbose: bool = False,
+    verbose: bool | None = None,
     assess: bool = Outputs.assess,
     show: bool = Outputs.show,
     eval: bool = False,
@@ -89,7 +89,7 @@ def SCALEX(
     gene_names: str | None = Reading.gene_names,
     min_gene_share: float = Reading.min_gene_share,
     genome: str | None = Reading.genome,
-    progress_bar: bool = True,
+    progress_bar: bool | None = None,
 ) -> AnnData:
     """Integrate single-cell data sets, or project new cells onto an integrated reference.
 
@@ -164,7 +164,8 @@ def SCALEX(
     ignore_umap
         Whether to leave out UMAP and clusters.
     verbose
-        Whether to print all messages, else warnings alone; they are in ``log.txt`` in any case.
+        ``None``: warnings are printed, and the progress of the training is shown. ``True``: all
+        messages, too. ``False``: warnings alone. Messages are in ``log.txt`` in any case.
     assess
         Whether to add scores to ``uns``, ``batch_entropy_mixing_score`` and, where there are
         labels, ``silhouette_score`` among them: see :func:`scalex_scvi.metrics.integration_scores`.
@@ -206,7 +207,7 @@ def SCALEX(
     genome
         Genome whose features are used where a file has several, or ``"all"``.
     progress_bar
-        Whether to show the progress of the training.
+        Whether to show the progress of the training; ``None``: unless ``verbose`` is ``False``.
 
     Returns
     -------
@@ -239,7 +240,8 @@ def SCALEX(
         if projection is not None:
             return project(data_list, projection, **common)
         recipe = options_in(Recipe, given, max_steps=max_iteration)
-        machine = on_gpu(gpu) | {"enable_progress_bar": progress_bar}
+        shown = verbose is not False if progress_bar is None else progress_bar
+        machine = on_gpu(gpu) | {"enable_progress_bar": shown}
         return integrate(data_list, recipe=recipe, train_kwargs=machine, **common)
 
 
@@ -287,6 +289,7 @@ def integrate(
         )
         if folder is not None:
             outputs = _as_written(counts, outputs)
+        preparation = preparation.as_documented()
         adata = prepare(counts, preparation, label=outputs.label)
         check_outputs(adata, outputs)  # now, not after the training
         SCALEXModel.setup_anndata(adata, batch_key=batch_column(adata))
@@ -294,7 +297,8 @@ def integrate(
         model.train(recipe=recipe, seed=seed, **(train_kwargs or {}))
         with kept(model, outputs):
             adata.obsm["latent"] = model.get_latent_representation(batch_stats=outputs.batch_stats)
-            finish(adata, model, outputs, folder, seed=seed, before=counts)
+            options = (reading, preparation, recipe)
+            finish(adata, model, outputs, folder, seed=seed, before=counts, options=options)
     return adata
 
 
@@ -366,7 +370,8 @@ def project(
         adata = _query_alone(query) if alone else _together(ref, query)
         if ref is None and not outputs.repeat:
             logger.warning("The reference folder holds no cells: the query is returned alone.")
-        finish(adata, model, outputs, folder, seed=seed, before=counts)
+        options = (reading, preparation)
+        finish(adata, model, outputs, folder, seed=seed, before=counts, options=options)
     return adata
 
 
