@@ -135,14 +135,10 @@ def run_all(args: argparse.Namespace) -> pd.DataFrame:
 
 
 def machine() -> str:
-    from importlib.metadata import PackageNotFoundError, version
+    from scalex_scvi._core.versions import versions_of
 
-    versions = []
-    for name in ("scvi-tools", "anndata", "dask", "zarr", "annbatch", "torch"):
-        try:
-            versions.append(f"{name} {version(name)}")
-        except PackageNotFoundError:
-            versions.append(f"no {name}")
+    found = versions_of(("scvi-tools", "anndata", "dask", "zarr", "annbatch", "torch"))
+    versions = [f"no {name}" if v is None else f"{name} {v}" for name, v in found.items()]
     threads = os.environ.get("OMP_NUM_THREADS", "all")
     return (
         f"Python {platform.python_version()}, {', '.join(versions)}; {os.cpu_count()} CPUs, "

@@ -16,7 +16,7 @@ from ._core.columns import as_text
 from ._core.keys import LATENT_KEY, REFERENCE_UMAP_KEY, UMAP_KEY
 from ._core.seeds import resolve_seed
 from ._outputs import Outputs
-from ._results import forget_registration, results_folder, write_report
+from ._results import about_run, forget_registration, results_folder, write_report
 from .io import BATCH_COLUMN_KEY, DataSource, Reading, batch_column, make_writable, paths_of
 from .model import SCALEXModel
 from .references import Reference
@@ -102,9 +102,8 @@ def map_onto(
                     mapped,
                     folder,
                     label=wanted[0] if wanted else None,
-                    options=options,
-                    seed=seed,
                     before=counts,
+                    about=about_run(options, {}, seed),
                 )
             logger.info("Results are in %s.", outputs.outdir)
     return counts

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import shlex
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -158,8 +158,13 @@ def finish(
     *,
     seed: int | None = None,
     before: AnnData | None = None,
+    options: Sequence[Any] = (),
 ) -> None:
-    """Add what is wanted to ``adata``, and write and show it; ``before`` are cells as they came."""
+    """Add what is wanted to ``adata``, and write and show it.
+
+    ``before`` are cells as they came, ``options`` what the run was told beside ``outputs``; both
+    are for the report.
+    """
     if outputs.impute:
         batch = outputs.impute if isinstance(outputs.impute, str) else model.batch_names[0]
         model.impute(adata, layer=IMPUTED, transform_batch=batch, chunk_size=outputs.chunk_size)
@@ -175,13 +180,16 @@ def finish(
         folder.write_adata(adata)
     if has_map:
         _draw(adata, _label_in(adata, outputs), folder, show=outputs.show)
-        if folder is not None:
-            options = asdict(outputs)
-            del options["outdir"]  # for now the folder of an unfinished run
-            label = _label_in(adata, outputs)
-            write_report(
-                adata, model, folder, label=label, options=options, seed=seed, before=before
-            )
+    if folder is not None:
+        told: dict[str, Any] = {}
+        defaults: dict[str, Any] = {}
+        for each in (*options, outputs):
+            told |= asdict(each)
+            defaults |= asdict(type(each)())
+        del told["outdir"]  # for now the folder of an unfinished run
+        about = about_run(told, defaults, seed)
+        label = _label_in(adata, outputs)
+        write_report(adata, model, folder, label=label, before=before, about=about)
     if outputs.outdir is not None:
         logger.info("Results are in %s.", outputs.outdir)
 
@@ -192,15 +200,10 @@ def write_report(
     folder: RunFolder,
     *,
     label: str | None,
-    options: Mapping[str, Any],
-    seed: int | None,
     before: AnnData | None,
+    about: dict[str, Any],
 ) -> None:
     """Write the report; a failure there does not lose the run, whose model and cells are safe."""
-    program = Path(sys.argv[0]).name
-    about: dict[str, Any] = {"seed": resolve_seed(seed), "options": options}
-    if program in ("scalex-scvi", "SCALEX.py"):
-        about["command"] = shlex.join([program, *sys.argv[1:]])
     try:
         pl.report(
             adata,
@@ -213,6 +216,18 @@ def write_report(
         )
     except Exception:
         logger.warning("The report could not be written; all other results are.", exc_info=True)
+
+
+def about_run(
+    options: Mapping[str, Any], defaults: Mapping[str, Any], seed: int | None
+) -> dict[str, Any]:
+    """How a run was made: command, seed, and what it was told beside the defaults."""
+    program = Path(sys.argv[0]).name
+    about: dict[str, Any] = {"seed": resolve_seed(seed), "options": dict(options)}
+    about["defaults"] = {name: value for name, value in defaults.items() if name in options}
+    if program in ("scalex-scvi", "SCALEX.py"):
+        about["command"] = shlex.join([program, *sys.argv[1:]])
+    return about
 
 
 def _label_in(adata: AnnData, outputs: Outputs) -> str | None:

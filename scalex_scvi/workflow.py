@@ -75,7 +75,7 @@ def SCALEX(
     impute: bool | str | None = Outputs.impute,
     chunk_size: int = Outputs.chunk_size,
     ignore_umap: bool = Outputs.ignore_umap,
-    verbose: bool = False,
+    verbose: bool | None = None,
     assess: bool = Outputs.assess,
     show: bool = Outputs.show,
     eval: bool = False,
@@ -91,7 +91,7 @@ def SCALEX(
     gene_names: str | None = Reading.gene_names,
     min_gene_share: float = Reading.min_gene_share,
     genome: str | None = Reading.genome,
-    progress_bar: bool = True,
+    progress_bar: bool | None = None,
     resume: bool = Outputs.resume,
 ) -> AnnData:
     """Integrate single-cell data sets, or project new cells onto an integrated reference.
@@ -167,7 +167,8 @@ def SCALEX(
     ignore_umap
         Whether to leave out UMAP and clusters.
     verbose
-        Whether to print all messages, else warnings alone; they are in ``log.txt`` in any case.
+        ``None``: warnings are printed, and the progress of the training is shown. ``True``: all
+        messages, too. ``False``: warnings alone. Messages are in ``log.txt`` in any case.
     assess
         Whether to add scores to ``uns``, ``batch_entropy_mixing_score`` and, where there are
         labels, ``silhouette_score`` among them: see :func:`scalex_scvi.metrics.integration_scores`.
@@ -209,7 +210,7 @@ def SCALEX(
     genome
         Genome whose features are used where a file has several, or ``"all"``.
     progress_bar
-        Whether to show the progress of the training.
+        Whether to show the progress of the training; ``None``: unless ``verbose`` is ``False``.
     resume
         Whether to continue the training of an interrupted run of the same data and options into
         ``outdir``, whose state is kept there every ten minutes. Where there is none, it starts
@@ -246,7 +247,8 @@ def SCALEX(
         if projection is not None:
             return project(data_list, projection, **common)
         recipe = options_in(Recipe, given, max_steps=max_iteration)
-        machine = on_gpu(gpu) | {"enable_progress_bar": progress_bar}
+        shown = verbose is not False if progress_bar is None else progress_bar
+        machine = on_gpu(gpu) | {"enable_progress_bar": shown}
         return integrate(data_list, recipe=recipe, train_kwargs=machine, **common)
 
 
@@ -294,6 +296,7 @@ def integrate(
         )
         if folder is not None:
             outputs = _as_written(counts, outputs)
+        preparation = preparation.as_documented()
         adata = prepare(counts, preparation, label=outputs.label)
         check_outputs(adata, outputs)  # now, not after the training
         SCALEXModel.setup_anndata(adata, batch_key=batch_column(adata))
@@ -302,7 +305,8 @@ def integrate(
             model.train(recipe=recipe, seed=seed, **how)
         with kept(model, outputs):
             adata.obsm["latent"] = model.get_latent_representation(batch_stats=outputs.batch_stats)
-            finish(adata, model, outputs, folder, seed=seed, before=counts)
+            options = (reading, preparation, recipe)
+            finish(adata, model, outputs, folder, seed=seed, before=counts, options=options)
     return adata
 
 
@@ -382,7 +386,8 @@ def project(
         adata = _query_alone(query) if alone else _together(ref, query)
         if ref is None and not outputs.repeat:
             logger.warning("The reference folder holds no cells: the query is returned alone.")
-        finish(adata, model, outputs, folder, seed=seed, before=counts)
+        options = (reading, preparation)
+        finish(adata, model, outputs, folder, seed=seed, before=counts, options=options)
     return adata
 
 

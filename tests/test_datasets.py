@@ -7,6 +7,7 @@ from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import scanpy as sc
 
@@ -14,6 +15,7 @@ from scalex_scvi.datasets import (
     gene_activity,
     pancreas,
     pbmc_chromatin,
+    pbmc_cite,
     pbmc_technologies,
     tutorial,
 )
@@ -74,7 +76,25 @@ def test_gene_activity_sums_the_peaks_of_a_gene() -> None:
         gene_activity(peaks, "symbol")
 
 
-@pytest.mark.parametrize("name", ["pbmc", "reference", "query", "atac", "rna", "gene_activity"])
+def test_proteins_tell_the_types_apart() -> None:
+    adata = pbmc_cite()
+    proteins = adata.obsm["protein_expression"]
+    assert proteins.shape == (700, 14)
+    assert (adata.X != pbmc_technologies().X).nnz == 0  # the RNA is the same
+    assert ((proteins >= 0) & (proteins % 1 == 0)).all(axis=None)
+    for label, own, other in [("CD19+ B", "CD19", "CD3"), ("CD56+ NK", "CD56", "CD14")]:
+        of_type = adata.obs["celltype"] == label
+        for batch in adata.obs["batch"].cat.categories:  # each with a staining of its own
+            cells = proteins[of_type & (adata.obs["batch"] == batch)]
+            others = proteins[~of_type & (adata.obs["batch"] == batch)]
+            assert cells[own].mean() > 10 * others[own].mean()
+            assert cells[other].mean() < others[other].mean()
+    pd.testing.assert_frame_equal(proteins, pbmc_cite().obsm["protein_expression"])
+
+
+@pytest.mark.parametrize(
+    "name", ["pbmc", "reference", "query", "atac", "cite", "rna", "gene_activity"]
+)
 def test_every_tutorial_has_embedded_data(name: str) -> None:
     adata = tutorial(name, "embedded")
     assert {"batch", "celltype"} <= set(adata.obs)

@@ -50,8 +50,9 @@ DOCUMENTED = {
 }
 
 # `None` there means the same number, but lets each profile have its own; the recipe of training is
-# shorter (docs/quality.md), and the documented one an argument away.
-OWN_DEFAULTS = {"min_features", "min_cells", "seed", "lr", "max_iteration"}
+# shorter (docs/quality.md), and the documented one an argument away. `verbose=None` is `False`, but
+# for the progress of the training.
+OWN_DEFAULTS = {"min_features", "min_cells", "seed", "lr", "max_iteration", "verbose"}
 
 FAST = {
     "min_features": 0,
@@ -294,6 +295,16 @@ def test_verbose_prints_the_messages(counts: AnnData, capsys: pytest.CaptureFixt
     assert "Processed data" not in capsys.readouterr().err
     sx.SCALEX(counts, verbose=True, **FAST)
     assert "Processed data" in capsys.readouterr().err
+
+
+def test_the_progress_is_shown_unless_nothing_is_wanted(
+    counts: AnnData, capsys: pytest.CaptureFixture
+) -> None:
+    fast = {name: value for name, value in FAST.items() if name not in ("verbose", "progress_bar")}
+    sx.SCALEX(counts, **fast)
+    assert "Epoch" in "".join(capsys.readouterr())
+    sx.SCALEX(counts, verbose=False, **fast)
+    assert "".join(capsys.readouterr()) == ""
 
 
 def test_genes_of_any_source_by_outer_join() -> None:

@@ -188,8 +188,16 @@ def test_a_run_without_picture_leaves_none_of_an_earlier_run(
     counts: AnnData, reference: Path
 ) -> None:
     integrate(counts, reference, ignore_umap=True)
-    names = {"adata.h5ad", "checkpoint", "log.txt", "scalex_run.json"}
+    names = {"adata.h5ad", "checkpoint", "log.txt", "scalex_run.json", "report.html"}
     assert {path.name for path in reference.iterdir()} == names
+    text = (reference / "report.html").read_text(encoding="utf-8")
+    assert "<b>150</b>cells" in text
+    assert "<canvas" not in text
+    # Of all four kinds of options, the ones that were given.
+    for name in ("min_features", "ignore_umap"):
+        assert f"<td>{name}</td>" in text.split("All other options")[0]
+    for name in ("join", "n_top_features", "lr", "chunk_size"):
+        assert f"<td>{name}</td>" in text.split("All other options")[1]
 
 
 def test_a_projection_does_not_replace_its_reference(reference: Path, query: AnnData) -> None:

@@ -7,7 +7,6 @@ import logging
 import platform
 import warnings
 from collections.abc import Iterable
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import anndata as ad
@@ -18,6 +17,7 @@ from anndata import AnnData
 
 import scalex_scvi as sx
 from benchmarks.simulate import simulate
+from scalex_scvi._core.versions import versions_of
 
 PACKAGES = ("scalex-scvi", "scalex", "scvi-tools", "torch", "lightning", "harmonypy", "numpy")
 QUIET = {"enable_progress_bar": False, "accelerator": "cpu"}
@@ -71,12 +71,7 @@ def facts() -> dict[str, object]:
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
     }
-    for name in PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = ""
-    return found
+    return found | versions_of(PACKAGES)
 
 
 def write(table: pd.DataFrame, path: Path) -> None:

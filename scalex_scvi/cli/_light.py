@@ -6,9 +6,9 @@ import argparse
 import json
 import platform
 import sys
-from importlib.metadata import PackageNotFoundError, version
 
 from scalex_scvi import __version__
+from scalex_scvi._core.versions import versions_of
 
 _PACKAGES = ("scvi-tools", "torch", "lightning", "anndata", "scanpy", "numpy", "scipy", "pandas")
 
@@ -36,11 +36,7 @@ def versions(args: argparse.Namespace) -> None:
         "python": platform.python_version(),
         "platform": platform.platform(),
     }
-    for name in _PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = None
+    found |= versions_of(_PACKAGES)
     if args.json:
         sys.stdout.write(json.dumps(found, indent=1) + "\n")
         return

@@ -319,4 +319,5 @@ def _csr_tensor(csr: sparse.csr_matrix) -> Tensor:
             torch.from_numpy(csr.indices),
             torch.from_numpy(csr.data.astype(np.float32, copy=False)),
             size=csr.shape,
+            check_invariants=False,  # scipy's are; torch warns where nothing is said
         )

@@ -10,10 +10,9 @@ from matplotlib.figure import Figure
 
 from scalex_scvi._core.keys import UMAP_KEY, UNCORRECTED_UMAP_KEY
 
-from ._cells import coordinates, draw_cells, label_axes
+from ._cells import coordinates, draw_cells
 from ._figure import Save, opened, shown_or_returned
-from ._legend import handles, legend_columns, margin_legend
-from ._umap import FONTSIZE, PANEL, point_size, shared_columns, widest_legend
+from ._umap import PANEL, decorate, panel_width, point_size, shared_columns
 
 
 def before_after(
@@ -54,19 +53,15 @@ def before_after(
     maps = {"before": coordinates(adata, before), "after": coordinates(adata, basis)}
     drawn = np.logical_and.reduce([np.isfinite(points).all(axis=1) for points in maps.values()])
     columns, palettes = shared_columns(adata, color)
-    width = PANEL + 0.4 + widest_legend(columns, palettes)
-    shape = (len(maps), len(columns))
+    figsize = (panel_width(columns, palettes) * len(columns), PANEL * len(maps))
     size = point_size(int(drawn.sum()))
-    with opened((width * shape[1], PANEL * shape[0]), shape=shape, save=save) as (figure, axes):
+    with opened(figsize, shape=(len(maps), len(columns)), save=save) as (figure, axes):
         panels = iter(axes)
         for when, points in maps.items():
             for name, column in columns.items():
-                axis = next(panels)
-                draw_cells(axis, points[drawn], column[drawn], palettes[name], size=size)
-                axis.set_title(f"{when} integration: {name}")
-                label_axes(axis, basis)
-                entries = handles(column, palettes[name], FONTSIZE)
-                n_columns = legend_columns(len(entries), PANEL, FONTSIZE)
-                if when == "after":  # the same above
-                    margin_legend(axis, entries, n_columns, FONTSIZE)
+                axis, colors = next(panels), palettes[name]
+                draw_cells(axis, points[drawn], column[drawn], colors, size=size)
+                title = f"{when} integration: {name}"
+                below = when == "after"  # the legend is the same above
+                decorate(axis, column, colors, basis=basis, title=title, legend=below)
     return shown_or_returned(figure, show=show)

@@ -24,9 +24,15 @@ from ._report_tables import (
     confusion_table,
     features_found,
     scores_of,
-    unknown_cells,
 )
-from ._report_text import CITATIONS, methods, options_table
+from ._report_text import (
+    CITATIONS,
+    methods,
+    options_by_default,
+    options_given,
+    versions_table,
+)
+from ._report_unknown import unknown_cells
 
 if TYPE_CHECKING:
     from scalex_scvi.model import SCALEXModel
@@ -66,8 +72,8 @@ def report(
     batch_key
         Column of ``obs`` with the batches.
     about
-        How it was made, for the end of the report: ``"command"``, ``"seed"`` and ``"options"``, a
-        mapping.
+        How it was made, for the end of the report: ``"command"``, ``"seed"``, ``"options"``, a
+        mapping, and ``"defaults"`` of options, another one: those that differ are shown first.
 
     Returns
     -------
@@ -128,7 +134,9 @@ def _page(run: Run) -> str:
         scores=scores_of(run),
         losses=losses,
         command=run.about.get("command"),
-        options=options_table(run),
+        options=options_given(run),
+        defaults=options_by_default(run),
+        versions=versions_table(),
         methods=methods(run),
         citations=CITATIONS,
         css=Markup((folder / "page.css").read_text("utf-8")),
@@ -140,13 +148,17 @@ def _page(run: Run) -> str:
 
 def _facts(run: Run) -> list[tuple[str, str]]:
     """Numbers for the head of the page."""
-    facts = [("cells", f"{run.adata.n_obs:,}"), ("features of the model", f"{run.adata.n_vars:,}")]
-    facts.append(("batches", f"{run.batches.nunique():,}"))
-    if run.is_query is not None:
-        facts.insert(0, ("query cells", f"{int(run.is_query.sum()):,}"))
-        if run.transferred is not None and UNKNOWN in run.transferred.cat.categories:
+    facts = [("features of the model", run.adata.n_vars), ("batches", run.batches.nunique())]
+    if run.is_query is None:
+        facts.insert(0, ("cells", run.adata.n_obs))
+    else:
+        found = [("query cells", int(run.is_query.sum()))]
+        if run.transferred is not None and run.may_be_unknown:
             n_unknown = int(np.sum((run.transferred == UNKNOWN)[run.is_query]))
-            facts.insert(1, ("query cells called unknown", f"{n_unknown:,}"))
-    elif run.labels is not None:
-        facts.append(("cell types", f"{run.labels.nunique():,}"))
-    return facts
+            found.append(("of them called unknown", n_unknown))
+        if not run.is_query.all():
+            found.append(("reference cells", int((~run.is_query).sum())))
+        facts = [*found, *facts]
+    if run.is_query is None and run.labels is not None:
+        facts.append(("cell types", run.labels.nunique()))
+    return [(name, f"{value:,}") for name, value in facts]

@@ -11,6 +11,8 @@ import scanpy as sc
 from anndata import AnnData
 from scipy import sparse
 
+from scalex_scvi.pp import unscale
+
 from ._categories import UNKNOWN
 from ._report_run import Run
 
@@ -33,15 +35,14 @@ def marker_dots(run: Run) -> dict[str, str] | None:
     cells = np.flatnonzero(groups.notna().to_numpy())
     if len(cells) > MAX_CELLS:
         cells = np.sort(np.random.default_rng(0).choice(cells, MAX_CELLS, replace=False))
-    raw = run.adata.raw
     genes = run.adata.var_names
-    values = (
-        run.adata.X[cells] if raw is None else raw.X[cells][:, raw.var_names.get_indexer(genes)]
-    )
-    values = sparse.csr_matrix(values) if sparse.issparse(values) else np.asarray(values)
+    values = _log_normalized(run.adata, cells)
     names = groups.iloc[cells].astype(str).to_numpy()
     counted = pd.Series(names).value_counts()
-    usable = sorted(n for n, count in counted.items() if count >= MIN_CELLS and n != UNKNOWN)
+    usable = sorted(
+        (name for name, count in counted.items() if count >= MIN_CELLS),
+        key=lambda name: (name == UNKNOWN, name),
+    )
     if len(usable) < 2:
         return None
     bare = AnnData(
@@ -52,15 +53,26 @@ def marker_dots(run: Run) -> dict[str, str] | None:
     sc.tl.rank_genes_groups(bare, "group", groups=usable, n_genes=MARKERS_EACH, method="t-test")
     found = bare.uns["rank_genes_groups"]["names"]
     markers = list(dict.fromkeys(str(gene) for name in usable for gene in found[name]))
-    rows = [*usable, *([UNKNOWN] if UNKNOWN in counted else [])]
+    rows = [*usable, *([UNKNOWN] if UNKNOWN in counted and UNKNOWN not in usable else [])]
     what = "transferred labels" if run.transferred is not None else "groups of cells"
     return {
         "title": f"Markers of the {what}",
         "text": "The features that set each label apart most (t-test, three each). Size: share "
         "of the label's cells that have it. Color: mean expression, from the lowest label's to the "
-        "highest's. Labels that are right show their known markers.",
+        "highest's. Labels that are right show their known markers; those of unknown cells say "
+        "what they may be.",
         "svg": _dots(bare[:, markers], rows, markers),
     }
+
+
+def _log_normalized(adata: AnnData, cells: np.ndarray) -> Any:
+    """Expression before the scaling to [0, 1], where it is known."""
+    if adata.raw is not None:
+        values = adata.raw.X[cells][:, adata.raw.var_names.get_indexer(adata.var_names)]
+    else:
+        before = unscale(adata[cells])
+        values = adata.X[cells] if before is None else before
+    return sparse.csr_matrix(values) if sparse.issparse(values) else np.asarray(values)
 
 
 def _dots(adata: AnnData, rows: list[str], markers: list[str]) -> str:

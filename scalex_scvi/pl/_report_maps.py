@@ -10,7 +10,7 @@ import pandas as pd
 
 from scalex_scvi._core.keys import REFERENCE_UMAP_KEY, UMAP_KEY, UNCORRECTED_UMAP_KEY
 
-from ._categories import UNKNOWN, UNMAPPED, Colors, colors_of
+from ._categories import UNKNOWN, UNMAPPED, Colors, categories_of, colors_of
 from ._report_run import Run
 
 MAX_CELLS = 100_000
@@ -44,7 +44,9 @@ def map_groups(run: Run) -> list[dict[str, Any]]:
         run.adata.obsm.keys(),
         ["labels", "batch"] if run.labels is not None else ["batch"],
     )
-    names = {"labels": str(run.labels_key), "batch": "batch", "transfer": "transferred label"}
+    names = {"labels": str(run.labels_key), "batch": "batch", "clusters": "cluster"}
+    if "leiden" in run.adata.obs:
+        colored.append("clusters")
     groups: list[dict[str, Any]] = []
 
     def add(title: str, text: str, panels: list[tuple[str, str, str, bool]]) -> None:
@@ -81,10 +83,11 @@ def map_groups(run: Run) -> list[dict[str, Any]]:
                 ),
             ],
         )
-    layered = run.is_query is not None and not run.is_query.all()
-    after = [(UMAP_KEY, c, f"After integration, by {names[c]}", layered) for c in colored]
+    after = [(UMAP_KEY, c, f"After integration, by {names[c]}", False) for c in colored]
     before = [
-        (UNCORRECTED_UMAP_KEY, c, f"Before integration, by {names[c]}", False) for c in colored
+        (UNCORRECTED_UMAP_KEY, c, f"Before integration, by {names[c]}", False)
+        for c in colored
+        if c != "clusters"  # these are of the latent space
     ]
     add(
         "Before and after",
@@ -103,6 +106,8 @@ def _drawn(n_cells: int) -> np.ndarray:
 
 def _columns(run: Run, cells: np.ndarray) -> dict[str, Any]:
     found: dict[str, pd.Series] = {"batch": run.batches}
+    if "leiden" in run.adata.obs:
+        found["clusters"] = categories_of(run.adata, "leiden", "labels_key")
     if run.labels is not None:
         found["labels"] = run.labels
     if run.transferred is not None and run.is_query is not None:
@@ -110,11 +115,12 @@ def _columns(run: Run, cells: np.ndarray) -> dict[str, Any]:
     shared: Colors = {}
     columns = {}
     for name, column in found.items():
-        key = run.batch_key if name == "batch" else str(run.labels_key)
+        key = {"batch": run.batch_key, "clusters": "leiden"}.get(name, str(run.labels_key))
         categories = column.cat.categories
         stored = run.adata if name != "transfer" else run.adata[:0]
-        colors = colors_of(stored, key, categories, shared=shared if name != "batch" else None)
-        if name != "batch":
+        are_labels = name in ("labels", "transfer")
+        colors = colors_of(stored, key, categories, shared=shared if are_labels else None)
+        if are_labels:
             shared = colors | shared
         codes = column.cat.codes.to_numpy()[cells].astype(np.int64)
         columns[name] = {
@@ -134,6 +140,7 @@ def _over_the_reference(run: Run) -> pd.Series:
         values = values.where(run.is_query, run.labels.astype(object))
         of_reference = run.labels[~run.is_query].cat.remove_unused_categories().cat.categories
         names += [name for name in of_reference if name not in names]
+        names.sort(key=lambda name: name == UNKNOWN)  # the last
     return pd.Series(pd.Categorical(values, categories=names), index=run.adata.obs_names)
 
 

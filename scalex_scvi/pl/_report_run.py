@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from ._categories import categories_of
+from ._categories import UNKNOWN, categories_of
 
 if TYPE_CHECKING:
     from scalex_scvi.model import SCALEXModel
@@ -51,6 +51,14 @@ class Run:
         """Label that was transferred to each query cell."""
         key = f"{self.labels_key}_transfer"
         return categories_of(self.adata, key, "labels_key") if key in self.adata.obs else None
+
+    @property
+    def may_be_unknown(self) -> bool:
+        """Whether query cells that fit no label were to be called unknown."""
+        if self.transferred is None or self.is_query is None:
+            return False
+        refused = UNKNOWN in self.transferred.cat.categories
+        return refused or f"{self.labels_key}_uncertainty" in self.adata.obs
 
     @property
     def groups(self) -> pd.Series | None:

@@ -10,45 +10,20 @@ from scipy import sparse
 from sklearn.metrics import f1_score
 
 from scalex_scvi import metrics
+from scalex_scvi._core.gene_names import names_in
 
 from ._categories import UNKNOWN
 from ._report_run import Run
+from ._report_usual import F1_LOWEST, F1_MEAN, F1_SETS, KNOWN_REFUSED, NEW_FOUND
 
-GOOD, FAIR = 0.4, 0.2
-"""Shares of the model's features that a batch has from which on the light is green, or amber."""
+DETECTED, NAMED = (0.4, 0.2), (0.8, 0.3)
+"""Shares of the model's features from which on the light is green, or amber: detected in a batch,
+and named in the file of a query, where projection warns and refuses by the same."""
 
 MAX_SCORED = 5000
 """Cells that are scored, at random where there are more."""
 
 LATENTS = ("latent", "X_scalex")
-
-
-def unknown_cells(run: Run) -> dict[str, Any] | None:
-    """Return how many query cells are unknown, why, and in which clusters they are."""
-    if run.transferred is None or run.is_query is None:
-        return None
-    if UNKNOWN not in run.transferred.cat.categories:
-        return None
-    query = run.adata.obs[run.is_query]
-    refused = (run.transferred[run.is_query] == UNKNOWN).to_numpy()
-    columns = {"cluster": "leiden"} if "leiden" in query else {}
-    if run.labels is not None and query[run.labels_key].notna().any():
-        columns["label that came with the query"] = str(run.labels_key)
-    rows = []
-    for heading, column in columns.items():
-        counted = query.loc[refused, column].astype(str).value_counts()
-        all_cells = query[column].astype(str).value_counts()
-        shown = ", ".join(f"{name}: {n} of {all_cells[name]}" for name, n in counted[:8].items())
-        rows.append([heading, shown or "none"])
-    return {
-        "n": int(refused.sum()),
-        "of": len(refused),
-        "share": f"{refused.mean():.0%}",
-        "reason": "Averaged with their like, they are further from every label of the reference "
-        "than nearly all of its held-out cells are. By this rule about one in twenty cells of a "
-        "known type is refused as well, so look at clusters with many, not at single cells.",
-        "clusters": {"columns": ["unknown cells by", "where they are"], "rows": rows},
-    }
 
 
 def cells_kept(run: Run) -> dict[str, Any]:
@@ -80,41 +55,46 @@ def cells_kept(run: Run) -> dict[str, Any]:
 
 
 def features_found(run: Run) -> dict[str, Any]:
-    """Return how many of the model's features each batch has counts of."""
+    """Return how many of the model's features the query names and each batch has counts of."""
     rows = []
+    if run.is_query is not None and run.before is not None:
+        genes = pd.Index(run.adata.var_names)
+        n_named = int(genes.isin(names_in(run.before.var, genes)[0]).sum())
+        verdicts = ("enough", "see which are missing", "few: the rest counts as zero")
+        rows.append(_light("named in the query's file", n_named, len(genes), NAMED, verdicts))
+    verdicts = ("enough", "see which are missing", "few: labels and mixing are in doubt")
     for name in run.batches.cat.remove_unused_categories().cat.categories:
         cells = (run.batches == name).to_numpy()
         values = run.adata.X[cells]
         if run.is_query is not None and not run.is_query[cells].any() and _is_empty(values):
             continue  # of a reference that came without counts
-        detected = values.getnnz(axis=0) if sparse.issparse(values) else (values != 0).sum(axis=0)
-        n = int((np.asarray(detected) > 0).sum())
-        share = n / max(run.adata.n_vars, 1)
-        light = "good" if share >= GOOD else "fair" if share >= FAIR else "poor"
-        verdict = {
-            "good": "enough",
-            "fair": "look at what is missing",
-            "poor": "few: labels and mixing are in doubt",
-        }[light]
-        rows.append(
-            {"batch": name, "n": n, "of": run.adata.n_vars, "share": share}
-            | {"light": light, "verdict": verdict}
-        )
+        found = values.getnnz(axis=0) if sparse.issparse(values) else (values != 0).sum(axis=0)
+        n_found = int((np.asarray(found) > 0).sum())
+        rows.append(_light(f"detected in {name}", n_found, run.adata.n_vars, DETECTED, verdicts))
     text = (
-        f"Green: {GOOD:.0%} or more of the model's features are detected in the batch. Amber: "
-        f"{FAIR:.0%} or more. A guide, not a test: small and shallow batches detect fewer, and in "
-        "the embedded data batches of 100 cells detect 46 % or more."
+        f"A batch is green if {DETECTED[0]:.0%} or more of the model's features are detected in "
+        f"it, amber from {DETECTED[1]:.0%} on; small and shallow batches detect fewer."
     )
     if run.is_query is not None and run.before is not None:
-        n_named = int(np.isin(run.adata.var_names, run.before.var_names).sum())
         text = (
-            f"The query's file has {n_named:,} of the model's {run.adata.n_vars:,} features. {text}"
+            f"The query's file is green if it names {NAMED[0]:.0%} or more of the model's "
+            f"features, amber from {NAMED[1]:.0%} on. {text}"
         )
     return {"text": text, "rows": rows}
 
 
 def _is_empty(values: Any) -> bool:
     return sparse.issparse(values) and values.nnz == 0
+
+
+def _light(
+    name: str, n: int, of: int, least: tuple[float, float], verdicts: tuple[str, str, str]
+) -> dict[str, Any]:
+    """Return a row with a traffic light."""
+    share = n / max(of, 1)
+    level = 0 if share >= least[0] else 1 if share >= least[1] else 2
+    row = {"name": name, "n": f"{n:,}", "of": f"{of:,}", "share": share}
+    return row | {"light": ("good", "fair", "poor")[level], "verdict": verdicts[level]}
 
 
 def confidence_of_clusters(run: Run) -> dict[str, Any] | None:
@@ -235,14 +215,23 @@ def _label_scores(run: Run) -> list[dict[str, str]]:
     if known.any():
         types = sorted(set(truth[known]))
         f1 = f1_score(truth[known], given[known], labels=types, average="macro", zero_division=0)
-        usual = "Known types, each counting alike. The mean of eight public sets is 0.92."
+        usual = (
+            f"Known types, each counting alike. Usual: {F1_MEAN:.2f}, the mean of {F1_SETS} public "
+            f"sets, {F1_LOWEST:.2f} for the hardest of them."
+        )
         add("macro-F1 of transferred labels", float(f1), usual)
-    if UNKNOWN in run.transferred.cat.categories:
+    if run.may_be_unknown:
         if known.any():
-            usual = "Of query cells whose type the reference has; the threshold aims at 0.05."
+            usual = (
+                "Of query cells whose type the reference has. The threshold aims at 0.05; usual: "
+                f"{KNOWN_REFUSED:.2f}, more where the query differs much from the reference."
+            )
             add("known cells called unknown", float(refused[known].mean()), usual)
         if known_types and not known.all():
             new = ", ".join(sorted(set(truth[~known])))
-            usual = f"Of query cells whose type the reference lacks ({new}). Higher is better."
+            usual = (
+                f"Of query cells whose type the reference lacks ({new}). Higher is better; usual: "
+                f"{NEW_FOUND:.2f}, so that one in three gets a label."
+            )
             add("new cells called unknown", float(refused[~known].mean()), usual)
     return rows

@@ -67,7 +67,7 @@ def umap(
     with opened(figsize, shape=shape, save=save) as (figure, axes):
         for name, axis in _panels(columns, axes):
             draw_cells(axis, points, columns[name], palettes[name], size=size)
-            _decorate(axis, columns[name], palettes[name], basis=basis, title=name)
+            decorate(axis, columns[name], palettes[name], basis=basis, title=name)
     return shown_or_returned(figure, show=show)
 
 
@@ -130,7 +130,7 @@ def projection(
             faint = {category: pale(color) for category, color in all_colors.items()}
             draw_cells(axis, points[~is_query], below, faint, size=ref_size)
             draw_cells(axis, points[is_query], column[is_query], colors, size=query_size)
-            _decorate(axis, named[name], colors, basis=basis, title=f"query: {name}")
+            decorate(axis, named[name], colors, basis=basis, title=f"query: {name}")
     return shown_or_returned(figure, show=show)
 
 
@@ -185,16 +185,14 @@ def _grid(
     """Return the size of the figure, with room for the legends, and rows and columns."""
     n_columns = min(len(columns), 3)
     n_rows = math.ceil(len(columns) / n_columns)
-    return (n_columns * (PANEL + 0.4 + widest_legend(columns, palettes)), n_rows * PANEL), (
-        n_rows,
-        n_columns,
-    )
+    return (n_columns * panel_width(columns, palettes), n_rows * PANEL), (n_rows, n_columns)
 
 
-def widest_legend(columns: dict[str, pd.Series], palettes: dict[str, Colors]) -> float:
-    """Return about how many inches the widest of the legends takes."""
+def panel_width(columns: dict[str, pd.Series], palettes: dict[str, Colors]) -> float:
+    """Return how many inches a panel takes with the widest of the legends."""
     entries = [handles(column, palettes[name], FONTSIZE) for name, column in columns.items()]
-    return max(legend_width(e, legend_columns(len(e), PANEL, FONTSIZE), FONTSIZE) for e in entries)
+    legends = [legend_width(e, legend_columns(len(e), PANEL, FONTSIZE), FONTSIZE) for e in entries]
+    return PANEL + 0.4 + max(legends)
 
 
 def _panels(columns: dict[str, pd.Series], axes: list[Axes]) -> list[tuple[str, Axes]]:
@@ -203,9 +201,13 @@ def _panels(columns: dict[str, pd.Series], axes: list[Axes]) -> list[tuple[str, 
     return list(zip(columns, axes, strict=False))
 
 
-def _decorate(axis: Axes, column: pd.Series, colors: Colors, *, basis: str, title: str) -> None:
-    entries = handles(column, colors, FONTSIZE)
-    margin_legend(axis, entries, legend_columns(len(entries), PANEL, FONTSIZE), FONTSIZE)
+def decorate(
+    axis: Axes, column: pd.Series, colors: Colors, *, basis: str, title: str, legend: bool = True
+) -> None:
+    """Give a panel its title, the names of its axes and, in the margin, its legend."""
+    if legend:
+        entries = handles(column, colors, FONTSIZE)
+        margin_legend(axis, entries, legend_columns(len(entries), PANEL, FONTSIZE), FONTSIZE)
     axis.set_title(title)
     label_axes(axis, basis)
 

@@ -17,7 +17,7 @@ from ._reference import Reference, correlation
 def unknown_clusters(
     ref: AnnData,
     query: AnnData,
-    scores: LabelScores,
+    scores: LabelScores | pd.Series,
     cluster_key: str,
     labels_key: str = "celltype",
     *,
@@ -31,7 +31,8 @@ def unknown_clusters(
     ref, query
         As given to :func:`label_scores`, with the same genes in ``X``, prepared alike.
     scores
-        What :func:`label_scores` returned for them.
+        What :func:`label_scores` returned for them, or whether each query cell is unknown:
+        ``query.obs["celltype_unknown"]`` of :func:`map_query`.
     cluster_key
         Column of ``query.obs`` with clusters, such as Leiden's of the query alone.
     labels_key
@@ -59,7 +60,8 @@ def unknown_clusters(
         msg = f"`cluster_key` {cluster_key!r} is not a column of query.obs: {list(query.obs)!r}."
         raise KeyError(msg)
     check_no_missing(query, cluster_key, what="cluster")
-    if not scores.is_unknown.index.equals(query.obs_names):
+    is_unknown = scores.is_unknown if isinstance(scores, LabelScores) else scores
+    if not is_unknown.index.equals(query.obs_names):
         msg = "`scores` are not of the cells of `query`: pass what `label_scores` gave for it."
         raise ValueError(msg)
     pair = Pair(ref, query, "X", labels_key, batch_key, 1)
@@ -76,7 +78,7 @@ def unknown_clusters(
         beyond = np.argsort(marks.means[nearest] - mean, kind="stable")[:n_genes]
         rows[name] = {
             "n_cells": len(cells),
-            "share_unknown": float(scores.is_unknown.iloc[cells].mean()),
+            "share_unknown": float(is_unknown.iloc[cells].mean()),
             "nearest_label": pair.labels.cat.categories[nearest],
             "distance": float(1 - agreement[nearest]),
             "genes": ", ".join(query.var_names[beyond]),

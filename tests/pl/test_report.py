@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 import subprocess
+from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -16,7 +17,9 @@ import pytest
 from anndata import AnnData
 
 import scalex_scvi as sx
+from scalex_scvi.pl import _report_usual
 
+DOCS = Path(__file__).parents[2] / "docs"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 
@@ -84,7 +87,7 @@ def test_every_panel_has_its_cells(page: Path, projected: AnnData) -> None:
     text = page.read_text(encoding="utf-8")
     data = data_of(text)
     assert Parsed(text).panels == [panel["id"] for panel in data["panels"]]
-    assert len(data["panels"]) == 6
+    assert len(data["panels"]) == 7
     for panel in data["panels"]:
         assert len(numbers(data["maps"][panel["map"]])) == 300
         assert len(numbers(data["columns"][panel["column"]]["codes"])) == 150
@@ -102,11 +105,73 @@ def test_every_panel_has_its_cells(page: Path, projected: AnnData) -> None:
 
 def test_sections_and_unknown_cells(page: Path, projected: AnnData) -> None:
     text = page.read_text(encoding="utf-8")
-    wanted = {"unknown", "cells", "genes", "confidence", "markers", "confusion", "scores", "made"}
-    assert wanted <= set(Parsed(text).sections)
+    wanted = {"unknown", "why", "cells", "genes", "confidence", "markers", "confusion", "scores"}
+    assert wanted | {"made"} <= set(Parsed(text).sections)
     n_unknown = int((projected.obs["celltype_transfer"] == "unknown").sum())
-    assert f"{n_unknown} of 50 query cells are called unknown" in text
+    assert re.search(rf"{n_unknown} of 50\s+query cells are called unknown", text)
     assert "The random seed was 7" in text
+
+
+@pytest.mark.parametrize(
+    ("unknown", "verdict"),
+    [
+        (lambda obs: obs["leiden"] == "1", "Probably new: cluster 1 (25 of 25 cells)."),
+        (lambda obs: np.arange(len(obs)) < 110, "No cluster is mostly unknown"),
+        (lambda obs: np.zeros(len(obs), dtype=bool), "No cell is unknown"),
+    ],
+    ids=["a cluster", "some cells", "none"],
+)
+def test_the_verdict_names_clusters_that_are_mostly_unknown(
+    projected: AnnData, tmp_path: Path, unknown: Callable, verdict: str
+) -> None:
+    is_query = projected.obs["projection"] == "query"
+    labels = projected.obs["celltype"].astype(str).mask(unknown(projected.obs), "unknown")
+    projected.obs["celltype_transfer"] = labels.where(is_query).astype("category")
+    text = sx.pl.report(projected, tmp_path / "r.html", labels_key="celltype").read_text("utf-8")
+    assert verdict in text
+    assert ("alert poor" in text) == verdict.startswith("Probably new")
+
+
+def test_few_cells_are_not_called_new(projected: AnnData, tmp_path: Path) -> None:
+    """Fewer than are averaged with: cells of other types are among these."""
+    few = np.arange(150) >= 140
+    projected.obs["leiden"] = pd.Categorical(np.where(few, "2", projected.obs["leiden"]))
+    labels = projected.obs["celltype_transfer"].astype(str).mask(few, "unknown")
+    is_query = projected.obs["projection"] == "query"
+    projected.obs["celltype_transfer"] = labels.where(is_query).astype("category")
+    text = sx.pl.report(projected, tmp_path / "r.html", labels_key="celltype").read_text("utf-8")
+    assert "Too few cells to tell: cluster 2 (10 of 10 cells)." in text
+
+
+def test_genes_that_the_query_lacks_are_counted(projected: AnnData, tmp_path: Path) -> None:
+    query = projected[projected.obs["projection"] == "query", :15].copy()
+    text = sx.pl.report(projected, tmp_path / "r.html", before=query).read_text("utf-8")
+    assert re.search(r"named in the query&#39;s file</td>.*?15 of 60.*?light poor", text)
+
+
+def test_options_that_differ_from_their_defaults_come_first(
+    counts: AnnData, tmp_path: Path
+) -> None:
+    about = {"options": {"lr": 0.1, "join": "inner"}, "defaults": {"lr": 0.002, "join": "inner"}}
+    text = sx.pl.report(counts, tmp_path / "r.html", about=about).read_text("utf-8")
+    given, others = text.split("All other options")
+    assert "<td>lr</td><td>0.1</td><td>0.002</td>" in given
+    assert "<td>join</td>" not in given
+    assert "<td>join</td><td>inner</td>" in others
+
+
+def test_what_is_usual_is_what_the_tables_say() -> None:
+    """By the tables that the documentation has, one batch of each set left out at a time."""
+    scores = pd.read_csv(DOCS / "projection_scores.csv")
+    ours = scores[(scores["method"] == "ours (running)") & ~scores["set"].str.startswith("pooled")]
+    by_set = ours.groupby("set")["macro_f1"].mean()
+    usual = (round(by_set.mean(), 2), round(by_set.min(), 2), len(by_set))
+    assert usual == (_report_usual.F1_MEAN, _report_usual.F1_LOWEST, _report_usual.F1_SETS)
+    text = (DOCS / "label_transfer.md").read_text(encoding="utf-8")
+    row = re.search(r"^\| ours \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \|", text, re.MULTILINE)
+    assert row is not None
+    _, found, refused = (round(float(value), 2) for value in row.groups())
+    assert (found, refused) == (_report_usual.NEW_FOUND, _report_usual.KNOWN_REFUSED)
 
 
 def test_what_is_absent_is_left_out(counts: AnnData, tmp_path: Path) -> None:
@@ -125,11 +190,52 @@ def test_mistakes(counts: AnnData, tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_the_browser_draws_all_panels(page: Path, tmp_path: Path) -> None:
+# Put into a copy of the page: what goes wrong in it, what it asks for, what it has drawn.
+PROBE_FIRST = """<script>window.wrong = [];
+addEventListener("error", (e) => wrong.push(e.message || `not loaded: ${e.target.src}`), true);
+addEventListener("securitypolicyviolation", (e) => wrong.push(`asked for ${e.blockedURI}`));
+</script>"""
+PROBE_LAST = """<script>addEventListener("load", () => {
+  const asked = performance.getEntriesByType("resource").map((e) => `asked for ${e.name}`);
+  document.body.dataset.wrong = [...wrong, ...asked].join("; ");
+  document.body.dataset.colors = [...document.querySelectorAll("canvas")].map((c) => new Set(
+    new Uint32Array(c.getContext("2d").getImageData(0, 0, c.width, c.height).data.buffer)).size);
+  document.body.dataset.tooWide = String(document.documentElement.scrollWidth > innerWidth);
+});</script>"""
+
+
+def opened(page: Path, folder: Path, extra: str = "") -> dict[str, str]:
+    """Open a page in a browser, and return what the probe found."""
     browser = next((path for name in BROWSERS if (path := shutil.which(name))), None)
     if browser is None:
         pytest.skip(f"none of {BROWSERS!r} is installed")
-    argv = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom"]
-    argv += [f"--user-data-dir={tmp_path / 'browser'}", page.as_uri()]
+    text = page.read_text(encoding="utf-8")
+    probed = folder / "probed.html"
+    head, end = text.index("<title>"), text.index("</body>")
+    text = text[:head] + PROBE_FIRST + text[head:end] + extra + PROBE_LAST + text[end:]
+    probed.write_text(text, encoding="utf-8")
+    argv = [browser, "--headless=new", "--no-sandbox", "--disable-gpu", "--dump-dom"]
+    argv += ["--window-size=500,900", "--virtual-time-budget=2000"]
+    argv += [f"--user-data-dir={folder / 'browser'}", probed.as_uri()]
     dom = subprocess.run(argv, capture_output=True, text=True, timeout=120, check=True).stdout
-    assert 'data-drawn="6"' in dom  # set by the script's last line
+    body = re.search(r"<body[^>]*>", dom)
+    assert body is not None
+    return dict(re.findall(r'data-([\w-]+)="([^"]*)"', body.group()))
+
+
+def test_the_browser_draws_all_panels(page: Path, tmp_path: Path) -> None:
+    found = opened(page, tmp_path)
+    assert found["wrong"] == ""  # no error, and nothing asked for that is not in the file
+    assert found["drawn"] == "7"  # set by the script's last line
+    colors = [int(n) for n in found["colors"].split(",")]
+    assert len(colors) == 7
+    assert min(colors) > 3  # the background, and cells of several kinds
+    assert found["too-wide"] == "false"
+
+
+def test_the_probe_sees_what_is_wrong(page: Path, tmp_path: Path) -> None:
+    """Else the test above could not fail."""
+    extra = '<script>nothing.of.this.name</script><img src="https://example.org/a.png">'
+    found = opened(page, tmp_path, extra)
+    assert "nothing is not defined" in found["wrong"]
+    assert "asked for https://example.org/a.png" in found["wrong"]

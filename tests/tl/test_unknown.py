@@ -262,6 +262,8 @@ def test_clusters_say_what_tells_them_from_the_nearest_label(ref: AnnData) -> No
     label = (ref.obs["celltype"] == table["nearest_label"].iloc[0]).to_numpy()
     own = query[(query.obs["cluster"] == "absent").to_numpy(), genes].X.mean(axis=0)
     assert (np.asarray(own) > np.asarray(ref[label, genes].X.mean(axis=0)) + 0.3).all()
+    from_column = sx.tl.unknown_clusters(ref, query, scores.is_unknown, "cluster", n_genes=3)
+    pd.testing.assert_frame_equal(from_column, table)
     with pytest.raises(KeyError, match="'leiden' is not a column"):
         sx.tl.unknown_clusters(ref, query, scores, "leiden")
     with pytest.raises(ValueError, match="not of the cells"):

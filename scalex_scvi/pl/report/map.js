@@ -44,7 +44,8 @@
     function colorsOn(background) {
       const mix = (c, share) => c.map((v, k) => Math.round(share * v + (1 - share) * background[k]));
       const full = [...column.colors.map(rgb), [150, 150, 150]];
-      return [full.map((c) => mix(c, 0.38)), full, full.map((c) => mix(c, 0.08))];
+      const share = background[0] < 128 ? 0.55 : 0.38; // dark swallows more
+      return [full.map((c) => mix(c, share)), full, full.map((c) => mix(c, 0.08))];
     }
 
     function draw() {
@@ -55,42 +56,52 @@
       const context = canvas.getContext("2d");
       const background = rgb(css("--bg"));
       const [pale, full, hidden] = colorsOn(background);
-      const colorOf = (i, level) => {
-        const c = Math.min(column.codes[i], column.colors.length);
-        if (state.only >= 0 && c !== state.only) return hidden[c];
-        return layered && level === 0 ? pale[c] : full[c];
-      };
-      if (nShown > FEW) drawPixels(context, ratio, background, colorOf);
-      else drawDiscs(context, ratio, w, h, colorOf);
+      // The color of each category in a layer; the last one is of cells without a category.
+      const colorsAt = (level) => full.map((c, code) =>
+        state.only >= 0 && code !== state.only ? hidden[code] : layered && level === 0 ? pale[code] : c);
+      if (nShown > FEW) drawPixels(context, ratio, background, colorsAt);
+      else drawDiscs(context, ratio, w, h, colorsAt);
     }
 
-    function drawDiscs(context, ratio, w, h, colorOf) {
+    function drawDiscs(context, ratio, w, h, colorsAt) {
       context.scale(ratio, ratio);
       layers.forEach((layer, level) => {
-        const r = radius(level) * (level === 2 ? 1.25 : 1);
+        const r = radius(level) * (level === 2 ? 1.25 : 1), colors = colorsAt(level);
         for (const i of layer) {
           const [x, y] = place(i, w, h);
           context.beginPath();
           context.arc(x, y, r, 0, 6.2832);
-          context.fillStyle = `rgb(${colorOf(i, level)})`;
+          context.fillStyle = `rgb(${colors[Math.min(column.codes[i], column.colors.length)]})`;
           context.fill();
           if (level === 2) { context.lineWidth = 1.6; context.strokeStyle = css("--fg"); context.stroke(); }
         }
       });
     }
 
-    function drawPixels(context, ratio, background, colorOf) {
+    function drawPixels(context, ratio, background, colorsAt) {
       const W = canvas.width, H = canvas.height, image = context.createImageData(W, H);
       const pixels = new Uint32Array(image.data.buffer);
       const packed = ([r, g, b]) => (255 << 24 | b << 16 | g << 8 | r) >>> 0;
       pixels.fill(packed(background));
-      layers.forEach((layer, level) => {
-        const r = Math.max(1, Math.round(radius(level) * ratio)) + (level === 2 ? 1 : 0);
+      const ring = packed(rgb(css("--fg")));
+      // As `place`, without an array for each point.
+      const kx = state.scale * 0.94 * W / 65534, ky = state.scale * 0.94 * H / 65534;
+      const x0 = (0.5 - state.x * state.scale * 0.94) * W, y0 = (0.5 + state.y * state.scale * 0.94) * H;
+      const last = column.colors.length;
+      const squares = (layer, r, colors) => {
         for (const i of layer) {
-          const [x, y] = place(i, W, H).map(Math.round), color = packed(colorOf(i, level));
-          for (let yy = Math.max(0, y - r + 1); yy < Math.min(H, y + r); yy++)
-            for (let xx = Math.max(0, x - r + 1); xx < Math.min(W, x + r); xx++) pixels[yy * W + xx] = color;
+          const x = Math.round(x0 + kx * points[2 * i]), y = Math.round(y0 - ky * points[2 * i + 1]);
+          const color = colors[Math.min(column.codes[i], last)];
+          const top = Math.min(H, y + r), right = Math.min(W, x + r);
+          for (let yy = Math.max(0, y - r + 1); yy < top; yy++)
+            for (let xx = Math.max(0, x - r + 1); xx < right; xx++) pixels[yy * W + xx] = color;
         }
+      };
+      layers.forEach((layer, level) => {
+        const r = Math.max(1, Math.round(radius(level) * ratio)), colors = colorsAt(level).map(packed);
+        // Here the ring of unknown cells goes around them all.
+        if (level === 2) squares(layer, r + Math.ceil(ratio), colors.map(() => ring));
+        squares(layer, r, colors);
       });
       context.putImageData(image, 0, 0);
     }
@@ -106,8 +117,9 @@
     }
 
     function name(i) {
-      const c = column.codes[i], label = c < column.names.length ? column.names[c] : "no label";
-      return isQuery ? `${isQuery[i] ? "query" : "reference"}: ${label}` : label;
+      const of = (col) => col.codes[i] < col.names.length ? col.names[col.codes[i]] : "no label";
+      const cluster = columns.clusters && column !== columns.clusters ? `, cluster ${of(columns.clusters)}` : "";
+      return (isQuery ? `${isQuery[i] ? "query" : "reference"}: ` : "") + of(column) + cluster;
     }
 
     let waiting = false, drag = null;
