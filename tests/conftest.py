@@ -67,9 +67,19 @@ def trained_model(adata: AnnData, **kwargs: object) -> sx.SCALEXModel:
     return model
 
 
+@pytest.fixture(scope="session")
+def saved_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of the model that all tests share: trained once."""
+    folder = tmp_path_factory.mktemp("model") / "model"
+    prepared = sx.pp.rna(simulate_counts(), batch_key="batch", min_features=0)
+    trained_model(prepared).save(folder)
+    return folder
+
+
 @pytest.fixture
-def model(prepared: AnnData) -> sx.SCALEXModel:
-    return trained_model(prepared)
+def model(saved_model: Path, prepared: AnnData) -> sx.SCALEXModel:
+    """A trained model of a test's own, of the cells in ``prepared``."""
+    return sx.SCALEXModel.load(saved_model, adata=prepared)
 
 
 def share_between_batches(latent: np.ndarray, batch: pd.Series) -> float:
