@@ -18,7 +18,14 @@ import scalex_scvi as sx
 
 matplotlib.use("Agg")
 
+LONGEST = ("test_real_data.py", "test_tutorials.py")
+
 QUIET = {"enable_progress_bar": False, "accelerator": "cpu"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Start with the longest files, so that no process is left alone with one at the end."""
+    items.sort(key=lambda item: item.path.name not in LONGEST)
 
 
 def simulate_counts(

@@ -118,7 +118,7 @@ sx.SCALEX("../counts.h5ad", outdir="out", **options)
 
 @pytest.fixture(scope="module")
 def process(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder with what a new process does and writes to stderr: one, as its imports take seconds."""
+    """Folder with what a new process does and says: one process, as its imports take seconds."""
     folder = tmp_path_factory.mktemp("process")
     counts = simulate_counts()
     counts.write_h5ad(folder / "counts.h5ad")

@@ -65,7 +65,7 @@ def kinds_of_outputs(notebook: dict) -> list[list[tuple[str, ...]]]:
 
 @pytest.fixture(scope="module")
 def kernel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """A kernel of the running interpreter: one, as imports and compilation take most of the time."""
+    """A kernel of the running interpreter: one, as imports and compilation take much time."""
     _import("ipykernel")
     folder = tmp_path_factory.mktemp("kernels")
     (folder / "python3").mkdir()
