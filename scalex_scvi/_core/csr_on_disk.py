@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import h5py
@@ -69,6 +70,11 @@ class CsrOnDisk:
         else:
             with fast_codecs():
                 self._arrays = [group[part] for part in _PARTS]
+
+    @property
+    def parts(self) -> list[Any]:
+        """Return what it reads: arrays, or the path of their file."""
+        return self._arrays if self._file is None else [Path(self._file)]
 
     def read(self, start: int, stop: int) -> sparse.csr_matrix:
         """Return rows ``start`` to ``stop``; indices are 64-bit only where they must be."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import h5py
+
+from .csr_on_disk import CsrOnDisk
 
 
 def files_behind(matrix: Any) -> set[Path]:
@@ -56,3 +59,7 @@ def _parts(value: Any) -> Iterator[Any]:
             yield getattr(value, name, None)
     elif type(value).__module__.startswith("anndata."):  # a sparse matrix on disk
         yield getattr(value, "group", None)
+    elif isinstance(value, CsrOnDisk):
+        yield value.parts
+    elif inspect.ismethod(value):
+        yield value.__self__
