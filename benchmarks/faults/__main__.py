@@ -6,8 +6,8 @@ system, where one may be mounted), ``sizes`` (files that cannot grow), ``hostile
 
 Each kind prints one line of JSON: how often it was tried, and how often a folder was ``lost`` (not
 read any more), a ``mixture`` (cells and model of different runs) or ``other`` (a training that went
-on to other weights than an uninterrupted one), code of a file ``executed``, or an exception of a
-library passed on without words of ours (``raw``).
+on to other weights than an uninterrupted one), code of a file ``executed``, an exception of a
+library passed on without words of ours (``raw``), or a library ``crashed`` (fuzz).
 """
 
 from __future__ import annotations
@@ -20,10 +20,9 @@ import subprocess
 import sys
 import tempfile
 import time
-import warnings
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import product
 from pathlib import Path
@@ -39,6 +38,7 @@ import scalex_scvi as sx
 from scalex_scvi.io import RunFolder, read
 
 from ._child import start
+from ._reading import outcome, outcome_elsewhere
 
 MEGABYTES = 4
 """Size of the small file system: a dozen times that of a run."""
@@ -237,19 +237,6 @@ class Bomb:
         return Path.touch, (self.mark,)
 
 
-def outcome(read_it: Callable[[], object]) -> str:
-    """Tell what reading does: it is ``read``, ``refused`` with a message of ours, or ``raw``."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            read_it()
-    except (ValueError, FileNotFoundError, KeyError, MemoryError, TypeError) as error:
-        return "refused" if "'" in str(error) or "`" in str(error) else f"raw {error!r:.80}"
-    except Exception as error:
-        return f"raw {error!r:.80}"
-    return "read"
-
-
 def continued(checkpoint: Path) -> None:
     """Go on with a training."""
     adata = sx.pp.rna(counts(), batch_key="batch", min_features=0, min_cells=0)
@@ -338,7 +325,7 @@ def fuzz(folder: Path, times: int, deadline: float) -> Counter:
         for place in rng.integers(len(content), size=rng.integers(1, 8)):
             content[place] = rng.integers(256)
         path.write_bytes(content[: rng.integers(len(content))] if i % 5 == 0 else content)
-        found.update(["tried", outcome(lambda path=path: read(path))])
+        found.update(["tried", outcome_elsewhere(path)])
     return found
 
 

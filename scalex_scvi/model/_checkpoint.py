@@ -31,7 +31,7 @@ from scalex_scvi.train import (
     cells_all_over,
 )
 
-from ._checksum import checksum, impossible_numbers
+from ._checksum import checksum, checksum_of_arrays, impossible_numbers
 from ._fields import stored_record
 from ._files import CHECKSUM_KEY, read_plain, write_checked
 from ._plain import from_plain, to_plain
@@ -316,7 +316,7 @@ def _named(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_named(item) for item in value]
     if isinstance(value, np.ndarray):
-        return checksum(to_plain(value, name="An argument"))
+        return checksum_of_arrays([value])
     return type(value).__name__
 
 
@@ -329,7 +329,7 @@ def _data_of(model: SCALEXModel) -> dict[str, Any]:
         "cells": model.adata.n_obs,
         "genes": checksum([str(gene) for gene in model.get_var_names()]),
         "batches": model.batch_names,
-        "batch of each cell": checksum(torch.from_numpy(np.array(manager.codes, dtype=np.int64))),
+        "batch of each cell": checksum_of_arrays([manager.codes.astype(np.int64)]),
         "expression": _checksum_of_cells(manager),
         "preparation": checksum(to_plain(stored_record(model.preprocessing), name="The record")),
         "weights at the start": checksum(
@@ -344,12 +344,10 @@ def _checksum_of_cells(manager: SCALEXDataManager) -> str:
     """Checksum of the expression: all that is in memory, cells spread evenly on a disk."""
     matrix = manager.get_from_registry(REGISTRY_KEYS.X_KEY)
     if not in_memory(matrix):
-        return checksum([torch.from_numpy(x) for x in cells_all_over(manager, CELLS_COMPARED)])
+        return checksum_of_arrays(cells_all_over(manager, CELLS_COMPARED))
     if sparse.issparse(matrix):
-        parts = [matrix.data, matrix.indices, matrix.indptr]
-    else:
-        parts = [np.asarray(matrix)]
-    return checksum([torch.from_numpy(np.ascontiguousarray(part)) for part in parts])
+        return checksum_of_arrays([matrix.data, matrix.indices, matrix.indptr])
+    return checksum_of_arrays([matrix])
 
 
 def _machine() -> dict[str, Any]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 
 
@@ -21,6 +22,21 @@ def checksum(content: Any) -> str:
     """
     digest = hashlib.sha256()
     _add(digest, content)
+    return digest.hexdigest()
+
+
+def checksum_of_arrays(arrays: Iterable[np.ndarray]) -> str:
+    """Return the SHA-256 of arrays of numbers: their types, shapes and values.
+
+    Parameters
+    ----------
+    arrays
+        Of any numeric type and order in memory, read-only ones too.
+    """
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(f"{array.dtype.str} {array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
 
 

@@ -168,6 +168,28 @@ def test_a_finished_training_is_finished_at_once(prepared: AnnData, tmp_path: Pa
     assert_same(whole, plain)  # checkpoints change nothing
 
 
+@pytest.mark.parametrize("kind", ["uint8", "column-wise", "read-only", "csc", "dask"])
+def test_cells_of_any_kind_are_compared(tmp_path: Path, kind: str) -> None:
+    counts = simulate_counts(40, 20)
+    dense = counts.X.toarray()
+    if kind == "dask":
+        da = pytest.importorskip("dask.array")
+        counts.X = da.from_array(dense, chunks=(16, 20))
+    elif kind == "csc":
+        counts.X = counts.X.tocsc()
+    else:
+        counts.X = (
+            dense.clip(max=255).astype("uint8") if kind == "uint8" else np.asfortranarray(dense)
+        )
+        counts.X.setflags(write=kind != "read-only")
+    path = tmp_path / "training.ckpt"
+    how = SHORT | {"max_epochs": 2}
+    for is_finished in (False, True):
+        sx.SCALEXModel.setup_anndata(counts, batch_key="batch")
+        model = sx.SCALEXModel(counts, n_hidden=8, n_latent=2)
+        model.train(checkpoint=path, callbacks=[Interrupt(1)] if is_finished else [], **how)
+
+
 def test_one_minibatch_in_an_epoch_has_no_middle(prepared: AnnData, tmp_path: Path) -> None:
     path = tmp_path / "training.ckpt"
     model = small_model(prepared)

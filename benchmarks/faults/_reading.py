@@ -1,0 +1,43 @@
+"""What reading a file does."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+from scalex_scvi.io import read
+
+from ._child import SERVER
+
+
+def outcome(read_it: Callable[[], object]) -> str:
+    """Tell what reading does: it is ``read``, ``refused`` with a message of ours, or ``raw``."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            read_it()
+    except (ValueError, FileNotFoundError, KeyError, MemoryError, TypeError) as error:
+        return "refused" if "'" in str(error) or "`" in str(error) else f"raw {error!r:.80}"
+    except Exception as error:
+        return f"raw {error!r:.80}"
+    return "read"
+
+
+def outcome_elsewhere(path: Path) -> str:
+    """Read a file in a process of its own: the HDF5 library may crash. See :func:`outcome`."""
+    here, there = SERVER.Pipe(duplex=False)
+    process = SERVER.Process(target=_send_outcome, args=(path, there))
+    process.start()
+    there.close()
+    try:
+        found = here.recv()
+    except EOFError:
+        found = "crashed"
+    process.join()
+    return found
+
+
+def _send_outcome(path: Path, pipe: Connection) -> None:
+    pipe.send(outcome(lambda: read(path)))
