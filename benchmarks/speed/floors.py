@@ -13,6 +13,9 @@ else; of the fit, one pass of compiled loops for totals, checks and moments, and
 and exponential, over values that lie in the cache; of the check, the pass for totals and checks; of
 the encoder, the first layer's product as a dense one, at the rate of the best product of the
 machine, for the values that are not zero alone.
+
+What does not grow with the cells (a model is built, annotations are written) takes some tenths of a
+second: choose enough of them.
 """
 
 from __future__ import annotations
@@ -68,7 +71,8 @@ def cpu_seconds(function: Callable[[], Any], at_least: int = 1) -> float:
 def ceilings() -> dict[str, Callable[[], float]]:
     """Bytes copied, and multiplications and additions of a product, each second."""
     source = np.ones(2**26, dtype=np.float32)
-    target = np.empty_like(source)
+    target = np.zeros_like(source)
+    np.copyto(target, source)  # its pages are there afterwards
     cells, weight = torch.rand(512, 2000), torch.rand(2000, 1024)
     return {
         "copy (read and written), GB/s": lambda: (
@@ -139,7 +143,7 @@ class Steps:
 
     def check(self) -> None:
         """Check the counts of a query, and find what is to be known of its batches."""
-        sx.SCALEXModel.load_query_data(self.lazy.copy(), self.model)
+        sx.pp.fit_query(self.lazy, self.model.preprocessing, batch_key=self.args.batch_key)
 
     def latent(self) -> None:
         """Encode the query."""

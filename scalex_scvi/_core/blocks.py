@@ -232,10 +232,9 @@ class DaskBlocks:
         keep: np.ndarray | None = None,
     ) -> DaskArray:
         """See :class:`Blocks`."""
-        x, codes = self.x, self.codes
-        if keep is not None and not keep.all():
-            x, codes = keep_rows(x, keep), codes[keep]
-        return map_rows(x, function, codes, n_columns=n_columns, shared=shared)
+        results = map_rows(self.x, function, self.codes, n_columns=n_columns, shared=shared)
+        # Rows are left out of the results, which are the smaller ones.
+        return results if keep is None else keep_rows(results, keep)
 
 
 def _whole_rows(x: DaskArray) -> str:

@@ -30,7 +30,7 @@ VALUES_IN_SHARD = 2**21
 def fast_codecs() -> Iterator[None]:
     """Let the zarr arrays that are opened here unpack their chunks without a coroutine for each.
 
-    zarr has a faster way to do so since 3.3, which one has to ask for: with chunks of 64 kB, half
+    Newer versions of zarr have a faster way, which one has to ask for: with chunks of 64 kB, half
     of the time of a read is spent between them. Where a user has chosen another way, it stays.
     """
     import zarr
@@ -65,11 +65,13 @@ class CsrOnDisk:
         self.shape = (int(rows), int(columns))
         self.dtype = group["data"].dtype
         self._file: str | None = None
-        if reopen and isinstance(group, h5py.Group):
-            self._file, self._key = group.file.filename, group.name
-        else:
+        if not isinstance(group, h5py.Group):
             with fast_codecs():
                 self._arrays = [group[part] for part in _PARTS]
+        elif reopen:
+            self._file, self._key = group.file.filename, group.name
+        else:
+            self._arrays = [group[part] for part in _PARTS]
 
     @property
     def parts(self) -> list[Any]:

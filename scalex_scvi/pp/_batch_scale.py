@@ -125,7 +125,8 @@ def _scan(
     wanted = transform.direct
     if worth_compiling(block):
         csr = narrow(block)
-        found = tally_cells(csr, codes, wanted, wanted, 0)
+        none = len(wanted.places) + 1  # no column is counted
+        found = tally_cells(csr, codes, wanted, wanted, none)
         values, by_batch, detected = found.values, found.by_batch, found.filled
         n_empty = int((found.detected == 0).sum())
     else:

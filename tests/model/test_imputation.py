@@ -189,7 +189,7 @@ def test_the_input_is_never_overwritten(
     path = tmp_path / "prepared.h5ad"
     prepared.copy().write_h5ad(path)
     backed = ad.read_h5ad(path, backed="r")
-    with pytest.raises(ValueError, match="is the file of `adata`"):
+    with pytest.raises(ValueError, match="is what `adata` is read from"):
         model.impute(backed, path=path)
     backed.file.close()
     np.testing.assert_array_equal(ad.read_h5ad(path).X.toarray(), prepared.X.toarray())

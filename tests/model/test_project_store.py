@@ -96,7 +96,7 @@ def test_mistakes_leave_an_earlier_result(
     out = tmp_path / "z.h5ad"
     model.project_store(path, out)
     before = out.read_bytes()
-    with pytest.raises(ValueError, match="is the file of the cells"):
+    with pytest.raises(ValueError, match="is what `adata` is read from"):
         model.project_store(path, path)
     with pytest.raises(ValueError, match="'running' or 'batch', got 'train'"):
         model.project_store(path, out, batch_stats="train")
