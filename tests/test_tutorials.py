@@ -27,11 +27,11 @@ NAMES = [
 ]
 LARGEST = 1_500_000  # bytes
 CELL_TIMEOUT = 900  # seconds
-# The notebooks train by the default, which would take half of the time of all tests. The default
-# itself is tested on real data (test_real_data.py).
+# As the notebooks train, they would take half of the time of all tests. The default training is
+# tested on real data (test_real_data.py).
 SHORT_TRAINING = """
 import scalex_scvi.model._training
-scalex_scvi.model._training.default_steps = lambda share_of_nonzero: 600
+scalex_scvi.model._training.TrainingMixin._steps = lambda self, recipe: 300
 """
 
 
