@@ -16,6 +16,9 @@ CONSTRAINTS := $(wildcard constraints/python$(VERSION).txt)
 OUT ?= demo_output
 DATA ?=
 ARGS ?=
+# Processes that share the tests, of one thread each; files stay whole, for the sake of what their
+# tests share. 0: the process that is started.
+WORKERS ?= 2
 
 .PHONY: demo test lint docs clean
 
@@ -23,7 +26,8 @@ demo: $(VENV)/.installed
 	$(BIN)/scalex-scvi demo $(DATA) --outdir $(OUT) $(ARGS)
 
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest $(ARGS)
+	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 NUMBA_NUM_THREADS=1 $(BIN)/python -m pytest \
+		--numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -7,6 +7,7 @@ from . import module as module
 from . import nn as nn
 from . import pl as pl
 from . import pp as pp
+from . import references as references
 from . import tl as tl
 from . import train as train
 from . import workflow as workflow

@@ -42,6 +42,9 @@ class Outputs:
         Whether to show the UMAP.
     repeat
         Whether a projection returns the projected cells alone, else with the reference.
+    resume
+        Whether to continue the interrupted training of an earlier run into ``outdir``, of the same
+        data and options.
     """
 
     outdir: str | os.PathLike[str] | None = option(None, "run folder for the results")
@@ -58,6 +61,10 @@ class Outputs:
     assess: bool = option(False, "add scores")
     show: bool = option(True, "show the UMAP")
     repeat: bool = option(False, "return the projected cells without the reference")
+    resume: bool = option(False, "continue the interrupted training of this run folder")
 
     def __post_init__(self) -> None:
+        if self.resume and self.outdir is None:
+            msg = "`resume=True` continues the training of a run folder: name it, `outdir`."
+            raise ValueError(msg)
         check_whole(self.chunk_size, 1, name="chunk_size")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -21,6 +21,7 @@ from ._outputs import LABEL, Outputs
 from .io import RunFolder, batch_column, make_writable, paths_of
 from .model import SCALEXModel
 from .tl import embed, uncorrected_umap
+from .train import Checkpoint
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +43,43 @@ def results_folder(outputs: Outputs, data: Any) -> AbstractContextManager[RunFol
     if outputs.outdir is None:
         return nullcontext()
     return RunFolder(outputs.outdir).run(paths_of(data))
+
+
+@contextmanager
+def kept_training(outputs: Outputs, train_kwargs: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield arguments of the training with which its state is kept in the run folder.
+
+    An error in the block says that it can be continued.
+
+    Parameters
+    ----------
+    outputs
+        What is written, and whether an interrupted training is continued.
+    train_kwargs
+        Further arguments of :meth:`SCALEXModel.train`.
+    """
+    # Several processes cannot be continued exactly: refused only if that is wanted.
+    if outputs.outdir is None or ("strategy" in train_kwargs and not outputs.resume):
+        yield dict(train_kwargs)
+        return
+    place = RunFolder(outputs.outdir).training
+    if place.exists() and not outputs.resume:
+        logger.warning(
+            "%s holds an interrupted training, which is not continued (`resume=True`, --resume) "
+            "and will be replaced.",
+            outputs.outdir,
+        )
+    if outputs.resume and not place.exists():
+        logger.info("%s holds no interrupted training: it starts anew.", outputs.outdir)
+    try:
+        yield {"checkpoint": Checkpoint(place, resume=outputs.resume)} | dict(train_kwargs)
+    except BaseException as error:
+        if place.exists():
+            error.add_note(
+                "The training is kept up to its last checkpoint: the same call with `resume=True` "
+                "(--resume) continues it."
+            )
+        raise
 
 
 @contextmanager
@@ -143,18 +181,25 @@ def finish(
     if has_map:
         _draw(adata, _label_in(adata, outputs), folder, show=outputs.show)
     if folder is not None:
-        about = _about((*options, outputs), seed)
-        _report(adata, model, outputs, folder, before=before, about=about)
+        told: dict[str, Any] = {}
+        defaults: dict[str, Any] = {}
+        for each in (*options, outputs):
+            told |= asdict(each)
+            defaults |= asdict(type(each)())
+        del told["outdir"]  # for now the folder of an unfinished run
+        about = about_run(told, defaults, seed)
+        label = _label_in(adata, outputs)
+        write_report(adata, model, folder, label=label, before=before, about=about)
     if outputs.outdir is not None:
         logger.info("Results are in %s.", outputs.outdir)
 
 
-def _report(
+def write_report(
     adata: AnnData,
     model: SCALEXModel,
-    outputs: Outputs,
     folder: RunFolder,
     *,
+    label: str | None,
     before: AnnData | None,
     about: dict[str, Any],
 ) -> None:
@@ -165,7 +210,7 @@ def _report(
             folder.path / "report.html",
             model=model,
             before=before,
-            labels_key=_label_in(adata, outputs),
+            labels_key=label,
             batch_key=batch_column(adata),
             about=about,
         )
@@ -173,15 +218,13 @@ def _report(
         logger.warning("The report could not be written; all other results are.", exc_info=True)
 
 
-def _about(options: Sequence[Any], seed: int | None) -> dict[str, Any]:
-    """How the run was made: command, seed, and all options beside their defaults."""
+def about_run(
+    options: Mapping[str, Any], defaults: Mapping[str, Any], seed: int | None
+) -> dict[str, Any]:
+    """How a run was made: command, seed, and what it was told beside the defaults."""
     program = Path(sys.argv[0]).name
-    about: dict[str, Any] = {"seed": resolve_seed(seed), "options": {}, "defaults": {}}
-    for each in options:
-        about["options"] |= asdict(each)
-        about["defaults"] |= asdict(type(each)())
-    for name in ("options", "defaults"):
-        about[name].pop("outdir", None)  # for now the folder of an unfinished run
+    about: dict[str, Any] = {"seed": resolve_seed(seed), "options": dict(options)}
+    about["defaults"] = {name: value for name, value in defaults.items() if name in options}
     if program in ("scalex-scvi", "SCALEX.py"):
         about["command"] = shlex.join([program, *sys.argv[1:]])
     return about

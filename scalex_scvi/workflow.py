@@ -25,6 +25,7 @@ from ._results import (
     finish,
     forget_registration,
     kept,
+    kept_training,
     results_folder,
     warn_of_lost_cells,
 )
@@ -40,6 +41,7 @@ from .io import (
 )
 from .model import SCALEXModel
 from .pp import Preparation
+from .references import is_reference
 from .tl import label_scores, label_transfer, place_on_map
 from .train import DEFAULT, Recipe, Schedule
 
@@ -90,10 +92,11 @@ def SCALEX(
     min_gene_share: float = Reading.min_gene_share,
     genome: str | None = Reading.genome,
     progress_bar: bool | None = None,
+    resume: bool = Outputs.resume,
 ) -> AnnData:
     """Integrate single-cell data sets, or project new cells onto an integrated reference.
 
-    The arguments of the published package, all of them, and eleven more by keyword.
+    The arguments of the published package, all of them, and twelve more by keyword.
 
     Parameters
     ----------
@@ -208,6 +211,10 @@ def SCALEX(
         Genome whose features are used where a file has several, or ``"all"``.
     progress_bar
         Whether to show the progress of the training; ``None``: unless ``verbose`` is ``False``.
+    resume
+        Whether to continue the training of an interrupted run of the same data and options into
+        ``outdir``, whose state is kept there every ten minutes. Where there is none, it starts
+        anew. The result is that of an uninterrupted run.
 
     Returns
     -------
@@ -294,7 +301,8 @@ def integrate(
         check_outputs(adata, outputs)  # now, not after the training
         SCALEXModel.setup_anndata(adata, batch_key=batch_column(adata))
         model = SCALEXModel(adata, seed=seed)
-        model.train(recipe=recipe, seed=seed, **(train_kwargs or {}))
+        with kept_training(outputs, train_kwargs or {}) as how:
+            model.train(recipe=recipe, seed=seed, **how)
         with kept(model, outputs):
             adata.obsm["latent"] = model.get_latent_representation(batch_stats=outputs.batch_stats)
             options = (reading, preparation, recipe)
@@ -336,19 +344,27 @@ def project(
     Raises
     ------
     ValueError
-        If ``outputs.outdir`` is the reference.
+        If ``outputs.outdir`` is the reference, or this is one by name
+        (:mod:`scalex_scvi.references`).
     """
     source = RunFolder(reference)
+    if is_reference(source.path):
+        msg = (
+            f"{str(reference)!r} is a reference by name, without counts, and no run folder. Map "
+            "onto it by `scalex_scvi.map_query`, or `scalex-scvi map --reference`."
+        )
+        raise ValueError(msg)
     outdir = outputs.outdir
     if outdir is not None and RunFolder(outdir).path.resolve() == source.path.resolve():
         msg = f"`outdir` {str(outdir)!r} is the reference, which the results would replace."
         raise ValueError(msg)
     with results_folder(outputs, data) as folder:
         reference_model, ref = _open_reference(source, outputs.batch_stats)
+        _check_imputed(reference_model, outputs.impute)
         _check_label(ref, source, outputs.label)
         record = reference_model.preprocessing
         wanted = _undeclared(preparation) and record is not None and not record.log_normalized
-        counts = _load_query(data, reading, reference_model, seed, counts_wanted=wanted)
+        counts = load_query(data, reading, reference_model, seed, counts_wanted=wanted)
         if folder is not None:
             outputs = _as_written(counts, outputs)
         counts = _rich_cells(counts, preparation, reference_model, outputs.label)
@@ -465,7 +481,7 @@ def _as_written(counts: AnnData, outputs: Outputs) -> Outputs:
     return replace(outputs, label=renamed.get(outputs.label, outputs.label))
 
 
-def _load_query(
+def load_query(
     data: DataSource | Sequence[DataSource],
     reading: Reading,
     reference_model: SCALEXModel,
@@ -473,7 +489,15 @@ def _load_query(
     *,
     counts_wanted: bool,
 ) -> AnnData:
-    """Read new cells, with their batches in the column that the reference has them in."""
+    """Read new cells, with their batches in the column that the reference has them in.
+
+    Parameters
+    ----------
+    data, reading, seed, counts_wanted
+        See :func:`scalex_scvi.io.load_counts`.
+    reference_model
+        Model of the reference.
+    """
     column = reference_model.get_setup_arg("batch_key") or Reading.batch_name
     if (reading.batch_name, reading.batch_key) == (Reading.batch_name, Reading.batch_key):
         reading = replace(reading, batch_name=column, batch_key=column)
@@ -513,6 +537,18 @@ def _open_reference(source: RunFolder, batch_stats: str) -> tuple[SCALEXModel, A
         forget_registration(ref)
         logger.info("%s is of the published package: its latent is computed anew.", source.path)
     return model, ref
+
+
+def _check_imputed(reference: SCALEXModel, impute: bool | str | None) -> None:
+    """Raise before the query is read if its expression cannot be decoded by the batch named."""
+    trained = [name for name in reference.batch_names if name not in reference.untrained_batches_]
+    if isinstance(impute, str) and impute not in trained:
+        msg = (
+            f"`impute` {impute!r} is not a batch of the reference: {trained!r}. The decoder of a "
+            "query's batches is not trained in a projection: `SCALEXModel.load_query_data`, "
+            "`train()` and `impute()` do that."
+        )
+        raise ValueError(msg)
 
 
 def _check_label(ref: AnnData | None, source: RunFolder, label: str | None) -> None:

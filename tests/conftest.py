@@ -18,7 +18,14 @@ import scalex_scvi as sx
 
 matplotlib.use("Agg")
 
+LONGEST = ("test_real_data.py", "test_tutorials.py")
+
 QUIET = {"enable_progress_bar": False, "accelerator": "cpu"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Start with the longest files, so that no process is left alone with one at the end."""
+    items.sort(key=lambda item: item.path.name not in LONGEST)
 
 
 def simulate_counts(
@@ -67,9 +74,19 @@ def trained_model(adata: AnnData, **kwargs: object) -> sx.SCALEXModel:
     return model
 
 
+@pytest.fixture(scope="session")
+def saved_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of the model that all tests share: trained once."""
+    folder = tmp_path_factory.mktemp("model") / "model"
+    prepared = sx.pp.rna(simulate_counts(), batch_key="batch", min_features=0)
+    trained_model(prepared).save(folder)
+    return folder
+
+
 @pytest.fixture
-def model(prepared: AnnData) -> sx.SCALEXModel:
-    return trained_model(prepared)
+def model(saved_model: Path, prepared: AnnData) -> sx.SCALEXModel:
+    """A trained model of a test's own, of the cells in ``prepared``."""
+    return sx.SCALEXModel.load(saved_model, adata=prepared)
 
 
 def share_between_batches(latent: np.ndarray, batch: pd.Series) -> float:

@@ -19,7 +19,7 @@ FLOORS = [
     {"pp", "module"},
     {"train"},
     {"model"},
-    {"tl", "pl"},
+    {"tl", "pl", "references"},
     {"workflow"},
     {"cli"},
 ]

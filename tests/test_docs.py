@@ -22,7 +22,7 @@ PAGES = [
     if not {"_build", "generated", "tutorials"} & set(path.relative_to(ROOT).parts)
 ]
 API = (DOCS / "api.md").read_text(encoding="utf-8")
-ROOMS = ["datasets", "io", "metrics", "module", "nn", "pl", "pp", "tl", "train"]
+ROOMS = ["datasets", "io", "metrics", "module", "nn", "pl", "pp", "references", "tl", "train"]
 
 
 def public_names(room: str) -> list[str]:
@@ -75,7 +75,7 @@ def test_every_public_name_has_a_docstring(room: str) -> None:
         assert inspect.getdoc(getattr(sx.SCALEXModel, name)), name
 
 
-@pytest.mark.parametrize("room", ["datasets", "io", "metrics", "pl", "pp", "tl"])
+@pytest.mark.parametrize("room", ["datasets", "io", "metrics", "pl", "pp", "references", "tl"])
 def test_every_public_function_has_an_example(room: str) -> None:
     examples = (DOCS / "examples.md").read_text(encoding="utf-8")
     module = import_module(f"scalex_scvi.{room}")
@@ -83,6 +83,7 @@ def test_every_public_function_has_an_example(room: str) -> None:
     # What rooms of this package need of each other.
     others = {"batch_column", "rename_batches", "with_raw", "whole_numbers", "make_writable"}
     others |= {"paths_of", "read_h5ad", "on_device", "get_profile", "check_share_found"}
+    others |= {"is_reference", "is_remote"}
     written = {name for name in functions if re.search(rf"sx\.(\w+\.)?{name}\(", examples)}
     assert set(functions) - written <= others
 

@@ -169,6 +169,16 @@ REFUSED: dict[str, tuple[Callable[[Path], None] | None, str, str]] = {
     ),
     "no name of a file": (None, "impute run -o ''", "--out '' must end in one of"),
     "below a file, too": (None, "assess run -o counts.h5ad/s.csv", "is a file, not a folder."),
+    "a picture over one of somebody else": (
+        foreign("map.png"),
+        "plot run meta -o mine/map.png",
+        "exists, and is not an earlier result of this command",
+    ),
+    "a picture over a paper": (
+        foreign("paper.pdf"),
+        "plot run meta -o mine/paper.pdf",
+        "exists, and is not an earlier result of this command",
+    ),
     "a picture over a model": (None, "plot run meta -o run/checkpoint/a.png", "belongs to the"),
 }
 
@@ -205,6 +215,13 @@ def test_a_run_goes_where_one_was_and_leaves_the_rest(place: Path) -> None:
     assert (place / "run" / "notes.txt").read_text() == "mine"
     assert not (ad.read_h5ad("run/adata.h5ad").obsm["latent"] == first).all()
     assert not (place / "~").exists()
+
+
+@pytest.mark.parametrize("suffix", ["png", "pdf", "svg"])
+def test_a_picture_of_ours_is_replaced(place: Path, suffix: str) -> None:
+    argv = ["plot", "run", "meta", "--color", "batch", "-q", "-o", f"meta.{suffix}"]
+    for _ in range(2):
+        assert cli.main(argv) == 0
 
 
 def test_a_failed_first_run_does_not_block_the_next(place: Path) -> None:

@@ -8,6 +8,7 @@ import sys
 import pytest
 
 HEAVY = ("torch", "scvi", "scanpy", "anndata", "pandas", "numpy", "matplotlib", "lightning")
+HEAVY += ("jax", "numba", "scib_metrics")
 REPORT = f"import sys; print([name for name in {HEAVY!r} if name in sys.modules], file=sys.stderr)"
 STARTS = {
     "import": "import scalex_scvi; scalex_scvi.__version__",

@@ -93,29 +93,52 @@ def test_a_filter_that_takes_many_cells_warns(
     assert "`min_features` removed" not in caplog.text
 
 
-def test_the_warning_is_seen_where_a_log_is_written(counts: AnnData, tmp_path: Path) -> None:
+IN_A_PROCESS = """
+import os, runpy, sys
+
+def enter(folder):
+    os.makedirs(folder)
+    os.chdir(folder)
+    os.dup2(os.open("stderr.txt", os.O_CREAT | os.O_WRONLY), 2)
+
+start, options = sys.argv[1], eval(sys.argv[2])
+for name, flags in (("messages", []), ("quiet", ["-q"])):
+    enter(os.path.join(start, name))
+    sys.argv[1:] = ["integrate", "nowhere.h5ad", "-o", "out", *flags]
+    try:
+        runpy.run_module("scalex_scvi.cli", run_name="__main__", alter_sys=True)
+    except SystemExit as stop:
+        open("code.txt", "w").write(str(stop.code))
+
+import scalex_scvi as sx
+enter(os.path.join(start, "call"))
+sx.SCALEX("../counts.h5ad", outdir="out", **options)
+"""
+
+
+@pytest.fixture(scope="module")
+def process(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder with what a new process does and says: one process, as its imports take seconds."""
+    folder = tmp_path_factory.mktemp("process")
+    counts = simulate_counts()
+    counts.write_h5ad(folder / "counts.h5ad")
     detected = np.asarray((counts.X > 0).sum(axis=1)).ravel()
-    counts.write_h5ad(tmp_path / "counts.h5ad")
     options = FAST | {"min_features": int(np.quantile(detected, 0.4))}
-    code = f"import scalex_scvi as sx; sx.SCALEX('counts.h5ad', outdir='out', **{options!r})"
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=True
-    )
-    assert done.stderr.count("`min_features` removed") == 1
-    assert ad.read_h5ad(tmp_path / "out" / "adata.h5ad").n_obs < counts.n_obs
+    argv = [sys.executable, "-c", IN_A_PROCESS, str(folder), repr(options)]
+    subprocess.run(argv, check=True)
+    return folder
 
 
-@pytest.mark.parametrize("flags", [[], ["-q"]], ids=["messages", "quiet"])
-def test_a_mistake_is_one_line_and_its_traceback_in_the_log(
-    tmp_path: Path, flags: list[str]
-) -> None:
-    argv = ["integrate", "nowhere.h5ad", "-o", "out", *flags]
-    done = subprocess.run(
-        [sys.executable, "-m", "scalex_scvi.cli", *argv],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-    )
-    assert done.returncode == 2
-    assert done.stderr == "scalex-scvi integrate: There is no file 'nowhere.h5ad'.\n"
-    assert "Traceback" in (tmp_path / "out" / "log.txt").read_text()
+def test_the_warning_is_seen_where_a_log_is_written(process: Path, counts: AnnData) -> None:
+    run = process / "call"
+    assert (run / "stderr.txt").read_text().count("`min_features` removed") == 1
+    assert ad.read_h5ad(run / "out" / "adata.h5ad").n_obs < counts.n_obs
+
+
+@pytest.mark.parametrize("name", ["messages", "quiet"])
+def test_a_mistake_is_one_line_and_its_traceback_in_the_log(process: Path, name: str) -> None:
+    run = process / name
+    assert (run / "code.txt").read_text() == "2"
+    error = "scalex-scvi integrate: There is no file 'nowhere.h5ad'.\n"
+    assert (run / "stderr.txt").read_text() == error
+    assert "Traceback" in (run / "out" / "log.txt").read_text()

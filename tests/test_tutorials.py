@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 from conftest import real_data
@@ -27,11 +29,22 @@ NAMES = [
 ]
 LARGEST = 1_500_000  # bytes
 CELL_TIMEOUT = 900  # seconds
-# As the notebooks train, they would take half of the time of all tests. The default training is
-# tested on real data (test_real_data.py).
-SHORT_TRAINING = """
+# Before each notebook: nothing of the one before is left, but what is imported and compiled. As the
+# notebooks train, ours and scVI's, they would take half of the time of all tests. Our default
+# training itself is tested on real data (test_real_data.py).
+START = """
+%reset -f
+import functools
+import os
+import matplotlib
+import scvi
 import scalex_scvi.model._training
+matplotlib.rcdefaults()
+os.chdir({folder!r})
+os.environ["SCALEX_SCVI_TUTORIAL"] = {source!r}
 scalex_scvi.model._training.TrainingMixin._steps = lambda self, recipe: 300
+if not isinstance(vars(scvi.model.SCVI).get("train"), functools.partialmethod):
+    scvi.model.SCVI.train = functools.partialmethod(scvi.model.SCVI.train, max_epochs=20)
 """
 
 
@@ -56,34 +69,38 @@ def kinds_of_outputs(notebook: dict) -> list[list[tuple[str, ...]]]:
     ]
 
 
-def execute(
-    name: str, folder: Path, monkeypatch: pytest.MonkeyPatch, *, source: str
-) -> tuple[dict, list[Path]]:
-    """Run a copy of a notebook by the running interpreter, in an empty folder, training shortly.
+@pytest.fixture(scope="module")
+def kernel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A kernel of the running interpreter: one, as imports and compilation take much time."""
+    _import("ipykernel")
+    folder = tmp_path_factory.mktemp("kernels")
+    (folder / "python3").mkdir()
+    command = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+    spec = {"argv": command, "display_name": "Python 3", "language": "python"}
+    (folder / "python3" / "kernel.json").write_text(json.dumps(spec), encoding="utf-8")
+    specs = _import("jupyter_client.kernelspec").KernelSpecManager(kernel_dirs=[str(folder)])
+    manager = _import("jupyter_client").KernelManager(kernel_spec_manager=specs)
+    manager.start_kernel()
+    yield manager
+    manager.shutdown_kernel(now=True)
+
+
+def execute(name: str, folder: Path, kernel: Any, *, source: str) -> tuple[dict, list[Path]]:
+    """Run a copy of a notebook in an empty folder, training shortly.
 
     Returns the notebook with its new outputs, and what it left in the folder.
     """
     nbclient, nbformat = _import("nbclient"), _import("nbformat")
-    _import("ipykernel")
-    kernel, work = folder / "kernels" / "python3", folder / "work"
-    kernel.mkdir(parents=True)
-    work.mkdir()
-    command = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
-    spec = {"argv": command, "display_name": "Python 3", "language": "python"}
-    (kernel / "kernel.json").write_text(json.dumps(spec), encoding="utf-8")
-    monkeypatch.setenv("JUPYTER_PATH", str(folder))  # is searched first
-    monkeypatch.setenv("SCALEX_SCVI_TUTORIAL", source)
     notebook = nbformat.read(TUTORIALS / f"{name}.ipynb", as_version=4)
-    notebook.cells.insert(0, nbformat.v4.new_code_cell(SHORT_TRAINING))
-    client = nbclient.NotebookClient(
-        notebook,
-        timeout=CELL_TIMEOUT,
-        kernel_name="python3",
-        resources={"metadata": {"path": str(work)}},
-    )
-    client.execute()  # raises the error of a cell, with its traceback
+    start = START.format(folder=str(folder), source=source)
+    notebook.cells.insert(0, nbformat.v4.new_code_cell(start))
+    client = nbclient.NotebookClient(notebook, km=kernel, timeout=CELL_TIMEOUT)
+    try:
+        client.execute()  # raises the error of a cell, with its traceback
+    finally:
+        client.kc.stop_channels()
     del notebook.cells[0]
-    return notebook, list(work.iterdir())
+    return notebook, list(folder.iterdir())
 
 
 def test_these_notebooks_exist_and_are_listed() -> None:
@@ -108,10 +125,8 @@ def test_committed_as_it_ran(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_runs_on_the_embedded_data(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    notebook, left = execute(name, tmp_path, monkeypatch, source="embedded")
+def test_runs_on_the_embedded_data(name: str, tmp_path: Path, kernel: Any) -> None:
+    notebook, left = execute(name, tmp_path, kernel, source="embedded")
     assert left == []
     # The committed outputs belong to this code: each cell shows what it showed.
     assert kinds_of_outputs(notebook) == kinds_of_outputs(read(name))
@@ -125,9 +140,7 @@ def test_runs_on_the_embedded_data(
         ("3_integration_atac", "granja_bmmc_atac_peaks"),
     ],
 )
-def test_runs_on_small_real_data(
-    name: str, data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_runs_on_small_real_data(name: str, data: str, tmp_path: Path, kernel: Any) -> None:
     real_data(data)  # or skip
-    _, left = execute(name, tmp_path, monkeypatch, source="small")
+    _, left = execute(name, tmp_path, kernel, source="small")
     assert left == []

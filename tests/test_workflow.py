@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +37,17 @@ def project(query: AnnData, reference: Path, outdir: Path | None = None, **outpu
     return workflow.project(query, reference, outputs=Outputs(outdir=outdir, **outputs))
 
 
+@pytest.fixture(scope="module")
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("workflow") / "ref"
+    integrate(simulate_counts(), folder, label="celltype")
+    return folder
+
+
 @pytest.fixture
-def reference(counts: AnnData, tmp_path: Path) -> Path:
-    integrate(counts, tmp_path / "ref", label="celltype")
-    return tmp_path / "ref"
+def reference(made_once: Path, tmp_path: Path) -> Path:
+    """Run folder of a test's own."""
+    return Path(shutil.copytree(made_once, tmp_path / "ref"))
 
 
 @pytest.fixture
@@ -166,6 +174,7 @@ def test_an_interrupted_run_leaves_the_previous_results(
         "log.txt",
         "scalex_run.json",
         "trained_model",
+        "training.ckpt",
     }
     assert "The run ended early" in (reference / "log.txt").read_text()
     assert not logging.getLogger("scalex_scvi").handlers

@@ -1,10 +1,13 @@
 """Break runs on purpose, through the command line and public functions alone.
 
-Usage: ``python -m benchmarks.faults kills|races|disk|hostile|fuzz [--times N] [--seconds S]``.
+Usage: ``python -m benchmarks.faults KIND [KIND ...] [--times N] [--seconds S]`` with the kinds
+``kills``, ``training`` (kills of trainings that are continued), ``races``, ``disk`` (a small file
+system, where one may be mounted), ``sizes`` (files that cannot grow), ``hostile`` and ``fuzz``.
 
 Each kind prints one line of JSON: how often it was tried, and how often a folder was ``lost`` (not
-read any more), a ``mixture`` (cells and model of different runs), code of a file ``executed``, or
-an exception of a library passed on without words of ours (``raw``).
+read any more), a ``mixture`` (cells and model of different runs) or ``other`` (a training that went
+on to other weights than an uninterrupted one), code of a file ``executed``, or an exception of a
+library passed on without words of ours (``raw``).
 """
 
 from __future__ import annotations
@@ -13,7 +16,6 @@ import argparse
 import json
 import os
 import pickle
-import resource
 import subprocess
 import sys
 import tempfile
@@ -21,7 +23,9 @@ import time
 import warnings
 import zipfile
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import product
 from pathlib import Path
 
 import h5py
@@ -34,24 +38,10 @@ from scipy import sparse
 import scalex_scvi as sx
 from scalex_scvi.io import RunFolder, read
 
-# In the child: dies right before or after its N-th rename.
-_DYING = """
-import os, sys
-place, before = int(sys.argv[1]), sys.argv[2] == "before"
-count, rename = 0, os.replace
-def replace(a, b, **k):
-    global count
-    count += 1
-    if count == place and before:
-        os._exit(9)
-    rename(a, b, **k)
-    if count == place:
-        os._exit(9)
-os.replace = replace
-os.rename = replace
-from scalex_scvi.cli import main
-sys.exit(main(sys.argv[3:]))
-"""
+from ._child import start
+
+MEGABYTES = 4
+"""Size of the small file system: a dozen times that of a run."""
 
 
 def counts(n_cells: int = 60, n_genes: int = 30) -> AnnData:
@@ -66,19 +56,34 @@ def counts(n_cells: int = 60, n_genes: int = 30) -> AnnData:
     )
 
 
-def command(data: Path, out: Path, seed: int) -> list[str]:
+def command(data: Path, out: Path, seed: int, steps: int = 2, more: str = "") -> list[str]:
     text = (
         f"integrate {data} -o {out} --seed {seed} --min-features 0 --min-cells 0 "
-        "--max-steps 2 --ignore-umap -q"
+        f"--max-steps {steps} --batch-size 16 --ignore-umap -q {more}"
     )
     return text.split()
 
 
-def start(arguments: list[str], dying: tuple[int, str] | None = None) -> subprocess.Popen:
-    head = ["-m", "scalex_scvi.cli"] if dying is None else ["-c", _DYING, *map(str, dying)]
-    return subprocess.Popen(
-        [sys.executable, *head, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+def ended(process: object) -> bool:
+    """Whether a process comes to its end, and well."""
+    process.join()
+    return process.exitcode == 0
+
+
+def killed(process: object, after: float) -> None:
+    """Kill a process (SIGKILL) after some seconds."""
+    time.sleep(after)
+    process.kill()
+    process.join()
+
+
+def length_of(arguments: list[str]) -> float:
+    """Seconds that a run takes, the second time."""
+    ended(start(arguments))
+    began = time.monotonic()
+    if not ended(start(arguments)):
+        raise RuntimeError(f"The run fails without being broken: {arguments}")
+    return time.monotonic() - began
 
 
 def judge(out: Path) -> str:
@@ -101,64 +106,124 @@ def kills(folder: Path, times: int, deadline: float) -> Counter:
     """Kill runs into a folder that holds a run: at every rename, then at random moments."""
     data, out = folder / "a.h5ad", folder / "run"
     counts().write_h5ad(data)
-    began = time.monotonic()
-    start(command(data, out, 0)).wait()
-    length = time.monotonic() - began
+    length = length_of(command(data, out, 0))
     found: Counter = Counter()
     rng = np.random.default_rng(0)
-    places: list[tuple[int, str]] = [(i, when) for i in range(1, 9) for when in ("before", "after")]
+    at_every = product(range(1, 100), ("before", "after"))
+    last = False
     for i in range(times):
         if time.monotonic() > deadline:
             break
-        if places:
-            finished = start(command(data, out, i + 1), places.pop(0)).wait() == 0
+        if not last:
+            last = ended(start(command(data, out, i + 1), dying=next(at_every)))  # no more renames
             kind = "at a rename"
-            if finished:  # there are no more of them
-                places.clear()
         else:
-            process = start(command(data, out, i + 1))
-            time.sleep(rng.uniform(0, length))
-            process.kill()
-            process.wait()
+            killed(start(command(data, out, i + 1)), rng.uniform(0, length))
             kind = "at random"
         found.update(["tried", kind, judge(out)])
     return found
+
+
+def training(folder: Path, times: int, deadline: float) -> Counter:
+    """Kill a training again and again; the run that comes to its end is an uninterrupted one's."""
+    data = folder / "a.h5ad"
+    counts(200).write_h5ad(data)
+    whole = folder / "whole"
+    length = length_of(command(data, whole, 0, steps=80))
+    found: Counter = Counter()
+    rng = np.random.default_rng(0)
+    n_run = 0
+    while found["tried"] < times and time.monotonic() < deadline:
+        out = folder / f"run{n_run}"
+        n_run += 1
+        arguments = command(data, out, 0, steps=80, more="--resume")
+        for _ in range(rng.integers(1, 5)):
+            killed(start(arguments, steps=7), rng.uniform(0.1, 1) * length)
+            found.update(["tried"])
+            if (out / "training.ckpt").exists():
+                found.update(["in the training, or after it"])
+        if not ended(start(arguments, steps=7)):
+            found.update(["failed"])
+        found.update(["continued to the end", same_run(out, whole)])
+    return found
+
+
+def same_run(out: Path, whole: Path) -> str:
+    """Whether two run folders hold the same weights and latent, bit for bit."""
+    found = judge(out)
+    if found != "kept":
+        return found
+    states = [
+        sx.SCALEXModel.load(RunFolder(path).checkpoint, adata=False).module.state_dict()
+        for path in (out, whole)
+    ]
+    latents = [RunFolder(path).read_adata().obsm["latent"] for path in (out, whole)]
+    same = all(torch.equal(states[0][name], value) for name, value in states[1].items())
+    return "same" if same and np.array_equal(*latents) else "other"
 
 
 def races(folder: Path, times: int, deadline: float) -> Counter:
     """Two runs into one folder at the same time."""
     data, out = folder / "a.h5ad", folder / "run"
     counts().write_h5ad(data)
+    length = length_of(command(data, out, 0))
+    rng = np.random.default_rng(0)
     found: Counter = Counter()
     for i in range(times):
         if time.monotonic() > deadline:
             break
-        for process in [start(command(data, out, 2 * i + j)) for j in range(2)]:
-            process.wait()
-        found.update(["tried", judge(out)])
+        first = start(command(data, out, 2 * i))
+        time.sleep(rng.uniform(0, length))
+        second = start(command(data, out, 2 * i + 1))
+        finished = sum(ended(process) for process in (first, second))
+        found.update(["tried", f"{finished} finished", judge(out)])
     return found
 
 
+@contextmanager
+def small_disk(folder: Path) -> Iterator[Path]:
+    """Yield a folder on a file system of some megabytes, where this user may mount one."""
+    folder.mkdir()
+    options = ["-t", "tmpfs", "-o", f"size={MEGABYTES}m", "tmpfs"]
+    subprocess.run(["mount", *options, str(folder)], check=True)
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
 def disk(folder: Path, times: int, deadline: float) -> Counter:
-    """Files that may not grow beyond a size: what a full disk looks like from inside."""
+    """Run into a folder on a file system that has hardly any room left, or a little more."""
+    data = folder / "a.h5ad"
+    counts().write_h5ad(data)
+    found: Counter = Counter()
+    rng = np.random.default_rng(0)
+    with small_disk(folder / "disk") as place:
+        out, ballast = place / "run", place / "ballast"
+        length_of(command(data, out, 0))
+        for i in range(times):
+            if time.monotonic() > deadline:
+                break
+            free = os.statvfs(place).f_bavail * os.statvfs(place).f_frsize
+            ballast.write_bytes(b"x" * max(0, free - int(rng.integers(2_000_000))))
+            finished = ended(start(command(data, out, i + 1), steps=1))
+            ballast.unlink()
+            found.update(["tried", "finished" if finished else "failed", judge(out)])
+    return found
+
+
+def sizes(folder: Path, times: int, deadline: float) -> Counter:
+    """Files that may not grow beyond a size (RLIMIT_FSIZE)."""
     data, out = folder / "a.h5ad", folder / "run"
     counts().write_h5ad(data)
-    start(command(data, out, 0)).wait()
+    length_of(command(data, out, 0))
     found: Counter = Counter()
     for i in range(times):
         if time.monotonic() > deadline:
             break
-        most = int(np.random.default_rng(i).integers(100, 120_000))
-
-        def limit(most: int = most) -> None:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
-
-        done = subprocess.run(
-            [sys.executable, "-m", "scalex_scvi.cli", *command(data, out, i + 1)],
-            preexec_fn=limit,
-            capture_output=True,
-        )
-        found.update(["tried", "finished" if done.returncode == 0 else "failed", judge(out)])
+        most = int(np.random.default_rng(i).integers(100, 600_000))
+        finished = ended(start(command(data, out, i + 1), most_bytes=most, steps=1))
+        found.update(["tried", "finished" if finished else "failed", judge(out)])
     return found
 
 
@@ -185,6 +250,14 @@ def outcome(read_it: Callable[[], object]) -> str:
     return "read"
 
 
+def continued(checkpoint: Path) -> None:
+    """Go on with a training."""
+    adata = sx.pp.rna(counts(), batch_key="batch", min_features=0, min_cells=0)
+    sx.SCALEXModel.setup_anndata(adata, batch_key="batch")
+    model = sx.SCALEXModel(adata, n_hidden=8, n_latent=2)
+    model.train(max_epochs=1, checkpoint=checkpoint, enable_progress_bar=False)
+
+
 def hostile(folder: Path, times: int, deadline: float) -> Counter:
     """Files that are made to harm."""
     mark = folder / "executed"
@@ -204,6 +277,14 @@ def hostile(folder: Path, times: int, deadline: float) -> Counter:
         archive.writestr("../../escaped", b"x")
         archive.writestr("archive/data.pkl", b"\0" * 50_000_000)
     found.update(["tried", outcome(load)])
+    path = folder / "training.ckpt"
+    for write in (
+        lambda: path.write_bytes(pickle.dumps(Bomb(mark))),
+        lambda: torch.save({"scalex_scvi_training": 1, "state": Bomb(mark)}, path),
+        lambda: path.write_bytes((checkpoint / "model.pt").read_bytes()),
+    ):
+        write()
+        found.update(["tried", outcome(lambda: continued(path))])
     path = folder / "a.h5ad"
     for key, shape in (("X", (10**12, 2)), ("obs/_index", (10**12,))):
         counts().write_h5ad(path)
@@ -261,7 +342,15 @@ def fuzz(folder: Path, times: int, deadline: float) -> Counter:
     return found
 
 
-KINDS = {"kills": kills, "races": races, "disk": disk, "hostile": hostile, "fuzz": fuzz}
+KINDS = {
+    "kills": kills,
+    "training": training,
+    "races": races,
+    "disk": disk,
+    "sizes": sizes,
+    "hostile": hostile,
+    "fuzz": fuzz,
+}
 
 
 def main() -> None:

@@ -29,9 +29,8 @@ from tqdm import tqdm
 from benchmarks.cells import Case, Cells, leave_out
 from benchmarks.sets import BATCH, LABELS, describe, read_set
 from benchmarks.unknown.methods import METHODS
-from benchmarks.unknown.report import CASE, score, write_report
+from benchmarks.unknown.report import CASE, MIN_CELLS, score, write_report
 
-MIN_CELLS = 10
 SETS = [
     "kang_pbmc_published_labels",
     "pancreas_3study_cepo",

@@ -18,6 +18,8 @@ from benchmarks.cells import Answer, Case
 CASE = ["set", "left_out", "removed"]
 MEASURES = ["auroc", "found", "known_refused", "found_at_5"]
 AT = 0.05
+MIN_CELLS = 10
+"""Unseen cells of a case that counts."""
 
 
 def score(case: Case, answer: Answer) -> dict[str, float]:
@@ -47,9 +49,11 @@ def found_at(fit: np.ndarray, known: np.ndarray) -> float:
 def write_report(scores: pd.DataFrame, out: Path) -> None:
     """Write ``by_set.csv``, ``by_type.csv``, ``table.csv`` and ``unknown.png``; print the means.
 
-    Means are over the cases that every method has, then over sets.
+    Means are over the cases that every method has and in which there are :data:`MIN_CELLS` unseen
+    cells after thinning, then over sets.
     """
     scores["removed"] = scores["removed"].fillna("")
+    scores = scores[scores["unseen_cells"] >= MIN_CELLS]
     n_methods = scores["method"].nunique()
     shared = scores.groupby(CASE).filter(lambda case: len(case) == n_methods)
     by_set = shared.groupby(["set", "method"], sort=False)[MEASURES].mean()

@@ -7,13 +7,17 @@ where the cells are. Nothing here imports dask unless a matrix is a dask array a
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from itertools import pairwise
 from threading import Lock
 from typing import Any, Protocol, TypeAlias, TypeVar
 
 import numpy as np
+from anndata.abc import CSRDataset
 from scipy import sparse
 
+from .csr_on_disk import CsrOnDisk
 from .matrices import by_rows, in_memory, is_lazy
 
 DaskArray: TypeAlias = Any
@@ -32,6 +36,9 @@ VALUES_READ = 2**24
 
 _SPAN = 4
 """Scattered rows of a file are read as one piece if it is not this many times larger."""
+
+_WRITTEN_AT_ONCE = 4
+"""Blocks that are evaluated together and held until they are written; so are the next."""
 
 _MERGED_AT_ONCE = 8
 """Results of blocks that are merged in one task: few are held at any time."""
@@ -121,6 +128,8 @@ class LocalBlocks:
                 # Whole multiples of what is encoded at once, so that results do not depend on it.
                 size = max(512, min(ROWS, VALUES_READ // max(matrix.shape[1], 1) // 512 * 512))
         self.size = size
+        on_disk = isinstance(matrix, CSRDataset)
+        self._on_disk = CsrOnDisk(matrix.group, reopen=False) if on_disk else None
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -128,9 +137,16 @@ class LocalBlocks:
         return len(self.rows), self.matrix.shape[1]
 
     def __iter__(self) -> Iterator[tuple[Block, np.ndarray]]:
-        for start in range(0, len(self.rows), self.size):
-            rows = self.rows[start : start + self.size]
-            yield read_rows(self.matrix, rows), self.codes[rows]
+        starts = range(0, len(self.rows), self.size)
+        pieces = [self.rows[start : start + self.size] for start in starts]
+        blocks = map if in_memory(self.matrix) else _one_ahead
+        for rows, block in zip(pieces, blocks(self._read, pieces), strict=True):
+            yield block, self.codes[rows]
+
+    def _read(self, rows: np.ndarray) -> Block:
+        if self._on_disk is not None and _lie_together(rows):
+            return self._on_disk.read(int(rows[0]), int(rows[-1]) + 1)
+        return read_rows(self.matrix, rows)
 
     def _results(self, function: Callable[..., Result], *shared: Any) -> Iterator[Result]:
         for block, codes in self:
@@ -183,12 +199,7 @@ class DaskBlocks:
 
     def __init__(self, x: DaskArray, codes: np.ndarray) -> None:
         if x.numblocks[1] != 1 or np.isnan(x.shape).any():
-            msg = (
-                f"The matrix is a dask array with chunks {x.chunks!r}: allowed are chunks of whole "
-                "cells (rows) of known length. Read it by `scalex_scvi.io.read_lazy`; a matrix "
-                "that is stored by genes (CSC) has to be stored by cells (CSR) first."
-            )
-            raise ValueError(msg)
+            raise ValueError(_whole_rows(x))
         self.x = x
         self.codes = codes
 
@@ -227,6 +238,14 @@ class DaskBlocks:
         return map_rows(x, function, codes, n_columns=n_columns, shared=shared)
 
 
+def _whole_rows(x: DaskArray) -> str:
+    return (
+        f"The matrix is a dask array with chunks {x.chunks!r}: allowed are chunks of whole "
+        "cells (rows) of known length. Read it by `scalex_scvi.io.read_lazy`; a matrix "
+        "that is stored by genes (CSC) has to be stored by cells (CSR) first."
+    )
+
+
 def stacked_csr(blocks: Iterator[sparse.csr_matrix], n_columns: int) -> sparse.csr_matrix:
     """Put CSR blocks under one another; each of their parts is held twice only while it is moved.
 
@@ -261,10 +280,27 @@ def _moved(parts: list[np.ndarray]) -> np.ndarray:
     return joined
 
 
+def _one_ahead(take: Callable[[Any], Result], pieces: Sequence[Any]) -> Iterator[Result]:
+    """Yield what is taken of each piece; a thread takes the next one meanwhile."""
+    if not pieces:
+        return
+    with ThreadPoolExecutor(1) as pool:
+        context = copy_context()  # a thread of its own would not know which client is current
+        coming = pool.submit(context.run, take, pieces[0])
+        for piece in pieces[1:]:
+            taken, coming = coming.result(), pool.submit(context.run, take, piece)
+            yield taken
+        yield coming.result()
+
+
+def _lie_together(rows: np.ndarray) -> bool:
+    return int(rows[-1] - rows[0]) + 1 == len(rows) and bool((np.diff(rows) == 1).all())
+
+
 def read_rows(matrix: Any, rows: np.ndarray) -> Block:
     """Return ascending rows, not to be written into; what lies together on disk is read at once."""
     first, span = rows[0], int(rows[-1] - rows[0]) + 1
-    if span == len(rows) and (np.diff(rows) == 1).all():
+    if _lie_together(rows):
         if sparse.issparse(matrix) and matrix.format == "csr":
             return _view(matrix, first, first + span)
         return matrix[first : first + span]
@@ -403,6 +439,26 @@ def _in_this_process() -> bool:
     from dask.local import get_sync
 
     return get_scheduler() in (None, threaded.get, get_sync)
+
+
+def computed_blocks(x: DaskArray) -> Iterator[Block]:
+    """Yield the blocks of rows of a dask array in order, evaluated some at a time, and ahead.
+
+    Raises
+    ------
+    ValueError
+        If blocks are not of whole rows.
+    """
+    from dask import compute
+
+    if x.numblocks[1] != 1:
+        raise ValueError(_whole_rows(x))
+
+    def evaluate(start: int) -> tuple[Block, ...]:
+        return compute(*x.blocks[start : start + _WRITTEN_AT_ONCE].to_delayed().ravel())
+
+    for some in _one_ahead(evaluate, range(0, x.numblocks[0], _WRITTEN_AT_ONCE)):
+        yield from some
 
 
 def map_rows(

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .sources import files_behind
 from .unfinished import arrive, unfinished
 
 if TYPE_CHECKING:
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 SUFFIXES = (".h5ad", ".zarr")
 """Of files that hold an AnnData."""
 
+
+PROGRAM = "scalex-scvi"
+"""In a picture of ours, by which it is known."""
 
 RUN_FILE = "scalex_run.json"
 """File by which a folder of ours is known: its kind, and the files in it that are ours."""
@@ -98,13 +102,28 @@ def check_store_path(path: str | os.PathLike[str], adata: AnnData) -> Path:
         msg = f"The folder {str(path.parent)!r} of `path` does not exist. Make it first."
         raise FileNotFoundError(msg)
     check_no_run_has(path)
-    if adata.isbacked and path.resolve() == Path(adata.filename).resolve():
-        msg = f"`path` {str(path)!r} is the file of `adata`. Choose another one."
-        raise ValueError(msg)
+    check_not_read_from(path, adata)
     if path.is_dir() and not any((path / name).exists() for name in ("zarr.json", ".zgroup")):
         msg = f"`path` {str(path)!r} is a folder that holds no zarr store. Choose another name."
         raise ValueError(msg)
     return path
+
+
+def check_not_read_from(path: Path, adata: AnnData) -> None:
+    """Raise if cells that are not in memory are read from the file that would be replaced.
+
+    Raises
+    ------
+    ValueError
+        With what to do.
+    """
+    behind = {Path(adata.filename).resolve()} if adata.isbacked else files_behind(adata.X)
+    if path.resolve() in behind:
+        msg = (
+            f"`path` {str(path)!r} is what `adata` is read from: its cells would be gone. Choose "
+            "another name, or read them into memory first (`adata.to_memory()`)."
+        )
+        raise ValueError(msg)
 
 
 def write_adata(adata: AnnData, path: Path) -> None:

@@ -16,17 +16,27 @@ def messages_on_console(wanted: bool, level: int = logging.INFO) -> Iterator[Non
     """Print the package's messages while the block runs, if ``wanted``.
 
     Lightning's hints, which are for those who write a trainer, are not shown. Nothing is added
-    where the user's own logging prints the messages already.
+    where the user's own logging prints the messages already, or a caller of ours has decided.
     """
     with warnings.catch_warnings(), _level(LIGHTNING_LOGGER, logging.WARNING):
         warnings.filterwarnings("ignore", module="lightning")
-        if not wanted or (logging.getLogger().handlers and PACKAGE_LOGGER.isEnabledFor(level)):
+        if not wanted or _printed_already(level):
             yield
             return
-        handler = logging.StreamHandler()
+        handler = _Console()
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
         with messages_to(handler, level):
             yield
+
+
+class _Console(logging.StreamHandler):
+    """By which the block of a caller is known."""
+
+
+def _printed_already(level: int) -> bool:
+    if any(isinstance(handler, _Console) for handler in PACKAGE_LOGGER.handlers):
+        return True
+    return bool(logging.getLogger().handlers) and PACKAGE_LOGGER.isEnabledFor(level)
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from __future__ import annotations
 import rich.pretty  # noqa: F401  scvi-tools 1.4.2 uses it in view_anndata_setup, unimported
 from anndata import AnnData
 from scvi.data._anntorchdataset import AnnTorchDataset
+from scvi.data._constants import _ADATA_MINIFY_TYPE_UNS_KEY as MINIFY_TYPE_KEY
 from scvi.data._constants import _FIELD_REGISTRIES_KEY as FIELD_REGISTRIES_KEY
 from scvi.data._constants import _MODEL_NAME_KEY as MODEL_NAME_KEY
 from scvi.data._constants import _SETUP_ARGS_KEY as SETUP_ARGS_KEY
@@ -29,7 +30,9 @@ def has_no_counts(adata: AnnData) -> bool:
 
 
 __all__ = [
+    "ADATA_MINIFY_TYPE",
     "FIELD_REGISTRIES_KEY",
+    "MINIFY_TYPE_KEY",
     "MODEL_NAME_KEY",
     "MODULE_KEYS",
     "SAVE_KEYS",

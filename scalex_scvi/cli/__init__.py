@@ -17,7 +17,8 @@ from ._parser import build_parser, build_scalex_parser
 __all__ = ["build_parser", "build_scalex_parser", "main", "scalex_main"]
 
 FAILED = 1
-"""Exit code of a run that failed, by a full disk, diverged training, or a mistake of ours."""
+"""Exit code of a run that failed, by a full disk, no network, diverged training, or a mistake of
+ours."""
 
 MISTAKE = 2
 """Exit code after wrong arguments or data."""
@@ -95,6 +96,8 @@ def _say(name: str, text: str, error: BaseException) -> None:
 
 def _code_of(error: Exception) -> int:
     """Tell wrong arguments and data, which we explain ourselves, from what should not happen."""
+    if isinstance(error, ConnectionError):
+        return FAILED
     if isinstance(error, OSError):
         return FAILED if error.errno in _NOT_OF_THE_USER else MISTAKE
     if isinstance(error, ImportError):
@@ -116,6 +119,6 @@ def _text_of(error: Exception, code: int) -> str:
         place = f": {error.filename!r}" if error.filename else ""
         return f"{error.strerror or error}{place}"
     text = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
-    if code == MISTAKE or (isinstance(error, RuntimeError) and _is_ours(error)):
+    if code == MISTAKE or (isinstance(error, RuntimeError | ConnectionError) and _is_ours(error)):
         return text
     return f"unexpected {type(error).__name__}: {text} (the traceback is in the run's log.txt)"

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import h5py
 
-from scalex_scvi._core.files import check_no_run_has
+from scalex_scvi._core.files import PROGRAM, check_no_run_has
 
 
 def check_result(
-    path: str, sources: Sequence[Path], suffixes: Sequence[str], known_by: str | None = None
+    path: str, sources: Sequence[Path], suffixes: Sequence[str], known_by: str = PROGRAM
 ) -> str:
     """Return where a file of results goes; raise unless that is without loss of anything else.
 
@@ -25,7 +25,8 @@ def check_result(
         Allowed endings.
     known_by
         First column of a table, or key of ``uns``, by which an earlier result of the same command
-        is known: another existing file is not replaced. Pictures are replaced as they are.
+        is known; pictures are known by the program that they name. Another existing file is not
+        replaced.
 
     Returns
     -------
@@ -52,7 +53,7 @@ def check_result(
         if place.resolve() == real or (place.exists() and place.samefile(real)):
             msg = f"--out {path!r} is {str(source)!r}, which is read. Choose another name."
             raise ValueError(msg)
-    if known_by is not None and place.exists() and not _is_ours(place, known_by):
+    if place.exists() and not _is_ours(place, known_by):
         msg = (
             f"--out {path!r} exists, and is not an earlier result of this command. Choose another "
             "name, or remove it first."
@@ -68,6 +69,8 @@ def _is_ours(path: Path, known_by: str) -> bool:
                 return f"uns/{known_by}" in file
         if path.suffix == ".zarr":
             return (path / "uns" / known_by).exists()
+        if path.suffix != ".csv":
+            return PROGRAM.encode() in path.read_bytes()
         with path.open(encoding="utf-8") as table:
             return table.readline().split(",")[0].strip() == known_by
     except (OSError, UnicodeDecodeError):

@@ -13,11 +13,12 @@ from typing import Any
 import pandas as pd
 from anndata import AnnData
 
-from scalex_scvi import SCALEXModel, metrics, pl, workflow
+from scalex_scvi import SCALEXModel, metrics, pl, references, workflow
 from scalex_scvi._core.files import SUFFIXES, whole_file
 from scalex_scvi._core.keys import IMPUTED_KEY
 from scalex_scvi._core.options import options_in
 from scalex_scvi._demo import demo
+from scalex_scvi._mapping import map_onto
 from scalex_scvi._outputs import Outputs
 from scalex_scvi.io import Reading, RunFolder, batch_column, paths_of, read
 from scalex_scvi.pp import Preparation
@@ -55,6 +56,20 @@ def _project_onto(reference: str, args: argparse.Namespace, **more: bool) -> Non
         reading=options_in(Reading, vars(args)),
         preparation=options_in(Preparation, vars(args)),
         outputs=_outputs(args, **more),
+        seed=args.seed,
+    )
+
+
+def _map(args: argparse.Namespace) -> None:
+    reference = references.load(args.reference, sha256=args.sha256, update=args.update)
+    map_onto(
+        args.data,
+        reference,
+        reading=options_in(Reading, vars(args)),
+        outputs=Outputs(outdir=args.outdir, show=False),
+        labels=args.labels,
+        max_refused=args.max_refused,
+        report=args.report,
         seed=args.seed,
     )
 
@@ -219,6 +234,7 @@ def _write_table(table: pd.DataFrame, path: str, *, index_label: str) -> None:
 COMMANDS: dict[str | None, Callable[[argparse.Namespace], None]] = {
     "integrate": run_scalex,
     "project": _project,
+    "map": _map,
     "transfer": _transfer,
     "impute": _impute,
     "plot": _plot,

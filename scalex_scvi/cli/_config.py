@@ -10,7 +10,7 @@ from typing import Any
 OPTIONS_FILE = "options.yaml"
 """File in the run folder that ``--config`` reads."""
 
-_NOT_REPEATED = ("command", "config")
+_NOT_REPEATED = ("command", "config", "resume")
 
 
 def apply_config(parser: argparse.ArgumentParser, argv: Sequence[str]) -> None:

@@ -20,7 +20,8 @@ DATA_HELP = (
 )
 
 EXIT_CODES = (
-    "Exit codes: 0 fine, 1 the run failed (disk full, training diverged, a mistake of ours), "
+    "Exit codes: 0 fine, 1 the run failed (disk full, no network, training diverged, a mistake of "
+    "ours), "
     "2 wrong arguments or data, 130 interrupted (Ctrl-C). One line on stderr says why."
 )
 
@@ -89,6 +90,7 @@ def build_scalex_parser() -> argparse.ArgumentParser:
     _add_reading(parser)
     _add_preprocessing(parser)
     _add_training(parser)
+    _add(parser, Outputs, "resume")
     _add_results(parser)
     _add_common(parser, outdir="output/")
     _add_without_effect(parser)
@@ -100,6 +102,7 @@ def _add_integrate(parser: argparse.ArgumentParser) -> None:
     _add_reading(parser)
     _add_preprocessing(parser)
     _add_training(parser)
+    _add(parser, Outputs, "resume")
     _add_results(parser)
     _add_common(parser)
     _add_without_effect(parser)
@@ -125,6 +128,28 @@ def _add_project(parser: argparse.ArgumentParser) -> None:
     _add_without_effect(parser)
 
 
+def _add_map(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("data", nargs="+", help=DATA_HELP)
+    parser.add_argument(
+        "-r",
+        "--reference",
+        required=True,
+        help="reference: its folder, hf://OWNER/NAME, https://…, or the name of one that was "
+        "fetched before",
+    )
+    parser.add_argument("--labels", nargs="+", help="labels to transfer (all of the reference)")
+    _add_max_refused(parser, "share of held-out reference cells that may be called unknown")
+    parser.add_argument("--report", action="store_true", help="write report.html, too")
+    parser.add_argument("--update", action="store_true", help="fetch the reference anew")
+    parser.add_argument("--sha256", help="SHA-256 that the reference's reference.json must have")
+    _add_reading(parser)
+    _add_common(parser)
+
+
+def _add_max_refused(parser: argparse.ArgumentParser, help: str) -> None:
+    parser.add_argument("--max-refused", type=float, default=0.05, help=f"{help} (%(default)s)")
+
+
 def _add_transfer(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("reference", help="run folder or .h5ad file with labels and latent")
     parser.add_argument(
@@ -144,12 +169,7 @@ def _add_transfer(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--unknown", action="store_true", help="call cells unlike the reference 'unknown'"
     )
-    parser.add_argument(
-        "--max-refused",
-        type=float,
-        default=0.05,
-        help="share of held-out reference cells that --unknown may refuse (%(default)s)",
-    )
+    _add_max_refused(parser, "share of held-out reference cells that --unknown may refuse")
     parser.add_argument(
         "--novelty",
         choices=["neighborhood", "expression", "latent"],
@@ -240,6 +260,11 @@ _COMMANDS: dict[str, tuple[str, str, Any]] = {
         "project new cells onto a reference, without training",
         "new.h5ad -r reference --label celltype -o projected",
         _add_project,
+    ),
+    "map": (
+        "map new cells onto a reference by name, without training",
+        "new.h5ad --reference hf://OWNER/NAME --report -o mapped",
+        _add_map,
     ),
     "transfer": (
         "transfer labels from a reference to a query",

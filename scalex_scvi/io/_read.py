@@ -185,7 +185,8 @@ def concat(
     if save is not None and Path(save).suffix != ".h5ad":
         msg = f"`save` {str(save)!r} must end in .h5ad, the format that is written."
         raise ValueError(msg)
-    if save is not None and Path(save).resolve() in [p.resolve() for p in paths_of(data_list)]:
+    sources = [path.resolve() for path in paths_of(data_list)]
+    if save is not None and Path(save).expanduser().resolve() in sources:
         msg = f"`save` {str(save)!r} is one of the sources, which it would replace. Choose another."
         raise ValueError(msg)
     adata = read(

@@ -24,6 +24,9 @@ FORMAT = 1
 TRAINED = "trained_model"
 """Folder of a trained model whose run did not come to its end."""
 
+TRAINING = "training.ckpt"
+"""File of the state of a training, while it runs."""
+
 _LOG = "log.txt"
 _FILES = {
     "run": (
@@ -32,8 +35,10 @@ _FILES = {
         "umap.png",
         "umap.pdf",
         "report.html",
+        "mapped_labels.csv",
         "options.yaml",
         TRAINED,
+        TRAINING,
         _LOG,
     ),
     "demo": ("reference", "projection", "scores.csv", "options.yaml"),
@@ -68,6 +73,11 @@ class RunFolder:
     def checkpoint(self) -> Path:
         """Folder of the saved model."""
         return current(self.path / "checkpoint")
+
+    @property
+    def training(self) -> Path:
+        """File of the state of an interrupted training; it goes when the run is complete."""
+        return self.path / TRAINING
 
     @property
     def adata(self) -> Path:
@@ -209,7 +219,7 @@ class RunFolder:
         """Make the folder, and note that it is ours; :meth:`check` comes first."""
         self.path.mkdir(parents=True, exist_ok=True)
         with unfinished(self.path) as place:
-            noted = self._noted([_LOG] if self.kind == "run" else _FILES[self.kind])
+            noted = self._noted([TRAINING] if self.kind == "run" else _FILES[self.kind])
             (place / "new" / RUN_FILE).write_text(noted, encoding="utf-8")
             arrive(place)
 

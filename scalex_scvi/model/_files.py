@@ -62,14 +62,31 @@ def write_model(
             for name, value in model.attributes.items()
         },
     }
-    content[CHECKSUM_KEY] = checksum(content)
+    write_checked(path, content, **save_kwargs)
+
+
+def write_checked(path: Path, content: dict[str, Any], **save_kwargs: Any) -> None:
+    """Write tensors on the CPU and plain types, with their checksum.
+
+    Raises
+    ------
+    OSError
+        If the disk is full, which torch does not say.
+    """
+    content = content | {CHECKSUM_KEY: checksum(content)}
     try:
         torch.save(content, path, **save_kwargs)
-    except RuntimeError as error:  # torch does not say that the disk is full
-        n_bytes = sum(value.nbytes for value in model.state_dict.values())
-        if shutil.disk_usage(path.parent).free >= n_bytes:
+    except RuntimeError as error:
+        if shutil.disk_usage(path.parent).free >= _n_bytes(content):
             raise
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
+
+
+def _n_bytes(content: Any) -> int:
+    if isinstance(content, torch.Tensor):
+        return content.nbytes
+    parts = content.values() if isinstance(content, dict) else content
+    return sum(map(_n_bytes, parts)) if isinstance(content, dict | list | tuple) else 0
 
 
 def read_model(path: Path) -> SavedModel:
@@ -86,7 +103,7 @@ def read_model(path: Path) -> SavedModel:
     if not path.is_file():
         msg = f"There is no saved model at {str(path)!r}."
         raise FileNotFoundError(msg)
-    content = _read(path)
+    content = read_plain(path, "a model saved by scalex-scvi")
     found = content.get(FORMAT_KEY) if isinstance(content, dict) else None
     if isinstance(found, int) and found > FORMAT:
         msg = (
@@ -124,8 +141,21 @@ def read_model(path: Path) -> SavedModel:
     return model
 
 
-def _read(path: Path) -> Any:
-    """Read tensors and plain types; nothing else is built, whatever the file asks for."""
+def read_plain(path: Path, what: str) -> Any:
+    """Read tensors and plain types; nothing else is built, whatever the file asks for.
+
+    Parameters
+    ----------
+    path
+        The file.
+    what
+        What it is taken for, in a message.
+
+    Raises
+    ------
+    ValueError
+        If it is not that, or damaged.
+    """
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except MemoryError:
@@ -140,7 +170,7 @@ def _read(path: Path) -> Any:
             )
         elif isinstance(error, KeyError):
             reason = f"its pickle is broken ({error!r})"
-        msg = f"{str(path)!r} is not a model saved by scalex-scvi, or is damaged: {reason}."
+        msg = f"{str(path)!r} is not {what}, or is damaged: {reason}."
         raise ValueError(msg) from None
 
 

@@ -6,6 +6,7 @@ import copy
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property, reduce
 from typing import Literal, TypeAlias
@@ -213,11 +214,23 @@ def encode_cells(
     if blocks.is_lazy:
         of_worker = copy.deepcopy(encoder.encoder).cpu()
         encoder = BlockEncoder(of_worker, encoder.transform, min(encoder.size, ROWS))
-    statistics = None
-    if batch_stats == "batch":
-        statistics = batch_statistics(blocks, encoder, batch_names)
-    both = blocks.map(_encode, encoder, statistics)
+    with _one_thread_each() if blocks.is_lazy else nullcontext():
+        statistics = None
+        if batch_stats == "batch":
+            statistics = batch_statistics(blocks, encoder, batch_names)
+        both = blocks.map(_encode, encoder, statistics)
     return np.stack(np.split(both, 2, axis=1))
+
+
+@contextmanager
+def _one_thread_each() -> Iterator[None]:
+    """Let torch use one thread for each block, where dask works on as many as there are cores."""
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(n_threads)
 
 
 def check_batch_stats(batch_stats: str) -> None:

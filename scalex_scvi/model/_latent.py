@@ -28,6 +28,8 @@ else:
 class LatentMixin(_Base):
     """Replaces scvi-tools' :meth:`get_latent_representation`, which reads cell by cell."""
 
+    untrained_batches_: list[str]
+
     @torch.inference_mode()
     def get_latent_representation(
         self,
@@ -138,7 +140,14 @@ class LatentMixin(_Base):
         return latent
 
     def get_elbo(self, *args: Any, **kwargs: Any) -> float | Tensor:
-        """See :meth:`scvi.model.base.VAEMixin.get_elbo`; the noise is seeded, so it repeats."""
+        """See :meth:`scvi.model.base.VAEMixin.get_elbo`; the noise is seeded, so it repeats.
+
+        Raises
+        ------
+        ValueError
+            For cells of a query's batches whose decoder was never trained.
+        """
+        self._check_own_decoders(*args, **kwargs)
         with seeded(None):
             return super().get_elbo(*args, **kwargs)
 
@@ -146,9 +155,37 @@ class LatentMixin(_Base):
         """See :meth:`scvi.model.base.VAEMixin.get_reconstruction_error`; the noise is seeded.
 
         The error is the binary cross-entropy, summed over genes.
+
+        Raises
+        ------
+        ValueError
+            For cells of a query's batches whose decoder was never trained.
         """
+        self._check_own_decoders(*args, **kwargs)
         with seeded(None):
             return super().get_reconstruction_error(*args, **kwargs)
+
+    def _check_own_decoders(
+        self,
+        adata: AnnData | None = None,
+        indices: Sequence[int] | None = None,
+        *args: Any,
+        **kwargs: Any,
+    ) -> None:
+        """Raise if cells would be compared with what an untrained decoder makes of them."""
+        if not self.untrained_batches_ or (adata is None and self.adata is None):
+            return
+        codes = self.manager_of(adata).codes
+        names = np.asarray(self.batch_names, dtype=object)
+        used = set(names[codes if indices is None else codes[np.asarray(indices)]])
+        untrained = [name for name in self.untrained_batches_ if name in used]
+        if untrained:
+            msg = (
+                f"The decoder of the batches {untrained!r} is not trained: how well it decodes "
+                "their cells says nothing. Call `train()` on the query's model first, or give "
+                "`indices` of cells of the other batches."
+            )
+            raise ValueError(msg)
 
 
 def _draw(mean: np.ndarray, var: np.ndarray, minibatch: int, device: torch.device) -> np.ndarray:

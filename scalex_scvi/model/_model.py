@@ -52,6 +52,7 @@ from ._fields import (
 )
 from ._imputation import ImputationMixin
 from ._latent import LatentMixin
+from ._minified import MinifiedMixin
 from ._published import PublishedMixin
 from ._query import QueryMixin
 from ._refused import RefusedMixin
@@ -85,6 +86,7 @@ class SCALEXModel(
     ExpressionMixin,
     ImputationMixin,
     QueryMixin,
+    MinifiedMixin,
     PublishedMixin,
     RefusedMixin,
     VAEMixin,
@@ -339,9 +341,20 @@ class SCALEXModel(
         -------
         Cells × the model's genes, ``X`` (CSR float32, of dask another array) in [0, 1], with
         ``obs``, ``obsm`` and ``uns`` of the cells, and the record of the transform.
+
+        Raises
+        ------
+        ValueError
+            If the cells are minified to their latent, and have no expression.
         """
         adata = self.adata if adata is None else adata
         manager = self.manager_of(adata)
+        if has_no_counts(adata):
+            msg = (
+                "The cells are minified to their latent: they have no expression to prepare. Give "
+                "them with their counts."
+            )
+            raise ValueError(msg)
         light = without_matrix(adata)
         own = [column for column in light.obs if not str(column).startswith("_scvi")]
         genes = list(self.get_var_names())

@@ -27,7 +27,9 @@ def to_plain(value: Any, *, name: str) -> Any:
     TypeError
         For anything that cannot be stored as plain types.
     """
-    if value is None or isinstance(value, bool | int | float | str | torch.Tensor):
+    if isinstance(value, str):
+        return str(value)  # not a class of its own, which no file would be read with
+    if value is None or isinstance(value, bool | int | float | torch.Tensor):
         return value
     if isinstance(value, np.generic):
         return value.item()

@@ -216,8 +216,8 @@ class QueryMixin(_Base):
 
         The latent is that of :meth:`load_query_data` (to rounding); memory holds some blocks of
         cells and what is one number or one latent for each cell. Counts are read twice: to check
-        them and find the maxima of each batch, and to encode; ``batch_stats="batch"`` reads them
-        once more.
+        them (and find the maxima of new batches, where these have their own scale), and to encode;
+        ``batch_stats="batch"`` reads them once more.
 
         Blocks are worked on by dask: by the workers of the active ``dask.distributed.Client`` if
         there is one, which must see ``path`` too, else by threads of this process. See

@@ -71,8 +71,9 @@ class RefusedMixin:
     def setup_mudata(cls, mdata: Any, *args: Any, **kwargs: Any) -> NoReturn:
         """Refuse: a model reads one modality, which is an AnnData of its own.
 
-        Two modalities are integrated as two batches of one set of features, RNA beside gene
-        activity: see :func:`scalex_scvi.SCALEX`.
+        :class:`scvi.model.SCVI` has no such method either, for the same reason. Two modalities are
+        integrated as two batches of one set of features, RNA beside gene activity: see
+        :func:`scalex_scvi.SCALEX`.
 
         Raises
         ------

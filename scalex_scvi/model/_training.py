@@ -16,6 +16,7 @@ from scalex_scvi._core.scvi_private import parse_device_args
 from scalex_scvi._core.seeds import resolve_seed, seeded
 from scalex_scvi.train import (
     DEFAULT,
+    Checkpoint,
     Recipe,
     count_processes,
     ddp_logging,
@@ -25,6 +26,8 @@ from scalex_scvi.train import (
     store_data_module,
     training_callbacks,
 )
+
+from ._checkpoint import KeptTraining, check_resumable
 
 if TYPE_CHECKING:
     from scvi.model.base import BaseModelClass as _Base
@@ -94,6 +97,10 @@ class TrainingMixin(_Base):
             ``early_stopping=True`` …), ``datasplitter_kwargs`` for
             :class:`scvi.dataloaders.DataSplitter`, and arguments of :class:`scvi.train.Trainer`,
             e.g. ``enable_progress_bar=False``, ``precision="bf16-mixed"`` or ``strategy="ddp"``.
+            ``checkpoint="training.ckpt"`` keeps the state of the training in this file every ten
+            minutes, and continues the training that an existing file is of: the weights are, bit
+            for bit, those of an uninterrupted one. See :class:`scalex_scvi.train.Checkpoint`, and
+            the guide for what it needs.
 
         Raises
         ------
@@ -101,16 +108,15 @@ class TrainingMixin(_Base):
             For unknown names in ``plan_kwargs``.
         ValueError
             For numbers out of range, a model that is minified or has no cells, more than one
-            device without ``strategy="ddp"``, or fewer cells than processes.
+            device without ``strategy="ddp"``, or fewer cells than processes; for a checkpoint of
+            other data or arguments, with what differs, or of several processes.
         RuntimeError
             If the loss diverges.
         KeyboardInterrupt
             After Ctrl-C; a model that was not trained before is not trained then.
         """
-        train_size = 1.0 if train_size is None else train_size
-        check_share(train_size, name="train_size")
-        if validation_size is not None:
-            check_share(validation_size, name="validation_size", zero=True)
+        checkpoint = Checkpoint.of(more.pop("checkpoint", None))
+        train_size = _checked_shares(train_size, validation_size)
         if max_epochs is not None:
             check_whole(max_epochs, 1, name="max_epochs")
         changes = {name: more.pop(name) for name in Recipe.names() if name in more}
@@ -120,6 +126,7 @@ class TrainingMixin(_Base):
             logger.warning("The query has no new batches: there is nothing to train.")
             return
         n_processes = count_processes(accelerator, devices, more)
+        device = _device(accelerator, devices, n_processes)
         n_train = self._count_training_cells(train_size, n_processes)
         batch_size = min(recipe.batch_size, n_train // n_processes)
         steps_per_epoch = n_train // n_processes // batch_size
@@ -135,29 +142,47 @@ class TrainingMixin(_Base):
                 train_size=train_size,
                 n_processes=n_processes,
             )
-        splitter = self._splitter(n_train, validation_size, seed, more)
+        more["datasplitter_kwargs"] = self._splitter(n_train, validation_size, seed, more)
+        numbers = {"max_epochs": max_epochs, "batch_size": batch_size, "train_size": train_size}
+        plan = self._plan(recipe, plan_kwargs)
+        kept = None
+        if checkpoint is not None:
+            check_resumable(n_processes, more)
+            options = dict(recipe) | plan | numbers | {"seed": resolve_seed(seed)}
+            kept = KeptTraining(checkpoint, self, options, more, device)
+        if kept is not None and kept.is_finished:
+            kept.take(self)
+        else:
+            fit = super().train
+            with self._ready_to_fit(recipe, seed, device, more):
+                fit(
+                    accelerator=accelerator,
+                    devices=devices,
+                    validation_size=validation_size,
+                    shuffle_set_split=False,
+                    plan_kwargs=plan,
+                    **numbers,
+                    **more,
+                )
+            if kept is not None:
+                kept.finish(self)
+        frozen = set(self.batch_names[: self.n_reference_batches_])
+        self.untrained_batches_ = [name for name in self.untrained_batches_ if name in frozen]
+
+    @contextmanager
+    def _ready_to_fit(
+        self, recipe: Recipe, seed: int | None, device: torch.device, more: dict[str, Any]
+    ) -> Iterator[None]:
+        """Hold the cells' values, the generators and the start of the decoder ready."""
         with (
-            self.adata_manager.transformed_once(_device(accelerator, devices, n_processes)),
+            self.adata_manager.transformed_once(device),
             seeded(seed),
             self._history_started(),
             ddp_logging(more),
         ):
             if recipe.start_at_mean:
                 self._start_at_mean()
-            super().train(
-                max_epochs=max_epochs,
-                accelerator=accelerator,
-                devices=devices,
-                train_size=train_size,
-                validation_size=validation_size,
-                shuffle_set_split=False,
-                batch_size=batch_size,
-                datasplitter_kwargs=splitter,
-                plan_kwargs=self._plan(recipe, plan_kwargs),
-                **more,
-            )
-        frozen = set(self.batch_names[: self.n_reference_batches_])
-        self.untrained_batches_ = [name for name in self.untrained_batches_ if name in frozen]
+            yield
 
     def _check_trainable(self) -> None:
         if self.adata is None:
@@ -273,6 +298,15 @@ class TrainingMixin(_Base):
             yield
         finally:
             self.is_trained_ = self.is_trained_ or was_trained
+
+
+def _checked_shares(train_size: float | None, validation_size: float | None) -> float:
+    """Return the share of cells to train on."""
+    train_size = 1.0 if train_size is None else train_size
+    check_share(train_size, name="train_size")
+    if validation_size is not None:
+        check_share(validation_size, name="validation_size", zero=True)
+    return train_size
 
 
 def _device(accelerator: str, devices: int | list[int] | str, n_processes: int) -> torch.device:

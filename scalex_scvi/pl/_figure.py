@@ -14,12 +14,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-from scalex_scvi._core.files import whole_file
+from scalex_scvi._core.files import PROGRAM, whole_file
 
 SavePath = str | os.PathLike[str]
 Save = SavePath | Sequence[SavePath] | None
 
 DPI = 200
+
+_SAID_IN = {".png": ("Software",), ".pdf": ("Creator",), ".svg": ("Creator",)}
+"""Where a picture says by what program it was made."""
 
 
 @contextmanager
@@ -94,4 +97,5 @@ def _check_formats(paths: list[Path], figure: Figure) -> None:
 def _write(figure: Figure, paths: list[Path]) -> None:
     for path in paths:
         with whole_file(path) as temporary:
-            figure.savefig(temporary, dpi=DPI, bbox_inches="tight")
+            metadata = {name: PROGRAM for name in _SAID_IN.get(path.suffix.lower(), ())}
+            figure.savefig(temporary, dpi=DPI, bbox_inches="tight", metadata=metadata or None)

@@ -64,7 +64,10 @@ def features_found(run: Run) -> dict[str, Any]:
         rows.append(_light("named in the query's file", n_named, len(genes), NAMED, verdicts))
     verdicts = ("enough", "see which are missing", "few: labels and mixing are in doubt")
     for name in run.batches.cat.remove_unused_categories().cat.categories:
-        values = run.adata.X[(run.batches == name).to_numpy()]
+        cells = (run.batches == name).to_numpy()
+        values = run.adata.X[cells]
+        if run.is_query is not None and not run.is_query[cells].any() and _is_empty(values):
+            continue  # of a reference that came without counts
         found = values.getnnz(axis=0) if sparse.issparse(values) else (values != 0).sum(axis=0)
         n_found = int((np.asarray(found) > 0).sum())
         rows.append(_light(f"detected in {name}", n_found, run.adata.n_vars, DETECTED, verdicts))
@@ -78,6 +81,10 @@ def features_found(run: Run) -> dict[str, Any]:
             f"features, amber from {NAMED[1]:.0%} on. {text}"
         )
     return {"text": text, "rows": rows}
+
+
+def _is_empty(values: Any) -> bool:
+    return sparse.issparse(values) and values.nnz == 0
 
 
 def _light(

@@ -11,12 +11,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from anndata import AnnData
+from scipy import sparse
 
 from scalex_scvi._core.blocks import blocks_of
 from scalex_scvi._core.columns import batch_codes, check_batch_column
 from scalex_scvi._core.matrices import get_matrix, in_frames, to_csr
 
 from ._columns import MIN_GENE_SHARE
+from ._many import narrow, tally_cells, worth_compiling
 from ._prepare import report_empty_cells
 from ._profiles import get_profile
 from ._record import Preprocessing
@@ -82,7 +84,9 @@ def fit_query(
         log_normalized=bool(log_normalized),
         min_gene_share=min_gene_share,
     )
-    found = blocks_of(matrix, codes).fold(_scan, _merge, transform, len(names))
+    scale_is_known = reference.new_batches == "reference" and len(reference.scale.columns) > 0
+    blocks = blocks_of(matrix, codes)
+    found = blocks.fold(_scan, _merge, transform, len(names), not scale_is_known)
     check_expression(found.values, name=name)
     check_counts(
         found.by_batch,
@@ -94,17 +98,15 @@ def fit_query(
     )
     report_empty_cells(found.n_empty, (len(codes), len(reference.genes)), profile.name)
     maxima = found.maxima
-    if reference.new_batches == "reference" and len(reference.scale.columns):
+    if scale_is_known:
         maxima = np.broadcast_to(reference.scale_of_new(), maxima.shape)
     elif reference.scale_by == "global":
         maxima = np.broadcast_to(maxima.max(axis=0), maxima.shape)
     own = pd.DataFrame(maxima.T.copy(), columns=names, index=list(reference.genes))
-    # Without a column in either, all cells are of the one batch that there is.
-    one_batch = reference.batch_key is None and list(reference.scale.columns) == ["0"]
-    if batch_key is not None or one_batch:
-        record = reference.with_new_batches(own, batch_key)
+    if batch_key is None or reference.batch_key is None:  # names that nobody gave: never the same
+        record = replace(reference, scale=own, batch_key=batch_key)
     else:
-        record = replace(reference, scale=own, batch_key=None)
+        record = reference.with_new_batches(own, batch_key)
     return QueryFit(record, transform, found.detected)
 
 
@@ -117,18 +119,35 @@ class _Scan:
     n_empty: int
 
 
-def _scan(block: Any, codes: np.ndarray, transform: Transform, n_batches: int) -> _Scan:
-    csr = to_csr(block, name="The matrix")
-    values, detected = ValueSummary.of(csr.data), csr.getnnz(axis=1)
-    by_batch = BatchValues.of(csr, codes)
+def _scan(
+    block: Any, codes: np.ndarray, transform: Transform, n_batches: int, with_maxima: bool
+) -> _Scan:
+    wanted = transform.direct
+    if worth_compiling(block):
+        csr = narrow(block)
+        found = tally_cells(csr, codes, wanted, wanted, 0)
+        values, by_batch, detected = found.values, found.by_batch, found.filled
+        n_empty = int((found.detected == 0).sum())
+    else:
+        csr = to_csr(block, name="The matrix")
+        values, by_batch = ValueSummary.of(csr.data), BatchValues.of(csr, codes)
+        detected = csr.getnnz(axis=1)
+        n_empty = int((wanted.pick(csr).getnnz(axis=1) == 0).sum())
+    maxima = np.zeros((n_batches, wanted.n_wanted), dtype=np.float32)
+    if with_maxima:
+        _raise_to(maxima, csr, codes, transform)
+    return _Scan(values, by_batch, detected, maxima, n_empty)
+
+
+def _raise_to(
+    maxima: np.ndarray, csr: sparse.csr_matrix, codes: np.ndarray, transform: Transform
+) -> None:
+    """Raise the maxima of batches to those of cells."""
     with np.errstate(all="ignore"):  # values are judged when all of them are known
         normal = transform.normalize(csr)
-        maxima = np.zeros((n_batches, normal.shape[1]), dtype=np.float32)
-        n_values = np.diff(normal.indptr)
-        # One index of both is twice as fast as two.
-        places = np.repeat(codes.astype(np.intp), n_values) * normal.shape[1] + normal.indices
-        np.maximum.at(maxima.reshape(-1), places, normal.data)
-    return _Scan(values, by_batch, detected, maxima, int((n_values == 0).sum()))
+    # One index of both is twice as fast as two.
+    of_cells = np.repeat(codes.astype(np.intp), np.diff(normal.indptr))
+    np.maximum.at(maxima.reshape(-1), of_cells * normal.shape[1] + normal.indices, normal.data)
 
 
 def _merge(parts: Sequence[_Scan]) -> _Scan:

@@ -70,7 +70,8 @@ class Columns:
         return n_columns == self.n_wanted and np.array_equal(self.places, np.arange(n_columns))
 
     @cached_property
-    def _keeps_order(self) -> bool:
+    def keeps_order(self) -> bool:
+        """Whether columns that are wanted come in the order in which they are."""
         kept = self.places[self.places >= 0]
         return bool((np.diff(kept) > 0).all())
 
@@ -86,7 +87,7 @@ class Columns:
             shape=(csr.shape[0], self.n_wanted),
             copy=False,
         )
-        if not self._keeps_order:
+        if not self.keeps_order:
             picked.has_sorted_indices = False
             picked.sort_indices()
         return picked

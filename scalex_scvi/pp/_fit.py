@@ -10,30 +10,38 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, reduce
+from functools import cached_property
 from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
-from scipy import sparse
 
 from scalex_scvi._core.blocks import Blocks
 from scalex_scvi._core.feature_types import OWN, none_left, own_features
 from scalex_scvi._core.feature_types import left_out as describe_left_out
 from scalex_scvi._core.gene_names import are_ids
-from scalex_scvi._core.matrices import to_csr
 from scalex_scvi._core.ranges import check_whole
 
 from ._columns import Columns, check_unique_genes
-from ._normalize import check_target_sum, totals
+from ._fit_blocks import (
+    How,
+    Tally,
+    add_up_values,
+    join_lists,
+    merge_both,
+    merge_tallies,
+    tally_and_add_up,
+    tally_values,
+    totals_in_list,
+)
+from ._normalize import check_target_sum
 from ._preparation import NewBatches, Preparation
 from ._profiles import ADT, ATAC, RNA, Profile, get_profile
 from ._record import Preprocessing
 from ._select import ALL, read_selection, select_listed
-from ._sums import BatchMoments, block_moments, merge_moments, rank_genes
+from ._sums import BatchMoments, merge_moments, rank_genes
 from ._symbols import starts_with, symbols
-from ._transform import normalized
-from ._values import BatchValues, ValueSummary, check_counts, check_expression
+from ._values import check_counts, check_expression
 
 logger = logging.getLogger(__name__)
 
@@ -111,104 +119,6 @@ def fit(
 
 
 @dataclass(frozen=True)
-class _Tally:
-    """What one pass finds of the values as they come."""
-
-    values: ValueSummary
-    by_batch: BatchValues
-    detected: np.ndarray
-    n_cells: np.ndarray
-    """Of each feature, among the cells that pass the filter."""
-
-    def merge(self, other: _Tally) -> _Tally:
-        return _Tally(
-            self.values.merge(other.values),
-            self.by_batch.merge(other.by_batch),
-            np.concatenate([self.detected, other.detected]),
-            self.n_cells + other.n_cells,
-        )
-
-
-@dataclass(frozen=True)
-class _Kept:
-    """Cells of a block that pass the filter, in a copy of our own, and what all of them hold."""
-
-    csr: sparse.csr_matrix
-    codes: np.ndarray
-    detected: np.ndarray
-    everything: sparse.csr_matrix
-    """All cells of the block, and their batches."""
-    batches: np.ndarray
-
-    def tally(self) -> _Tally:
-        n_cells = np.bincount(self.csr.indices, minlength=self.csr.shape[1])
-        values = ValueSummary.of(self.everything.data)
-        by_batch = BatchValues.of(self.everything, self.batches)
-        return _Tally(values, by_batch, self.detected, n_cells)
-
-
-@dataclass(frozen=True)
-class _How:
-    """What a block needs to know; it travels with the blocks."""
-
-    min_features: int
-    over: Columns
-    profile: str
-    target_sum: float | None
-    log1p: bool
-    log_normalized: bool
-    own: Columns
-    """The features of the profile's type, among which the detected are counted."""
-
-    def kept(self, block: Any, codes: np.ndarray) -> _Kept:
-        """Return a block as CSR, less the cells that are filtered out."""
-        csr = everything = to_csr(block, name="The matrix")
-        detected, batches = self.own.pick(csr).getnnz(axis=1), codes
-        if self.min_features and (detected < self.min_features).any():
-            rows = detected >= self.min_features
-            csr, codes = csr[rows], codes[rows]
-        return _Kept(csr, codes, detected, everything, batches)
-
-    def normalize(self, csr: Any) -> Any:
-        over = self.over.pick(csr)
-        if self.log_normalized:
-            return over
-        return normalized(over, self.profile, self.target_sum, self.log1p, self.over.n_wanted)
-
-
-def _tally(block: Any, codes: np.ndarray, how: _How) -> _Tally:
-    return how.kept(block, codes).tally()
-
-
-def _moments(block: Any, codes: np.ndarray, how: _How) -> BatchMoments:
-    kept = how.kept(block, codes)
-    return block_moments(how.normalize(kept.csr), kept.codes, logarithms=how.profile == RNA.name)
-
-
-def _both(block: Any, codes: np.ndarray, how: _How) -> tuple[_Tally, BatchMoments]:
-    kept = how.kept(block, codes)
-    with np.errstate(all="ignore"):  # values are judged when all of them are known
-        tally = kept.tally()  # before they are normalized in place
-        logarithms = how.profile == RNA.name
-        return tally, block_moments(how.normalize(kept.csr), kept.codes, logarithms=logarithms)
-
-
-def _totals(block: Any, codes: np.ndarray, how: _How) -> np.ndarray:
-    return totals(how.over.pick(how.kept(block, codes).csr))
-
-
-def _merge_tallies(parts: Sequence[_Tally]) -> _Tally:
-    return reduce(_Tally.merge, parts)
-
-
-def _merge_both(
-    parts: Sequence[tuple[_Tally, BatchMoments]],
-) -> tuple[_Tally, BatchMoments]:
-    tallies, moments = zip(*parts, strict=True)
-    return _merge_tallies(tallies), merge_moments(moments)
-
-
-@dataclass(frozen=True)
 class _Fitting:
     """The steps of a fit, with what all of them need."""
 
@@ -230,19 +140,19 @@ class _Fitting:
         everything = Columns.all_but(self._left_out())
         if self.profile is RNA:
             how = self._how(everything)
-            tally, moments = self.blocks.fold(_both, _merge_both, how)
+            tally, moments = self.blocks.fold(tally_and_add_up, merge_both, how)
             kept = self._check(tally)
             passed = self._passed(tally, everything, columns)
             over, panel = everything, ()
         else:
-            tally = self.blocks.fold(_tally, _merge_tallies, self._how(everything, None))
+            tally = self.blocks.fold(tally_values, merge_tallies, self._how(everything, None))
             kept = self._check(tally)
             passed = self._passed(tally, everything, columns)
             chosen = self._chosen_peaks(passed, selection, columns) if self._is_atac else passed
             over = Columns.find(self.var.index, self.var.index[chosen])
             panel = tuple(self.var.index[chosen].astype(str))
             how = self._how(over)
-            moments = self.blocks.fold(_moments, merge_moments, how)
+            moments = self.blocks.fold(add_up_values, merge_moments, how)
         self._check_batches(moments)
         if self._is_atac:
             selected = np.asarray(chosen)
@@ -303,9 +213,9 @@ class _Fitting:
             raise ValueError(none_left(self.var, self.profile.name, self.name))
         return own
 
-    def _how(self, over: Columns, target_sum: Any = "as given") -> _How:
+    def _how(self, over: Columns, target_sum: Any = "as given") -> How:
         target = self.options["target_sum"] if target_sum == "as given" else target_sum
-        how = _How(
+        how = How(
             self.options["min_features"],
             over,
             self.profile.name,
@@ -318,10 +228,10 @@ class _Fitting:
             target = self._median_total(how)
         elif target == "median":
             target = None
-        return _How(**{**how.__dict__, "target_sum": target})
+        return How(**{**how.__dict__, "target_sum": target})
 
-    def _median_total(self, how: _How) -> float:
-        total = np.concatenate(self.blocks.fold(_totals_in_list, _join_lists, how))
+    def _median_total(self, how: How) -> float:
+        total = np.concatenate(self.blocks.fold(totals_in_list, join_lists, how))
         if not total.any():
             msg = "No cell has a count in any of the selected columns: select others."
             raise ValueError(msg)
@@ -332,7 +242,7 @@ class _Fitting:
             return None
         return 1e4 if target_sum is None else float(target_sum)
 
-    def _check(self, tally: _Tally) -> np.ndarray:
+    def _check(self, tally: Tally) -> np.ndarray:
         """Raise for values that cannot be, or no cell left; return the mask of cells."""
         check_expression(tally.values, name=self.name)
         declared = True if self.log_normalized else self.preparation.log_normalized
@@ -356,7 +266,7 @@ class _Fitting:
         logger.info("Kept %d of %d cells (min_features=%d).", kept.sum(), len(kept), least)
         return kept
 
-    def _passed(self, tally: _Tally, considered: Columns, columns: pd.DataFrame) -> np.ndarray:
+    def _passed(self, tally: Tally, considered: Columns, columns: pd.DataFrame) -> np.ndarray:
         columns["n_cells"] = tally.n_cells
         least = self.options["min_cells"]
         passed = (tally.n_cells >= least) & (considered.places >= 0)
@@ -448,14 +358,6 @@ class _Fitting:
         maxima = moments.maxima(self.preparation.scale_by)[:, places]
         names = [self.batch_names[code] for code in sorted(moments.batches)]
         return pd.DataFrame(maxima.T.copy(), columns=names, index=genes.astype(str))
-
-
-def _totals_in_list(block: Any, codes: np.ndarray, how: _How) -> list[np.ndarray]:
-    return [_totals(block, codes, how)]
-
-
-def _join_lists(parts: Sequence[list[np.ndarray]]) -> list[np.ndarray]:
-    return [array for part in parts for array in part]
 
 
 def _check_options(preparation: Preparation, options: dict[str, Any]) -> None:

@@ -30,9 +30,14 @@ def normalize_total(
         Total of each cell, overwritten; default: that of the features that ``csr`` has.
     """
     total = totals(csr) if total is None else total
-    total[total == 0] = 1
-    csr.data /= np.repeat((total / target_sum).astype(np.float32), np.diff(csr.indptr))
+    csr.data /= np.repeat(row_divisor(total, target_sum), np.diff(csr.indptr))
     return csr
+
+
+def row_divisor(total: np.ndarray, target_sum: float) -> np.ndarray:
+    """Return what the counts of each cell are divided by, float32; ``total`` is overwritten."""
+    total[total == 0] = 1
+    return (total / target_sum).astype(np.float32)
 
 
 def check_target_sum(target_sum: float) -> None:

@@ -149,6 +149,8 @@ class Preprocessing:
     def scale_of_new(self) -> np.ndarray:
         """Return the geometric mean of each feature's scale over the batches that have it."""
         scale = self.scale.to_numpy(np.float64)
+        if scale.shape[1] == 1:
+            return scale[:, 0].astype(np.float32)
         found = scale > 0
         logarithms = np.log(scale, out=np.zeros_like(scale), where=found)
         mean = np.exp(logarithms.sum(axis=1) / np.maximum(found.sum(axis=1), 1))

@@ -115,16 +115,25 @@ class BatchValues:
     @classmethod
     def of(cls, csr: sparse.csr_matrix, codes: np.ndarray) -> BatchValues:
         """Look at a block of cells and their batches."""
-        n_batches = int(codes.max(initial=-1)) + 1
-        maximum, fractional = np.zeros(n_batches), np.zeros(n_batches, dtype=bool)
+        largest = np.zeros(csr.shape[0], dtype=csr.dtype)
+        fractional = np.zeros(csr.shape[0], dtype=bool)
         filled = np.diff(csr.indptr) > 0
         starts = csr.indptr[:-1][filled]
         if len(starts):
-            of_cells = codes[filled]
-            np.maximum.at(maximum, of_cells, np.maximum.reduceat(csr.data, starts))
-            not_whole = np.logical_or.reduceat(csr.data != np.rint(csr.data), starts)
-            fractional[of_cells[not_whole]] = True
-        return cls(maximum, fractional)
+            largest[filled] = np.maximum.reduceat(csr.data, starts)
+            fractional[filled] = np.logical_or.reduceat(csr.data != np.rint(csr.data), starts)
+        return cls.of_cells(largest, fractional, codes)
+
+    @classmethod
+    def of_cells(
+        cls, largest: np.ndarray, fractional: np.ndarray, codes: np.ndarray
+    ) -> BatchValues:
+        """Put together what is known of each cell, and their batches."""
+        n_batches = int(codes.max(initial=-1)) + 1
+        maximum, any_fractional = np.zeros(n_batches), np.zeros(n_batches, dtype=bool)
+        np.maximum.at(maximum, codes, largest)
+        any_fractional[codes[fractional]] = True
+        return cls(maximum, any_fractional)
 
     def merge(self, other: BatchValues) -> BatchValues:
         """Put two blocks of one matrix together."""

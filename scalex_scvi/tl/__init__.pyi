@@ -1,5 +1,6 @@
 from ._embed import embed as embed
 from ._integrate import integrate as integrate
+from ._label_model import LabelModel as LabelModel
 from ._label_scores import UNKNOWN as UNKNOWN
 from ._label_scores import LabelScores as LabelScores
 from ._label_scores import label_scores as label_scores

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import dataclass
 
 import numpy as np
+from scipy.special import expit, softmax
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
 N_ROUNDS = 3
@@ -14,43 +16,86 @@ OFFSET_PRIOR = 20
 """Cells without any offset that each batch of the query is averaged with: few cells move little."""
 
 
-def discriminant_shares(
-    points: np.ndarray, codes: np.ndarray, targets: np.ndarray, batch: np.ndarray
-) -> np.ndarray:
-    """Probability of each label for each query cell.
+@dataclass(frozen=True, eq=False)
+class Discriminants:
+    """Linear discriminants of labels: statistics of the reference, and none of its cells.
 
     Labels are Gaussians of one covariance and, whatever their number of cells, equally probable:
-    the reference's composition says little of the query's. What a new batch keeps of its technology
-    is first of all an offset of all its cells. It is the median of what its cells differ by from
-    the means of their labels, which a minority of cells of unknown types hardly moves.
+    the reference's composition says little of the query's.
 
-    Parameters
+    Attributes
     ----------
-    points
-        Reference cells × dimensions.
-    codes
-        Label code of each reference cell, from 0 on; each occurs.
-    targets
-        Query cells × dimensions.
-    batch
-        Batch code of each query cell: each batch has its own offset.
-
-    Returns
-    -------
-    Query cells × labels; rows sum to 1.
+    means
+        Labels × dimensions.
+    weights, intercept
+        Of the linear function of each label; of two labels, one function, which is positive for
+        the second; of one label, none.
     """
-    n_labels = int(codes.max()) + 1
-    if n_labels == 1:
-        return np.ones((len(targets), 1))
-    model = LinearDiscriminantAnalysis(priors=np.full(n_labels, 1 / n_labels))
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Variables are collinear")
-        model.fit(points, codes)
-    shares = np.empty((len(targets), n_labels))
-    for code in np.unique(batch):
-        own = batch == code
-        shares[own] = _without_offset(model, targets[own])
-    return shares
+
+    means: np.ndarray
+    weights: np.ndarray
+    intercept: np.ndarray
+
+    @classmethod
+    def of(cls, points: np.ndarray, codes: np.ndarray) -> Discriminants:
+        """Fit them.
+
+        Parameters
+        ----------
+        points
+            Reference cells × dimensions.
+        codes
+            Label code of each reference cell, from 0 on; each occurs.
+        """
+        n_labels = int(codes.max()) + 1
+        if n_labels == 1:
+            return cls(points.mean(axis=0)[None], np.zeros((0, points.shape[1])), np.zeros(0))
+        model = LinearDiscriminantAnalysis(priors=np.full(n_labels, 1 / n_labels))
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Variables are collinear")
+            model.fit(points, codes)
+        return cls(model.means_, model.coef_, model.intercept_)
+
+    def shares(self, targets: np.ndarray, batch: np.ndarray) -> np.ndarray:
+        """Probability of each label for each query cell.
+
+        What a new batch keeps of its technology is first of all an offset of all its cells. It is
+        the median of what its cells differ by from the means of their labels, which a minority of
+        cells of unknown types hardly moves.
+
+        Parameters
+        ----------
+        targets
+            Query cells × dimensions.
+        batch
+            Batch code of each query cell: each batch has its own offset.
+
+        Returns
+        -------
+        Query cells × labels; rows sum to 1.
+        """
+        shares = np.ones((len(targets), len(self.means)))
+        if len(self.means) == 1:
+            return shares
+        for code in np.unique(batch):
+            own = batch == code
+            shares[own] = self._without_offset(targets[own])
+        return shares
+
+    def _without_offset(self, targets: np.ndarray) -> np.ndarray:
+        shares = self._probabilities(targets)
+        weight = len(targets) / (len(targets) + OFFSET_PRIOR)
+        for _ in range(N_ROUNDS):
+            offset = np.median(targets - shares @ self.means, axis=0)
+            shares = self._probabilities(targets - weight * offset)
+        return shares
+
+    def _probabilities(self, targets: np.ndarray) -> np.ndarray:
+        found = targets @ self.weights.T + self.intercept
+        if len(self.means) == 2:
+            second = expit(found[:, 0])
+            return np.column_stack([1 - second, second])
+        return softmax(found, axis=1)
 
 
 def can_discriminate(points: np.ndarray, codes: np.ndarray) -> bool:
@@ -59,12 +104,3 @@ def can_discriminate(points: np.ndarray, codes: np.ndarray) -> bool:
     np.add.at(means, codes, points)
     means /= np.bincount(codes)[:, None]
     return not np.allclose(points, means[codes])
-
-
-def _without_offset(model: LinearDiscriminantAnalysis, targets: np.ndarray) -> np.ndarray:
-    shares = model.predict_proba(targets)
-    weight = len(targets) / (len(targets) + OFFSET_PRIOR)
-    for _ in range(N_ROUNDS):
-        offset = np.median(targets - shares @ model.means_, axis=0)
-        shares = model.predict_proba(targets - weight * offset)
-    return shares

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal, get_args
 
 import numpy as np
 
+from ._calibration import folds, temperature, tempered
 from ._components import expression_components
-from ._discriminant import can_discriminate, discriminant_shares
+from ._discriminant import Discriminants, can_discriminate
 from ._pair import Pair
 
 logger = logging.getLogger(__name__)
@@ -16,8 +19,9 @@ logger = logging.getLogger(__name__)
 Method = Literal["consensus", "discriminant", "neighbors"]
 
 
-def label_probabilities(pair: Pair, method: Method | None) -> np.ndarray:
-    """Probability of each label for each query cell: cells × labels, rows sum to 1.
+@dataclass(frozen=True, eq=False)
+class Labeling:
+    """One of the methods, ready for the cells of a query.
 
     Parameters
     ----------
@@ -31,37 +35,70 @@ def label_probabilities(pair: Pair, method: Method | None) -> np.ndarray:
     ValueError
         If the method is unknown, or impossible with what there is.
     """
-    if method is not None and method not in get_args(Method):
-        msg = f"`method` must be one of {list(get_args(Method))!r} or None, got {method!r}."
-        raise ValueError(msg)
-    can = pair.use_rep != "X" and can_discriminate(pair.points, pair.codes)
-    if method == "neighbors" or (method is None and not can):
-        return pair.votes.shares
-    if not can:
-        msg = (
-            f"`method={method!r}` cannot use the representation {pair.use_rep!r}: it needs one in "
-            "`obsm`, and labels whose cells differ from each other. Use `method='neighbors'`."
+
+    pair: Pair
+    method: Method | None = None
+
+    def __post_init__(self) -> None:
+        if self.method is not None and self.method not in get_args(Method):
+            allowed = list(get_args(Method))
+            msg = f"`method` must be one of {allowed!r} or None, got {self.method!r}."
+            raise ValueError(msg)
+        _ = self.spaces
+
+    @cached_property
+    def spaces(self) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Reference and query in each space that has discriminants; none: neighbors vote."""
+        pair, method = self.pair, self.method
+        can = pair.use_rep != "X" and can_discriminate(pair.points, pair.codes)
+        if method == "neighbors" or (method is None and not can):
+            return []
+        if not can:
+            msg = (
+                f"`method={method!r}` cannot use the representation {pair.use_rep!r}: it needs one "
+                "in `obsm`, and labels whose cells differ from each other. Use "
+                "`method='neighbors'`."
+            )
+            raise ValueError(msg)
+        own = (pair.points, pair.targets)
+        if method == "discriminant":
+            return [own]
+        components = expression_components(pair.ref, pair.query)
+        if components is not None:
+            return [own, components]
+        if method == "consensus":
+            msg = (
+                "`method='consensus'` needs `ref` and `query` with the same genes in `X`, prepared "
+                "alike, and in memory: pass what `model.get_prepared()` of both models gives, or "
+                "`method='discriminant'`."
+            )
+            raise ValueError(msg)
+        logger.warning(
+            "Labels by %r alone: `X` of `ref` and `query` is not the same genes, prepared, or "
+            "`ref` has too few cells. Pass what `model.get_prepared()` of both models gives for "
+            "labels that use expression too, or `method='discriminant'` to do without.",
+            pair.use_rep,
         )
-        raise ValueError(msg)
-    batch = pair.query_batches()
-    shares = discriminant_shares(pair.points, pair.codes, pair.targets, batch)
-    if method == "discriminant":
-        return shares
-    components = expression_components(pair.ref, pair.query)
-    if components is not None:
-        in_ref, in_query = components
-        return (shares + discriminant_shares(in_ref, pair.codes, in_query, batch)) / 2
-    if method == "consensus":
-        msg = (
-            "`method='consensus'` needs `ref` and `query` with the same genes in `X`, prepared "
-            "alike, and in memory: pass what `model.get_prepared()` of both models gives, or "
-            "`method='discriminant'`."
-        )
-        raise ValueError(msg)
-    logger.warning(
-        "Labels by %r alone: `X` of `ref` and `query` is not the same genes, prepared, or `ref` "
-        "has too few cells. Pass what `model.get_prepared()` of both models gives for labels that "
-        "use expression too, or `method='discriminant'` to do without.",
-        pair.use_rep,
-    )
-    return shares
+        return [own]
+
+    def shares(self) -> np.ndarray:
+        """Return the probability of each label for each query cell; rows sum to 1.
+
+        They rank labels. As probabilities those of discriminants are too sure of themselves.
+        """
+        if not self.spaces:
+            return self.pair.votes.shares
+        batch = self.pair.query_batches()
+        codes = self.pair.codes
+        found = [Discriminants.of(x, codes).shares(y, batch) for x, y in self.spaces]
+        return np.mean(found, axis=0)
+
+    def probabilities(self) -> np.ndarray:
+        """Return the same, calibrated on held-out batches; shares of votes stay as they are."""
+        shares = self.shares()
+        if not self.spaces or shares.shape[1] < 2:
+            return shares
+        spaces = [points for points, _ in self.spaces]
+        codes = self.pair.codes
+        found = temperature(spaces, codes, folds(codes, self.pair.ref_batches()))
+        return tempered(shares, found)

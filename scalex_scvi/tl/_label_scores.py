@@ -8,14 +8,11 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from ._label_probabilities import Method, label_probabilities
-from ._neighborhoods import (
-    Reference,
-    distances_of_batches,
-    neighborhood_p_values,
-    pseudo_batches,
-)
+from ._held_out import Standard, judge, pseudo_batches, sizes_of
+from ._label_probabilities import Labeling, Method
+from ._landmarks import Remaining
 from ._pair import Pair
+from ._reference import Reference
 from ._unknown import Novelty, check_max_refused, check_novelty, fit_p_values
 
 UNKNOWN = "unknown"
@@ -31,7 +28,9 @@ class LabelScores:
     labels
         Most probable label of the reference, categorical. Ties go to the label that sorts first.
     probabilities
-        Cells × labels of the reference; rows sum to 1. Not calibrated.
+        Cells × labels of the reference; rows sum to 1. Those of discriminants are calibrated:
+        held-out batches of the reference say by how much they have to be softened, for labels to
+        be right as often as they say (docs/label_transfer.md). Neighbors give shares of votes.
     p_values
         Share of held-out reference cells that fit the reference as badly, in (0, 1].
     is_unknown
@@ -62,6 +61,43 @@ class LabelScores:
         """
         check_no_unknown(self.labels)
         return self.labels.cat.add_categories(UNKNOWN).mask(self.is_unknown, UNKNOWN)
+
+    def vote(self, clusters: pd.Series) -> pd.DataFrame:
+        """Let the cells of each cluster of the query vote for one label, ``"unknown"`` among them.
+
+        Parameters
+        ----------
+        clusters
+            Cluster of each cell of the query, such as Leiden's of the query alone: a column of its
+            ``obs``, without missing values.
+
+        Returns
+        -------
+        For each cell: ``label``, what most cells of its cluster are called (ties: the label that
+        sorts first), and ``share``, how many of them are.
+
+        Raises
+        ------
+        ValueError
+            If the clusters are of other cells, or missing for some, or the reference has a label
+            ``"unknown"`` already.
+        """
+        if not clusters.index.equals(self.labels.index) or clusters.isna().any():
+            n_missing = int(clusters.isna().sum())
+            msg = (
+                f"`clusters` ({clusters.name!r}: {len(clusters)} cells, {n_missing} missing) must "
+                f"name the cluster of each of the {len(self.labels)} cells that have scores: pass "
+                "a column of the query's `obs`."
+            )
+            raise ValueError(msg)
+        labels = self.labels_or_unknown()
+        shares = pd.crosstab(np.asarray(clusters.astype(str)), labels.cat.codes, normalize="index")
+        of_cells = shares.loc[clusters.astype(str)]
+        codes = of_cells.columns.to_numpy()[of_cells.to_numpy().argmax(axis=1)]
+        best = pd.Categorical.from_codes(codes, dtype=labels.dtype)
+        return pd.DataFrame(
+            {"label": best, "share": of_cells.to_numpy().max(axis=1)}, index=labels.index
+        )
 
     def to_frame(self) -> pd.DataFrame:
         """Return columns ``label``, ``probability`` (of it), ``uncertainty`` and ``is_unknown``."""
@@ -148,12 +184,23 @@ def label_scores(
     check_max_refused(max_refused)
     check_novelty(novelty)
     pair = Pair(ref, query, use_rep, labels_key, batch_key, n_neighbors)
-    shares = label_probabilities(pair, method)
+    probabilities = Labeling(pair, method).probabilities()
     p, misfit = _p_values(pair, max_refused, novelty)
-    cells = query.obs_names
+    return scores_of(best_labels(pair, probabilities), probabilities, p, misfit, max_refused)
+
+
+def scores_of(
+    labels: pd.Series,
+    probabilities: np.ndarray,
+    p: np.ndarray,
+    misfit: np.ndarray,
+    max_refused: float,
+) -> LabelScores:
+    """Put together what is known of the labels of query cells; ``labels`` are the best ones."""
+    cells = labels.index
     return LabelScores(
-        labels=best_labels(pair, shares),
-        probabilities=pd.DataFrame(shares, index=cells, columns=pair.labels.cat.categories),
+        labels=labels,
+        probabilities=pd.DataFrame(probabilities, index=cells, columns=labels.cat.categories),
         p_values=pd.Series(p, index=cells, name="p_value"),
         is_unknown=pd.Series(p <= max_refused, index=cells, name="is_unknown"),
         misfit=pd.Series(misfit, index=cells, name="misfit"),
@@ -163,10 +210,10 @@ def label_scores(
 def _p_values(pair: Pair, max_refused: float, novelty: Novelty) -> tuple[np.ndarray, np.ndarray]:
     if novelty == "neighborhood":
         in_ref, in_query = pair.normalized()
-        batch = pair.query_batches()
-        ref = Reference.of(in_ref, pair.codes, pseudo_batches(pair.codes, pair.ref_batches()))
-        found, _ = distances_of_batches(ref, in_query, batch)
-        return neighborhood_p_values(ref, found, batch, max_refused)
+        batches, real = pseudo_batches(pair.codes, pair.ref_batches())
+        ref, batch = Reference.of(in_ref, pair.codes, batches), pair.query_batches()
+        standards = Standard.of(ref, sizes_of(batch), learns=real)
+        return judge(Remaining(ref).landmarks(), standards, in_query, batch, max_refused)
     return fit_p_values(
         pair.votes,
         pair.points,

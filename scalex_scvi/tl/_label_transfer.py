@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 from anndata import AnnData
 
-from ._label_probabilities import Method, label_probabilities
+from ._label_probabilities import Labeling, Method
 from ._label_scores import best_labels, check_no_unknown, label_scores
 from ._pair import Pair
 from ._unknown import Novelty
@@ -83,7 +83,7 @@ def label_transfer(
     """
     if not unknown:
         pair = Pair(ref, query, rep, label, batch_key, n_neighbors)
-        return best_labels(pair, label_probabilities(pair, method))
+        return best_labels(pair, Labeling(pair, method).shares())
     if label in ref.obs:
         check_no_unknown(ref.obs[label])
     return label_scores(

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
+from scalex_scvi._core.columns import check_no_missing
 from scalex_scvi._core.gene_names import names_in
 from scalex_scvi._core.inputs import check_adata
 from scalex_scvi._core.keys import LATENT_KEY, MAPPING_KEY, UMAP_KEY
@@ -18,8 +19,10 @@ from scalex_scvi._core.messages import messages_on_console
 from scalex_scvi.io import RunFolder
 from scalex_scvi.model import SCALEXModel
 from scalex_scvi.pp import MIN_GENE_SHARE
+from scalex_scvi.references import Reference, is_reference, is_remote, load
 
-from ._label_scores import label_scores
+from ._label_scores import LabelScores, label_scores
+from ._levels import in_agreement
 from ._place_on_map import place_on_map
 
 logger = logging.getLogger(__name__)
@@ -27,12 +30,13 @@ logger = logging.getLogger(__name__)
 
 def map_query(
     query: AnnData,
-    reference: SCALEXModel | str | os.PathLike[str],
+    reference: SCALEXModel | Reference | str | os.PathLike[str],
     labels: str | Sequence[str] | None = None,
     *,
     layer: str | None = None,
     max_refused: float = 0.05,
     min_gene_share: float = MIN_GENE_SHARE,
+    vote_by: str | None = None,
 ) -> SCALEXModel:
     """Map new cells onto a trained reference, in place and without training.
 
@@ -45,7 +49,9 @@ def map_query(
         - ``obsm["X_scalex"]``: the latent, cells × latent dimensions, float32;
         - for each of ``labels``: ``obs[f"{label}_transfer"]``, the most probable label of the
           reference; ``obs[f"{label}_probability"]``, its probability; ``obs[f"{label}_unknown"]``,
-          whether the cell fits its neighbors worse than nearly all held-out reference cells do;
+          whether the cell fits no label, worse than nearly all held-out reference cells do;
+        - with ``vote_by``: ``obs[f"{label}_voted"]``, what most cells of the cell's cluster are
+          called, ``"unknown"`` among it, and ``obs[f"{label}_vote_share"]``, how many are;
         - ``obsm["X_umap"]``, if the reference has one: the position on the reference's own map, of
           which nothing moves: the mean of the cell's 15 nearest reference cells, weighted by the
           inverse of their distances;
@@ -55,10 +61,14 @@ def map_query(
         Nothing else changes, and no cell is left out.
     reference
         Trained model, with its cells for labels and map, the folder of a saved one, or the run
-        folder of :func:`scalex_scvi.SCALEX`.
+        folder of :func:`scalex_scvi.SCALEX`. Or a reference by name: what
+        :func:`scalex_scvi.references.load` returns or takes, ``"hf://OWNER/NAME"`` for example.
     labels
         Column or columns of the reference's ``obs`` to transfer. Reference cells without a label
-        (NaN) stay out of it.
+        (NaN) stay out of it. ``None``: none, of a reference by name all that it has. Where each
+        label of a column lies within one label of another column, such as ``["lineage",
+        "celltype"]``, those of a cell agree (not of a reference by name): the coarse one is decided
+        first, with the probabilities of the fine ones within it added up.
     layer
         Layer of the query with the counts, or ``"raw"`` for those in ``query.raw``; default: that
         of the reference.
@@ -68,6 +78,9 @@ def map_query(
     min_gene_share
         Share of the reference's genes that the query must have: see
         :func:`scalex_scvi.pp.prepare_query`.
+    vote_by
+        Column of the query's ``obs`` with clusters, such as Leiden's of the query alone, whose
+        cells vote for one label. Groups that mix types are labeled alike; look at the shares.
 
     Returns
     -------
@@ -82,16 +95,18 @@ def map_query(
     """
     with messages_on_console(True):
         check_adata(query, name="query")
-        model = _open(reference)
-        wanted = [labels] if isinstance(labels, str) else list(labels or [])
-        _check_labels(model, wanted)
+        source = _open(reference)
+        wanted = _wanted(source, labels)
+        _check_clusters(query, vote_by)
+        model = source if isinstance(source, SCALEXModel) else source.model
         mapped = SCALEXModel.load_query_data(
             query, model, layer=layer, min_gene_share=min_gene_share
         )
         latent = mapped.get_latent_representation()
         columns: dict[str, object] = {}
         if wanted:
-            columns = _transferred(model, mapped, latent, wanted, max_refused)
+            scores = _transferred(source, mapped, latent, wanted, max_refused)
+            columns = _columns(scores, None if vote_by is None else query.obs[vote_by])
         positions = _positions(model, latent)
         query.obsm[LATENT_KEY] = latent
         if positions is not None:
@@ -102,23 +117,45 @@ def map_query(
     return mapped
 
 
-def _open(reference: SCALEXModel | str | os.PathLike[str]) -> SCALEXModel:
-    if isinstance(reference, SCALEXModel):
+def _open(
+    reference: SCALEXModel | Reference | str | os.PathLike[str],
+) -> SCALEXModel | Reference:
+    if isinstance(reference, SCALEXModel | Reference):
         return reference
-    folder = Path(reference).expanduser()
+    text = os.fspath(reference)
+    folder = Path(text).expanduser()
+    if is_remote(text) or is_reference(folder) or not folder.exists():
+        return load(text)
     if (folder / "checkpoint").is_dir():  # the run folder of SCALEX()
         cells = RunFolder(folder).read_adata()
         return SCALEXModel.load(folder / "checkpoint", adata=False if cells is None else cells)
     return SCALEXModel.load(folder)
 
 
+def _wanted(source: SCALEXModel | Reference, labels: str | Sequence[str] | None) -> list[str]:
+    """Labels to transfer; all of them can be."""
+    wanted = [labels] if isinstance(labels, str) else list(labels or [])
+    if isinstance(source, Reference):
+        for label in wanted:
+            source.check_labels(label)
+        return source.labels if labels is None else wanted
+    if wanted:
+        _check_labels(source, wanted)
+    return wanted
+
+
 def _check_labels(model: SCALEXModel, wanted: list[str]) -> None:
-    if not wanted:
-        return
     if model.adata is None:
         msg = (
             f"The reference has no cells to take {wanted!r} from: load it with them, "
             "`SCALEXModel.load(folder, adata)`, or save it by `save(folder, save_anndata=True)`."
+        )
+        raise ValueError(msg)
+    if model.minified_data_type is not None:
+        msg = (
+            f"The reference is minified: it has no expression to transfer {wanted!r} by. Load it "
+            "with its counts, or make a reference of it by `scalex_scvi.references.save`, before "
+            "they are left out."
         )
         raise ValueError(msg)
     for label in wanted:
@@ -128,26 +165,54 @@ def _check_labels(model: SCALEXModel, wanted: list[str]) -> None:
             raise KeyError(msg)
 
 
+def _check_clusters(query: AnnData, vote_by: str | None) -> None:
+    if vote_by is None:
+        return
+    if vote_by not in query.obs:
+        msg = f"`vote_by` {vote_by!r} is not a column of the query's obs: {list(query.obs)!r}."
+        raise KeyError(msg)
+    check_no_missing(query, vote_by, what="cluster")
+
+
 def _transferred(
-    model: SCALEXModel, mapped: SCALEXModel, latent: np.ndarray, wanted: list[str], share: float
-) -> dict[str, object]:
-    """Columns for the query's ``obs``."""
-    ref, query = model.get_prepared(), mapped.get_prepared()
-    ref.obsm[LATENT_KEY] = model.get_latent_representation()
+    source: SCALEXModel | Reference,
+    mapped: SCALEXModel,
+    latent: np.ndarray,
+    wanted: list[str],
+    share: float,
+) -> dict[str, LabelScores]:
+    """Scores of each column, in agreement where one is nested in another."""
+    query = mapped.get_prepared()
     query.obsm[LATENT_KEY] = latent
-    columns: dict[str, object] = {}
-    for label in wanted:
-        found = label_scores(
-            ref,
-            query,
-            LATENT_KEY,
-            label,
-            batch_key=model.batch_key,
-            max_refused=share,
+    if isinstance(source, Reference):
+        return {
+            label: source.label_scores(query, label, use_rep=LATENT_KEY, max_refused=share)
+            for label in wanted
+        }
+    ref = source.get_prepared()
+    ref.obsm[LATENT_KEY] = source.get_latent_representation()
+    scores = {
+        label: label_scores(
+            ref, query, LATENT_KEY, label, batch_key=source.batch_key, max_refused=share
         )
+        for label in wanted
+    }
+    return in_agreement(scores, ref.obs) if len(scores) > 1 else scores
+
+
+def _columns(scores: dict[str, LabelScores], clusters: pd.Series | None) -> dict[str, object]:
+    """Columns for the query's ``obs``."""
+    columns: dict[str, object] = {}
+    for label, found in scores.items():
+        chosen = found.labels.cat.codes.to_numpy()
+        of_chosen = found.probabilities.to_numpy()[np.arange(len(chosen)), chosen]
         columns[f"{label}_transfer"] = found.labels
-        columns[f"{label}_probability"] = found.probabilities.max(axis=1)
+        columns[f"{label}_probability"] = pd.Series(of_chosen, index=found.labels.index)
         columns[f"{label}_unknown"] = found.is_unknown
+        if clusters is not None:
+            vote = found.vote(clusters)
+            columns[f"{label}_voted"] = vote["label"]
+            columns[f"{label}_vote_share"] = vote["share"]
     return columns
 
 

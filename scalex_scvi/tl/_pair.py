@@ -137,17 +137,8 @@ class Pair:
         return batch_codes(self.ref, key)[0]
 
     def query_batches(self) -> np.ndarray:
-        """Return the batch code of each query cell; one batch where the query names none.
-
-        Raises
-        ------
-        ValueError
-            If the column is incomplete.
-        """
-        if self.batch_key is None or self.batch_key not in self.query.obs:
-            return np.zeros(self.query.n_obs, dtype=np.int64)
-        check_no_missing(self.query, self.batch_key, what="batch")
-        return batch_codes(self.query, self.batch_key)[0]
+        """Return the batch code of each query cell: see :func:`batches_of_query`."""
+        return batches_of_query(self.query, self.batch_key)
 
     def normalized(self) -> tuple[sparse.csr_matrix, sparse.csr_matrix]:
         """Return normalized expression of reference and query: before scaling, where that is known.
@@ -179,6 +170,20 @@ class Pair:
             )
             raise ValueError(msg)
         return to_csr(ref.X, name="ref.X"), to_csr(query.X, name="query.X")
+
+
+def batches_of_query(query: AnnData, batch_key: str | None) -> np.ndarray:
+    """Return the batch code of each query cell; one batch where the query names none.
+
+    Raises
+    ------
+    ValueError
+        If the column is incomplete.
+    """
+    if batch_key is None or batch_key not in query.obs:
+        return np.zeros(query.n_obs, dtype=np.int64)
+    check_no_missing(query, batch_key, what="batch")
+    return batch_codes(query, batch_key)[0]
 
 
 def _representation(adata: AnnData, use_rep: str, which: str) -> Any:

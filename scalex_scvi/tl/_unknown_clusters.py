@@ -9,8 +9,9 @@ from anndata import AnnData
 from scalex_scvi._core.columns import check_no_missing
 
 from ._label_scores import LabelScores
-from ._neighborhoods import Reference, batch_offset, correlation, label_means
+from ._landmarks import Remaining
 from ._pair import Pair
+from ._reference import Reference, correlation
 
 
 def unknown_clusters(
@@ -66,15 +67,15 @@ def unknown_clusters(
     pair = Pair(ref, query, "X", labels_key, batch_key, 1)
     in_ref, x = pair.normalized()
     reference = Reference.of(in_ref, pair.codes, np.zeros(ref.n_obs, dtype=np.int64))
-    means, batches = label_means(reference), pair.query_batches()
-    offsets = np.stack([batch_offset(reference, x[batches == b]) for b in np.unique(batches)])
+    marks, batches = Remaining(reference).landmarks(), pair.query_batches()
+    offsets = np.stack([marks.offset(x[batches == b]) for b in np.unique(batches)])
     rows = {}
     for name, cells in query.obs.groupby(cluster_key, observed=True, sort=True).indices.items():
         shares = np.bincount(batches[cells], minlength=len(offsets)) / len(cells)
         mean = np.asarray(x[cells].mean(axis=0)).ravel() - shares @ offsets
-        agreement = correlation(mean[None], means)[0]
+        agreement = correlation(mean[None], marks.means)[0]
         nearest = int(agreement.argmax())
-        beyond = np.argsort(means[nearest] - mean, kind="stable")[:n_genes]
+        beyond = np.argsort(marks.means[nearest] - mean, kind="stable")[:n_genes]
         rows[name] = {
             "n_cells": len(cells),
             "share_unknown": float(is_unknown.iloc[cells].mean()),

@@ -1,7 +1,10 @@
 from ._callbacks import BestTrainingLoss as BestTrainingLoss
 from ._callbacks import ProcessNoise as ProcessNoise
 from ._callbacks import training_callbacks as training_callbacks
+from ._checkpoint import Checkpoint as Checkpoint
+from ._checkpoint import CheckpointWriter as CheckpointWriter
 from ._data import SCALEXDataManager as SCALEXDataManager
+from ._data import cells_all_over as cells_all_over
 from ._data import share_of_nonzero as share_of_nonzero
 from ._length import default_steps as default_steps
 from ._loader import SCALEXDataSplitter as SCALEXDataSplitter

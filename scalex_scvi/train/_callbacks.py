@@ -70,6 +70,17 @@ class BestTrainingLoss(EarlyStopping):
                     float(self.best_score),
                 )
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint holds: the best weights, too."""
+        best = {"best_state": self._best_state, "best_epoch": self._best_epoch}
+        return super().state_dict() | best
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up what a checkpoint holds."""
+        super().load_state_dict(state_dict)
+        self._best_state = state_dict["best_state"]
+        self._best_epoch = state_dict["best_epoch"]
+
     def _remember(self, module: Any, epoch: int) -> None:
         state = module.state_dict()
         if not self._best_state:

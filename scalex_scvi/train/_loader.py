@@ -15,6 +15,8 @@ from torch.utils.data import DataLoader, DistributedSampler, Subset
 
 from scalex_scvi.pp import DeviceRows
 
+from ._checkpoint import ResumableData
+
 BLOCK_BYTES = 2**22
 """Expression, dense, that is taken from the data at once: 8 minibatches of 64 × 2 000 genes."""
 
@@ -110,7 +112,7 @@ class BlockLoader(AnnDataLoader):
                 yield dict(zip(block, tensors, strict=True))
 
 
-class SCALEXDataSplitter(DataSplitter):
+class SCALEXDataSplitter(ResumableData, DataSplitter):
     """scvi-tools' data splitter; the order of cells over several processes follows the seed.
 
     Parameters
@@ -120,20 +122,25 @@ class SCALEXDataSplitter(DataSplitter):
     order_seed
         Seed of the order in several processes, which all have to shuffle alike to share the cells
         out. One process draws its order from torch's generator.
+    resumable
+        See :class:`ResumableData`.
     """
 
     data_loader_cls = BlockLoader
 
-    def __init__(self, *args: Any, order_seed: int = 0, **kwargs: Any) -> None:
+    def __init__(
+        self, *args: Any, order_seed: int = 0, resumable: bool = False, **kwargs: Any
+    ) -> None:
         super().__init__(*args, **kwargs)
         self.order_seed = order_seed
+        self.resumable = resumable
 
     def train_dataloader(self) -> DataLoader:
         """Minibatches to train on."""
         loader = super().train_dataloader()
         if isinstance(loader.sampler, DistributedSampler):
             loader.sampler.seed = self.order_seed
-        return loader
+        return self.in_order(loader)
 
 
 def _minibatches_at_once(batch_size: int, n_genes: int, n_bytes: int) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from difflib import get_close_matches
 from functools import partial
 from typing import Any, get_args
@@ -99,6 +99,8 @@ class SCALEXTrainingPlan(TrainingPlan):
         processes share these statistics.
         """
         self.module.train()
+        if self._epoch_sums is not None:  # of a checkpoint
+            self._epoch_sums = self._epoch_sums.to(self.device)
         synchronize_statistics(self.module, self.trainer.world_size > 1)
         self._graphs = self._can_be_graphed()
 
@@ -152,6 +154,22 @@ class SCALEXTrainingPlan(TrainingPlan):
             },
             sync_dist=self.use_sync_dist,
         )
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add what weights and optimizer do not hold: the epoch's sums, and the recent cells."""
+        checkpoint["epoch_sums"] = self._epoch_sums
+        checkpoint["not_in_weights"] = dict(self._not_in_weights())
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take up what :meth:`on_save_checkpoint` added."""
+        self._epoch_sums = checkpoint["epoch_sums"]
+        for name, buffer in self._not_in_weights():
+            buffer.copy_(checkpoint["not_in_weights"][name])
+
+    def _not_in_weights(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """Buffers that are not saved with a model, as those of :class:`BatchOffset`."""
+        saved = self.module.state_dict().keys()
+        return ((name, of) for name, of in self.module.named_buffers() if name not in saved)
 
     def configure_optimizers(self) -> dict[str, Any]:
         """Take scvi-tools' optimizer, with the schedule of the learning rate."""

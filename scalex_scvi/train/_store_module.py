@@ -10,12 +10,12 @@ from importlib.util import find_spec
 import numpy as np
 import torch
 from anndata.abc import CSRDataset
-from lightning.pytorch import LightningDataModule
 from scvi import REGISTRY_KEYS
 from torch import Tensor
 
 from scalex_scvi.pp import Transform
 
+from ._checkpoint import ResumableData
 from ._data import SCALEXDataManager
 
 logger = logging.getLogger(__name__)
@@ -27,7 +27,7 @@ CELLS_IN_BUFFER = 8192
 """Cells that are held and shuffled together; runs of them come from all over the store."""
 
 
-class StoreDataModule(LightningDataModule):
+class StoreDataModule(ResumableData):
     """Minibatches of cells from a zarr store, in bounded memory.
 
     To read each cell of a minibatch from its own place on disk takes several times as long as the
@@ -106,7 +106,7 @@ class StoreDataModule(LightningDataModule):
             key: torch.from_numpy(np.asarray(self.manager.get_from_registry(key), dtype=np.int64))
             for key in (REGISTRY_KEYS.BATCH_KEY, REGISTRY_KEYS.LABELS_KEY)
         }
-        return Minibatches(loader, columns, self.manager.transform)
+        return self.in_order(Minibatches(loader, columns, self.manager.transform), self.rng)
 
 
 class Minibatches:

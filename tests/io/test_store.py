@@ -126,11 +126,64 @@ def test_overwrite(prepared: AnnData, tmp_path: Path) -> None:
     io.write_store(prepared, path)
     with pytest.raises(FileExistsError, match="overwrite=True"):
         io.write_store(prepared, path)
-    # Also of the very cells that are read from it.
-    subset = io.read_lazy(path, cells_in_block=40)[:60].copy()
-    io.write_store(subset, path, overwrite=True)
+    io.write_store(prepared[:60].copy(), path, overwrite=True)
     assert io.open_store(path).n_obs == 60
     assert [found.name for found in tmp_path.iterdir()] == ["cells.zarr"]
+
+
+def _of_two(path: Path) -> AnnData:
+    half = io.read_lazy(path)[:75].copy()
+    half.X = da.concatenate([half.X[:40], da.zeros((35, 60), chunks=(35, 60))])
+    return half
+
+
+LAZILY = {
+    "blocks": io.read_lazy,
+    "some of them": lambda path: io.read_lazy(path, cells_in_block=40)[:60].copy(),
+    "on disk": io.open_store,
+    "prepared": lambda path: sx.pp.rna(io.read_lazy(path), batch_key="batch", min_features=0),
+    "with others": _of_two,
+}
+
+
+@pytest.mark.parametrize("dense", [False, True], ids=["sparse", "dense"])
+@pytest.mark.parametrize("read", LAZILY.values(), ids=LAZILY)
+def test_a_store_is_not_replaced_by_what_is_read_from_it(
+    counts: AnnData, tmp_path: Path, read: Any, dense: bool
+) -> None:
+    path, link = tmp_path / "cells.zarr", tmp_path / "same.zarr"
+    if dense:
+        if read is io.open_store:
+            pytest.skip("a store to open holds CSR")
+        counts.X = counts.X.toarray()
+    counts.write_zarr(path)
+    link.symlink_to(path)
+    before = {found: found.stat().st_mtime_ns for found in path.rglob("*")}
+    cells = read(path)
+    for place in (path, link):
+        with pytest.raises(ValueError, match="is what `adata` is read from"):
+            io.write_store(cells, place, overwrite=True)
+    assert {found: found.stat().st_mtime_ns for found in path.rglob("*")} == before
+    assert io.read_lazy(path).shape == (150, 60)
+
+
+def test_what_is_read_from_another_file_replaces_a_store(counts: AnnData, tmp_path: Path) -> None:
+    counts.write_h5ad(tmp_path / "cells.h5ad")
+    for place in ("one.zarr", "cells.zarr"):
+        io.write_store(io.read_lazy(tmp_path / "cells.h5ad"), tmp_path / place)
+    lazy = io.read_lazy(tmp_path / "one.zarr")
+    io.write_store(lazy, tmp_path / "cells.zarr", overwrite=True)
+    found = io.open_store(tmp_path / "cells.zarr").X[:]
+    np.testing.assert_array_equal(found.toarray(), counts.X.toarray())
+
+
+def test_imputed_expression_does_not_replace_what_is_read(
+    model: sx.SCALEXModel, prepared: AnnData, tmp_path: Path
+) -> None:
+    io.write_store(prepared, tmp_path / "cells.zarr")
+    cells = io.open_store(tmp_path / "cells.zarr")
+    with pytest.raises(ValueError, match="is what `adata` is read from"):
+        model.impute(cells, path=tmp_path / "cells.zarr")
 
 
 @pytest.mark.parametrize(

@@ -56,6 +56,23 @@ def test_an_untrained_batch_cannot_be_chosen_until_it_is_trained(
     np.testing.assert_array_equal(loaded.get_imputed_expression()[is_new], own[is_new])
 
 
+@pytest.mark.parametrize("name", ["get_elbo", "get_reconstruction_error"])
+def test_what_an_untrained_decoder_makes_is_not_compared(
+    model: sx.SCALEXModel, query: AnnData, name: str
+) -> None:
+    mapped = sx.SCALEXModel.load_query_data(query, model)
+    compare = getattr(mapped, name)
+    with pytest.raises(ValueError, match=r"batches \['new'\] is not trained.*`train\(\)`"):
+        compare()
+    known = np.flatnonzero(query.obs["batch"] == "batch0")
+    with pytest.raises(ValueError, match="is not trained"):
+        compare(indices=[*known, 1])
+    # Cells of a batch that the reference knows are decoded as by the reference.
+    assert compare(indices=known) == getattr(model, name)(query[known].copy())
+    mapped.train(max_epochs=1, **QUIET)
+    compare()
+
+
 def test_a_query_of_an_untrained_query(model: sx.SCALEXModel, query: AnnData) -> None:
     first = sx.SCALEXModel.load_query_data(query, model)
     more = simulate_counts(30, n_batches=1, seed=5)

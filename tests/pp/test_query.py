@@ -196,6 +196,30 @@ def test_new_batches_are_scaled_by_their_own_maxima_where_that_is_wanted(
         np.testing.assert_allclose(maxima, 1, rtol=1e-6)
 
 
+@pytest.mark.parametrize("new_batches", ["reference", "own"])
+@pytest.mark.parametrize("named", [False, True])
+def test_a_reference_without_names_knows_no_batch(
+    counts: AnnData, new_batches: str, named: bool
+) -> None:
+    """Its one batch is called 0 by us: cells of a batch 0, or of none, are not of that batch."""
+    reference = sx.pp.rna(counts, min_features=0)
+    record = replace(Preprocessing.from_adata(reference), new_batches=new_batches)
+    new = simulate_counts(40, seed=7)
+    new.obs["batch"] = "0"
+    query = sx.pp.prepare_query(new, record, batch_key="batch" if named else None)
+    if new_batches == "reference":  # of which there is one
+        np.testing.assert_array_equal(query.varm["scalex_scale"]["0"], record.scale["0"])
+        return
+    maxima = query.X.max(axis=0).toarray().ravel()
+    np.testing.assert_allclose(maxima[maxima > 0], 1, rtol=1e-6)
+    sx.SCALEXModel.setup_anndata(counts, new_batches="own")
+    model = sx.SCALEXModel(counts, n_hidden=8, n_latent=2)
+    model.is_trained_ = True
+    placed = sx.SCALEXModel.load_query_data(new, model)
+    assert placed.get_prepared().X.max(axis=0).toarray().max() == 1
+    assert (placed.get_prepared().X.max(axis=0).toarray() > 0.999).sum() == (maxima > 0).sum()
+
+
 def test_values_above_a_known_batch_s_maximum_become_one(
     counts: AnnData, record: Preprocessing
 ) -> None:

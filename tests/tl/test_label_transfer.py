@@ -11,7 +11,7 @@ import pytest
 import scanpy as sc
 from anndata import AnnData
 from conftest import simulate_counts
-from scipy import sparse
+from scipy import optimize, sparse
 from sklearn.decomposition import PCA
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
@@ -126,6 +126,11 @@ def prepared_pair() -> tuple[AnnData, AnnData]:
     return ref, query
 
 
+def softened(shares: pd.DataFrame | np.ndarray, temperature: float) -> np.ndarray:
+    powers = np.asarray(shares) ** (1 / temperature)
+    return powers / powers.sum(axis=1, keepdims=True)
+
+
 def test_consensus_is_the_mean_of_discriminants_of_latent_and_log_expression(prepared_pair) -> None:
     ref, query = prepared_pair
     log = simulate_counts()[:, ref.var_names]
@@ -136,7 +141,14 @@ def test_consensus_is_the_mean_of_discriminants_of_latent_and_log_expression(pre
         adata.obsm["pca"] = pca.transform(log[adata.obs_names].X.toarray())
     alone = [probabilities(ref, query, rep, method="discriminant") for rep in ("latent", "pca")]
     labels, proba = sx.label_transfer(ref, query), probabilities(ref, query)
-    np.testing.assert_allclose(proba, (alone[0] + alone[1]) / 2, atol=1e-3)
+
+    def apart(log_temperatures: np.ndarray) -> np.ndarray:
+        """Each is calibrated by one number of its own, which is taken off before the mean."""
+        latent, pca, both = np.exp(log_temperatures)
+        mean = (softened(alone[0], 1 / latent) + softened(alone[1], 1 / pca)) / 2
+        return (softened(mean, both) - proba.to_numpy()).ravel()
+
+    np.testing.assert_allclose(optimize.least_squares(apart, np.zeros(3)).fun, 0, atol=1e-3)
     assert share_right(labels, query) > 0.9  # by the expression
 
 
@@ -243,3 +255,29 @@ def test_bad_input(
     spoil(ref)
     with pytest.raises(error, match=message):
         sx.label_transfer(ref, cells([0.0]), **kwargs)
+
+
+def one_of_two(n_cells: int, seed: int, n_noise: int = 60) -> AnnData:
+    """Two overlapping labels in one dimension, and others that say nothing."""
+    rng = np.random.default_rng(seed)
+    codes = np.arange(n_cells) % 2
+    points = rng.normal(size=(n_cells, 1 + n_noise))
+    points[:, 0] += 2 * codes
+    obs = pd.DataFrame(
+        {"celltype": [f"type{i}" for i in codes], "batch": np.arange(n_cells) // 2 % 4}
+    )
+    return AnnData(obs=obs.set_index("c" + obs.index.astype(str)), obsm={"latent": points})
+
+
+@pytest.mark.parametrize("batch_key", ["batch", None])
+def test_probabilities_say_how_often_labels_are_right(batch_key: str | None) -> None:
+    """Few cells in many dimensions: discriminants are far too sure of themselves."""
+    ref, query = one_of_two(240, 0), one_of_two(3000, 1)
+    raw = LinearDiscriminantAnalysis().fit(ref.obsm["latent"], ref.obs["celltype"])
+    too_sure = raw.predict_proba(query.obsm["latent"]).max(axis=1)
+    scores = probabilities(ref, query, batch_key=batch_key)
+    labels = sx.label_transfer(ref, query, batch_key=batch_key)
+    right = (labels.to_numpy() == query.obs["celltype"].to_numpy()).mean()
+    assert (scores.idxmax(axis=1).to_numpy() == labels.to_numpy()).all()
+    assert abs(scores.max(axis=1).mean() - right) < 0.04
+    assert too_sure.mean() > right + 0.08

@@ -6,6 +6,7 @@ import logging
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import scanpy as sc
 from anndata import AnnData
@@ -165,3 +166,44 @@ def test_a_left_out_technology_of_the_pancreas() -> None:
     # The map is as right as the latent that it shows: 0.73 and 0.74.
     assert found["X_umap"] >= found["X_scalex"] - 0.05
     assert found["X_umap"] >= 0.65
+
+
+def test_labels_of_nested_columns_agree(reference: sx.SCALEXModel, query: AnnData) -> None:
+    """Two columns of which one is nested in the other; the coarse one sums what lies within it."""
+    obs = reference.adata.obs
+    halves = pd.Series(np.arange(len(obs)) // 3 % 2, index=obs.index).astype(str)
+    obs["fine"] = obs["celltype"].astype(str) + "/" + halves
+    obs["coarse"] = obs["celltype"].astype(str).replace("type2", "type1")
+    sx.map_query(query, reference, labels=["fine", "coarse"])
+    found = query.obs
+    kinds = found["fine_transfer"].astype(str).str.split("/").str[0].replace("type2", "type1")
+    assert (kinds == found["coarse_transfer"].astype(str)).all()
+    assert (found["coarse_probability"] >= found["fine_probability"] - 1e-9).all()
+    assert found["coarse_probability"].mean() > found["fine_probability"].mean() + 0.1
+    assert not (found["coarse_unknown"] & ~found["fine_unknown"]).any()
+
+
+def test_columns_that_are_not_nested_are_labeled_as_if_alone(
+    reference: sx.SCALEXModel, query: AnnData
+) -> None:
+    obs = reference.adata.obs
+    obs["other"] = pd.Series(np.arange(len(obs)) // 2 % 2, index=obs.index).astype(str)
+    alone = query.copy()
+    sx.map_query(query, reference, labels=["celltype", "other"])
+    sx.map_query(alone, reference, labels="celltype")
+    for column in ("transfer", "probability", "unknown"):
+        assert query.obs[f"celltype_{column}"].equals(alone.obs[f"celltype_{column}"])
+
+
+def test_clusters_of_the_query_vote(reference: sx.SCALEXModel, query: AnnData) -> None:
+    query.obs["cluster"] = np.arange(query.n_obs) % 4  # numbers, as of k-means
+    sx.map_query(query, reference, labels="celltype", vote_by="cluster")
+    called = query.obs["celltype_transfer"].astype(str)
+    called[query.obs["celltype_unknown"]] = "unknown"
+    for _, cells in query.obs.groupby("cluster"):
+        counts = called[cells.index].value_counts(normalize=True)
+        assert cells["celltype_voted"].nunique() == 1
+        assert cells["celltype_voted"].iloc[0] in list(counts[counts == counts.max()].index)
+        assert cells["celltype_vote_share"].to_numpy() == pytest.approx(counts.max())
+    with pytest.raises(KeyError, match="'leiden' is not a column of the query's obs"):
+        sx.map_query(query.copy(), reference, labels="celltype", vote_by="leiden")

@@ -1,0 +1,174 @@
+"""New cells on a reference by name: what the command line's ``map`` does."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from scipy import sparse
+
+from . import pl
+from ._core.columns import as_text
+from ._core.keys import LATENT_KEY, REFERENCE_UMAP_KEY, UMAP_KEY
+from ._core.seeds import resolve_seed
+from ._outputs import Outputs
+from ._results import about_run, forget_registration, results_folder, write_report
+from .io import BATCH_COLUMN_KEY, DataSource, Reading, batch_column, make_writable, paths_of
+from .model import SCALEXModel
+from .references import Reference
+from .tl import UNKNOWN, embed, map_query
+from .workflow import load_query
+
+logger = logging.getLogger(__name__)
+
+LABELS_TABLE = "mapped_labels.csv"
+
+MAX_DRAWN = 20_000
+"""Cells of the reference that are drawn: more hide each other, and a map of them takes minutes."""
+
+_COLUMNS = ("transfer", "probability", "unknown")
+
+
+def map_onto(
+    data: DataSource | Sequence[DataSource],
+    reference: Reference,
+    *,
+    reading: Reading = Reading(),
+    outputs: Outputs = Outputs(),
+    labels: Sequence[str] | None = None,
+    max_refused: float = 0.05,
+    report: bool = False,
+    seed: int | None = None,
+) -> AnnData:
+    """Map counts of new cells onto a reference by name, without training.
+
+    Parameters
+    ----------
+    data
+        Counts: see :func:`scalex_scvi.io.read`.
+    reference
+        From :func:`scalex_scvi.references.load`.
+    reading
+        What to read, and where the batches are: by default in the column that the reference used;
+        cells without one are one batch.
+    outputs
+        ``outdir``, the run folder to write: ``adata.h5ad``, ``mapped_labels.csv`` and ``umap.png``.
+    labels
+        Columns of labels to transfer; ``None``: all of the reference.
+    max_refused
+        See :func:`scalex_scvi.map_query`.
+    report
+        Whether to write ``report.html``, too.
+    seed
+        Seed of the maps.
+
+    Returns
+    -------
+    The cells as they came, with what :func:`scalex_scvi.map_query` adds.
+    """
+    wanted = reference.labels if labels is None else list(labels)
+    with results_folder(outputs, [*paths_of(data), reference.folder]) as folder:
+        counts = load_query(data, reading, reference.model, seed, counts_wanted=True)
+        if folder is not None:
+            make_writable(counts)
+        mapped = map_query(
+            counts,
+            reference,
+            wanted,
+            max_refused=max_refused,
+            min_gene_share=reading.min_gene_share,
+        )
+        beside = _beside(reference, mapped, wanted, seed)
+        forget_registration(counts)
+        if folder is not None:
+            make_writable(counts)  # what was added since
+            folder.write_adata(counts)
+            _labels_table(counts, wanted).to_csv(folder.path / LABELS_TABLE, index_label="cell")
+            _draw(beside, wanted, folder.pictures("umap"))
+            if report:
+                _add_common_map(beside, seed)
+                options = {
+                    "reference": reference.name,
+                    "license of the reference": reference.about["license"],
+                    "labels": wanted,
+                    "max_refused": max_refused,
+                }
+                write_report(
+                    beside,
+                    mapped,
+                    folder,
+                    label=wanted[0] if wanted else None,
+                    before=counts,
+                    about=about_run(options, {}, seed),
+                )
+            logger.info("Results are in %s.", outputs.outdir)
+    return counts
+
+
+def _labels_table(counts: AnnData, labels: Sequence[str]) -> pd.DataFrame:
+    return counts.obs[[f"{label}_{what}" for label in labels for what in _COLUMNS]]
+
+
+def _beside(
+    reference: Reference, mapped: SCALEXModel, labels: Sequence[str], seed: int | None
+) -> AnnData:
+    """Return reference and query in one object to draw; the reference has no expression."""
+    ref, query = reference.model.adata, mapped.get_prepared()
+    rows = np.arange(ref.n_obs)
+    if len(rows) > MAX_DRAWN:
+        logger.info("Of %d reference cells %d at random are drawn.", len(rows), MAX_DRAWN)
+        rng = np.random.default_rng(resolve_seed(seed))
+        rows = np.sort(rng.choice(rows, MAX_DRAWN, replace=False))
+    empty = sparse.csr_matrix((len(rows), query.n_vars), dtype=np.float32)
+    obs = pd.concat([_of_reference(reference, labels).iloc[rows], _of_query(query, labels)])
+    joined = AnnData(
+        sparse.vstack([empty, sparse.csr_matrix(query.X)]).tocsr(),
+        obs=obs.astype({column: "category" for column in obs if obs[column].dtype == object}),
+        var=query.var[[]],
+    )
+    joined.obs_names_make_unique()
+    joined.uns[BATCH_COLUMN_KEY] = batch_column(query)
+    in_ref = reference.model.get_latent_representation()[rows]
+    joined.obsm["latent"] = np.concatenate([in_ref, mapped.adata.obsm[LATENT_KEY]])
+    if UMAP_KEY in mapped.adata.obsm:
+        own = np.concatenate([ref.obsm[UMAP_KEY][rows], mapped.adata.obsm[UMAP_KEY]])
+        joined.obsm[UMAP_KEY] = joined.obsm[REFERENCE_UMAP_KEY] = own
+    return joined
+
+
+def _of_reference(reference: Reference, labels: Sequence[str]) -> pd.DataFrame:
+    ref, key = reference.model.adata, reference.model.batch_key
+    batch = np.full(ref.n_obs, reference.name) if key is None else np.asarray(as_text(ref.obs[key]))
+    columns = {"projection": "reference", key or "batch": batch}
+    columns |= {label: np.asarray(as_text(ref.obs[label]), dtype=object) for label in labels}
+    return pd.DataFrame(columns, index=ref.obs_names)
+
+
+def _of_query(query: AnnData, labels: Sequence[str]) -> pd.DataFrame:
+    """Columns of the query, in which unknown cells are a label of their own."""
+    key, obs = batch_column(query), query.obs
+    columns: dict[str, Any] = {"projection": "query", key: np.asarray(as_text(obs[key]))}
+    for label in labels:
+        if label in obs:  # the query's own
+            columns[label] = np.asarray(as_text(obs[label]), dtype=object)
+        refused = obs[f"{label}_unknown"].to_numpy(bool)
+        transferred = obs[f"{label}_transfer"].astype(object)
+        columns[f"{label}_transfer"] = transferred.where(~refused, UNKNOWN)
+        columns[f"{label}_probability"] = obs[f"{label}_probability"]
+    return pd.DataFrame(columns, index=query.obs_names)
+
+
+def _draw(beside: AnnData, labels: Sequence[str], files: Any) -> None:
+    if UMAP_KEY in beside.obsm:
+        colors = [f"{label}_transfer" for label in labels] or ["projection"]
+        pl.projection(beside, colors, show=False, save=files)
+
+
+def _add_common_map(beside: AnnData, seed: int | None) -> None:
+    """Draw a map of both, beside the reference's own: what is new lies apart on it."""
+    del beside.obsm[UMAP_KEY]
+    embed(beside, use_rep="latent", seed=seed)

@@ -1,0 +1,79 @@
+"""Sharing a reference."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+
+from ._extra import needed
+from ._fetch import fetched, is_remote
+from ._format import FILES
+from ._hub import SCHEME, check_repository, explained, hub
+
+logger = logging.getLogger(__name__)
+
+
+def push(
+    folder: str | os.PathLike[str],
+    repository: str,
+    *,
+    private: bool = False,
+    token: str | None = None,
+    message: str = "Reference of scalex-scvi",
+) -> str:
+    """Put a reference on the Hugging Face hub, as a model repository of its own.
+
+    Its files go up in one commit, nothing else, after they were checked. For another server,
+    copy the folder there: :func:`load` takes its address.
+
+    Parameters
+    ----------
+    folder
+        What :func:`save` wrote.
+    repository
+        ``"OWNER/NAME"``. It is made if there is none.
+    private
+        Whether a new repository is private.
+    token
+        Access token with the right to write; default: that of ``hf auth login`` or ``HF_TOKEN``.
+    message
+        Of the commit.
+
+    Returns
+    -------
+    The address for :func:`load`, ``"hf://OWNER/NAME"``.
+
+    Raises
+    ------
+    ConnectionError
+        If the hub cannot be reached, or refuses.
+    ImportError
+        Without huggingface_hub (extra ``hub``).
+    FileNotFoundError, ValueError
+        If ``folder`` is no reference, or is damaged, for another ``repository``, or for a license
+        that the hub does not know.
+
+    Examples
+    --------
+    >>> import scalex_scvi as sx
+    >>> sx.references.push("pancreas", "owner/pancreas")
+    'hf://owner/pancreas'
+    """
+    check_repository(repository)
+    if is_remote(os.fspath(folder)):
+        msg = f"`folder` {os.fspath(folder)!r} is an address: give the folder that `save` wrote."
+        raise ValueError(msg)
+    place = fetched(Path(folder), None, update=False)
+    address = SCHEME + repository
+    api = hub(token)
+    with explained(address):
+        api.create_repo(repository, private=private, exist_ok=True)
+        added = [
+            needed("huggingface_hub").CommitOperationAdd(file, place / file)
+            for file in FILES
+            if (place / file).is_file()
+        ]
+        api.create_commit(repository, added, commit_message=message)
+    logger.info("The reference is at %s.", address)
+    return address

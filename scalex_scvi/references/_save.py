@@ -1,0 +1,231 @@
+"""Making a reference of a trained model."""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+
+from scalex_scvi._core.columns import as_text
+from scalex_scvi._core.files import check_no_run_has
+from scalex_scvi._core.keys import LATENT_KEY, UMAP_KEY
+from scalex_scvi._core.unfinished import arrive, unfinished
+from scalex_scvi.tl import LabelModel, embed
+
+from ._card import card
+from ._format import ABOUT_FILE, CARD_FILE, FILES, LABELS_FILE, check_name, write_about
+
+if TYPE_CHECKING:
+    from scalex_scvi.model import SCALEXModel
+
+logger = logging.getLogger(__name__)
+
+ABOUT = ("organism", "tissue", "description", "source", "citation", "contact")
+"""What may be said of a reference beside its name and license."""
+
+_PACKAGES = ("scalex-scvi", "scvi-tools", "torch", "anndata")
+
+
+def save(
+    model: SCALEXModel,
+    folder: str | os.PathLike[str],
+    labels: str | Sequence[str] = (),
+    *,
+    license: str,
+    name: str | None = None,
+    about: Mapping[str, str] | None = None,
+    obs: Sequence[str] = (),
+    overwrite: bool = False,
+) -> Path:
+    """Make a reference to give away: a trained model, its map and its labels, without counts.
+
+    What is written is listed in the card, ``README.md``: the network and the transform of counts;
+    of each cell the latent (mean and variance), the position on the map, the batch, the labels and
+    what ``obs`` names; of each label the mean expression, and how it differs from the others. No
+    counts, no names of cells, and nothing else of ``adata``.
+
+    Parameters
+    ----------
+    model
+        Trained on counts, with its cells.
+    folder
+        Folder to write, whole or not at all.
+    labels
+        Column or columns of ``model.adata.obs`` that new cells are to get labels from. A label
+        needs five cells: the mean of fewer would tell their expression. Cells whose label is
+        missing (NaN) stay out of it.
+    license
+        License of the reference, as the `hub <https://huggingface.co/docs/hub/repositories-licenses>`_
+        names them: ``"cc-by-4.0"``, ``"mit"``, … There is no default, since without one nobody may
+        use it.
+    name
+        Name of the reference; default: that of the folder.
+    about
+        What it is, for the card: ``"organism"``, ``"tissue"``, ``"description"``, ``"source"``,
+        ``"citation"``, ``"contact"``.
+    obs
+        Further columns of ``model.adata.obs`` to give away.
+    overwrite
+        Whether to replace an earlier reference in ``folder``.
+
+    Returns
+    -------
+    The folder: for :func:`push`, :func:`load` and :func:`scalex_scvi.map_query`. Of a model without
+    a map (``adata.obsm["X_umap"]``) one is made.
+
+    Raises
+    ------
+    KeyError
+        If there is no such column.
+    ValueError
+        If the folder exists (unless it is a reference, and ``overwrite``), a label has fewer than
+        five cells, the model has no cells or does not know how its counts were prepared, or for a
+        name or ``about`` that cannot be used. Nothing is written then.
+
+    Examples
+    --------
+    >>> import scalex_scvi as sx
+    >>> model = sx.integrate(adata, batch_key="batch")
+    >>> sx.references.save(model, "pancreas", "celltype", license="cc-by-4.0")
+    >>> sx.map_query(query, "pancreas")
+    """
+    place = Path(folder).expanduser()
+    name = place.name if name is None else name
+    wanted = [labels] if isinstance(labels, str) else list(labels)
+    _check(place, name, license, about, overwrite=overwrite)
+    _check_model(model, [*wanted, *obs])
+    label_models = _fit(model, wanted)
+    light = model.without_counts([*wanted, *obs], [UMAP_KEY] * (UMAP_KEY in model.adata.obsm))
+    _add_map(light)
+    for column in [*([] if light.batch_key is None else [light.batch_key]), *wanted]:
+        groups = as_text(light.adata.obs[column])
+        light.adata.obs[column] = pd.Series(groups, index=light.adata.obs_names)
+    facts = _facts(light, wanted, obs) | {"name": name, "license": license}
+    facts["about"] = {key: str(value) for key, value in (about or {}).items()}
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with unfinished(place.parent) as hidden:
+        new = hidden / "new" / place.name
+        light.save(new, save_anndata=True, compression="gzip")
+        _write_labels(new / LABELS_FILE, label_models)
+        (new / CARD_FILE).write_text(card(facts), encoding="utf-8")
+        write_about(new, facts)
+        arrive(hidden)
+    logger.info("The reference %r is in %s.", name, place)
+    return place
+
+
+def _check(
+    place: Path, name: str, license: str, about: Mapping[str, str] | None, *, overwrite: bool
+) -> None:
+    check_name(name)
+    if not isinstance(license, str) or not license.strip():
+        msg = f"`license` {license!r} must name a license: 'cc-by-4.0', 'cc0-1.0', 'mit', …"
+        raise ValueError(msg)
+    unknown = [key for key in about or {} if key not in ABOUT]
+    if unknown:
+        msg = f"`about` holds {unknown!r}; allowed are {list(ABOUT)!r}."
+        raise ValueError(msg)
+    check_no_run_has(place)
+    if not os.path.lexists(place):
+        return
+    foreign = not place.is_dir() or {path.name for path in place.iterdir()} - set(FILES)
+    if not overwrite or foreign or not (place / ABOUT_FILE).is_file():
+        msg = (
+            f"{str(place)!r} exists. Choose another folder; `overwrite=True` replaces a folder "
+            "that holds a reference and nothing else."
+        )
+        raise ValueError(msg)
+
+
+def _check_model(model: SCALEXModel, columns: Sequence[str]) -> None:
+    if model.adata is None or model.minified_data_type is not None:
+        msg = (
+            "A reference is made of a model with its cells and their counts, which are not "
+            "written: `SCALEXModel.load(folder, adata)`."
+        )
+        raise ValueError(msg)
+    record = model.preprocessing
+    if record is None or record.log_normalized:
+        msg = (
+            "The model was not set up with counts, so that counts of new cells cannot be taken "
+            "through the same transform. Set it up with counts."
+        )
+        raise ValueError(msg)
+    for column in columns:
+        if column not in model.adata.obs:
+            own = [c for c in model.adata.obs if not str(c).startswith("_scvi")]
+            msg = f"{column!r} is not a column of adata.obs: {own!r}."
+            raise KeyError(msg)
+
+
+def _fit(model: SCALEXModel, labels: Sequence[str]) -> list[LabelModel]:
+    """Statistics of each column of labels."""
+    if not labels:
+        return []
+    prepared = model.get_prepared()
+    prepared.obsm[LATENT_KEY] = model.get_latent_representation()
+    return [
+        LabelModel.fit(prepared, LATENT_KEY, label, batch_key=model.batch_key) for label in labels
+    ]
+
+
+def _add_map(light: SCALEXModel) -> None:
+    """Make a map of the latent, if there is none."""
+    adata = light.adata
+    if UMAP_KEY in adata.obsm:
+        return
+    logger.info("There is no adata.obsm[%r]: it is made of the latent.", UMAP_KEY)
+    bare = AnnData(obs=adata.obs[[]], obsm={LATENT_KEY: light.get_latent_representation()})
+    if embed(bare, use_rep=LATENT_KEY):
+        adata.obsm[UMAP_KEY] = np.asarray(bare.obsm[UMAP_KEY])
+
+
+def _write_labels(path: Path, models: Sequence[LabelModel]) -> None:
+    arrays: dict[str, Any] = {
+        f"{i}/{name}": values
+        for i, model in enumerate(models)
+        for name, values in model.to_arrays().items()
+    }
+    np.savez_compressed(path, **arrays)
+
+
+def _facts(light: SCALEXModel, labels: Sequence[str], obs: Sequence[str]) -> dict[str, Any]:
+    """Count what ``reference.json`` and the card say of cells, genes and training."""
+    adata, record = light.adata, light.preprocessing
+    assert record is not None
+    key = light.batch_key
+    history = light.history or {}
+    epochs = max((len(values) for values in history.values()), default=0)
+    return {
+        "n_cells": adata.n_obs,
+        "n_genes": adata.n_vars,
+        "genes": [str(gene) for gene in adata.var_names[:5]],
+        "batch_key": key,
+        "batches": {"0": adata.n_obs} if key is None else _counted(adata.obs[key]),
+        "labels": {label: _counted(adata.obs[label]) for label in labels},
+        "obs": [str(column) for column in obs],
+        "n_latent": int(light.module.n_latent),
+        "training": {
+            "epochs": epochs,
+            "profile": record.profile,
+            "target_sum": record.target_sum,
+            "normalized_over": len(record.panel) or len(record.genes),
+        },
+        "versions": {package: version(package) for package in _PACKAGES}
+        | {"python": platform.python_version()},
+    }
+
+
+def _counted(column: Any) -> dict[str, int]:
+    """Cells of each group, by name; missing ones are not counted."""
+    groups = as_text(column)
+    counts = np.bincount(groups.codes[groups.codes >= 0], minlength=len(groups.categories))
+    return {name: int(n) for name, n in zip(groups.categories, counts, strict=True)}

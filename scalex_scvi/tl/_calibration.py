@@ -1,0 +1,106 @@
+"""Probabilities that say how often a label is right, by what held-out batches show."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from scipy.optimize import minimize_scalar
+
+from scalex_scvi._core.seeds import DEFAULT_SEED
+
+from ._discriminant import Discriminants
+from ._unknown import batch_groups
+
+N_FOLDS = 10
+"""Parts that a reference without several batches is held out in."""
+
+MAX_FOLDS = 10
+"""Batches that are held out, the largest ones."""
+
+MAX_HELD_OUT = 2_000
+"""Cells of a fold that is held out: more hardly move one number."""
+
+MAX_OTHERS = 20_000
+"""Cells that discriminants are found with."""
+
+HOTTEST = 100.0
+"""Largest temperature: probabilities are nearly equal then."""
+
+TINY = 1e-12
+"""Smallest probability that a logarithm is taken of."""
+
+
+def folds(codes: np.ndarray, batch: np.ndarray | None) -> np.ndarray:
+    """Part of each reference cell that it is held out with: its batch, if labels are in several."""
+    groups = batch_groups(codes, batch)
+    if groups is not None:
+        return groups
+    return np.random.default_rng(DEFAULT_SEED).permutation(len(codes)) % N_FOLDS
+
+
+def temperature(spaces: Sequence[np.ndarray], codes: np.ndarray, parts: np.ndarray) -> float:
+    """Find by how much probabilities have to be softened to be right.
+
+    Each part is held out in turn, and labeled by the others like a query. One number then makes
+    their labels most likely (temperature scaling: Guo et al., ICML 2017). It changes no label.
+
+    Parameters
+    ----------
+    spaces
+        Reference cells × dimensions, in each space that has discriminants.
+    codes
+        Label code of each reference cell.
+    parts
+        Part of each reference cell.
+
+    Returns
+    -------
+    At least 1: that they are not sure enough was not seen in a new batch.
+    """
+    rng = np.random.default_rng(DEFAULT_SEED)
+    largest = np.argsort(-np.bincount(parts), kind="stable")[:MAX_FOLDS]
+    held_out = [_held_out(spaces, codes, parts == part, rng) for part in largest]
+    logs = [log for log in held_out if log is not None]
+    if not logs:
+        return 1.0
+
+    def surprise(log_temperature: float) -> float:
+        by_part = []
+        for of_all, of_own in logs:
+            heated = np.exp(log_temperature)
+            total = np.log(np.exp(of_all / heated).sum(axis=1))
+            by_part.append((total - of_own / heated).mean())
+        return float(np.mean(by_part))
+
+    bounds = (0.0, np.log(HOTTEST))
+    return float(np.exp(minimize_scalar(surprise, bounds=bounds, method="bounded").x))
+
+
+def tempered(shares: np.ndarray, by: float) -> np.ndarray:
+    """Soften probabilities: cells × labels, rows sum to 1."""
+    logs = np.log(np.maximum(shares, TINY)) / by
+    softened = np.exp(logs - logs.max(axis=1, keepdims=True))
+    return softened / softened.sum(axis=1, keepdims=True)
+
+
+def _held_out(
+    spaces: Sequence[np.ndarray], codes: np.ndarray, is_own: np.ndarray, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Logarithms of the probabilities of all labels and of the right one, where it is known."""
+    others = _sample(np.flatnonzero(~is_own), MAX_OTHERS, rng)
+    used = np.unique(codes[others])
+    own = _sample(np.flatnonzero(is_own & np.isin(codes, used)), MAX_HELD_OUT, rng)
+    if len(own) == 0 or len(used) < 2:
+        return None
+    batch = np.zeros(len(own), dtype=np.int64)
+    known = np.searchsorted(used, codes[others])
+    shares = np.mean(
+        [Discriminants.of(x[others], known).shares(x[own], batch) for x in spaces], axis=0
+    )
+    logs = np.log(np.maximum(shares, TINY))
+    return logs, logs[np.arange(len(own)), np.searchsorted(used, codes[own])]
+
+
+def _sample(cells: np.ndarray, most: int, rng: np.random.Generator) -> np.ndarray:
+    return cells if len(cells) <= most else np.sort(rng.choice(cells, most, replace=False))

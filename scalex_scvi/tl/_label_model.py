@@ -1,0 +1,295 @@
+"""What a reference says of labels, without any of its cells."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+
+from scalex_scvi.pp import unscale
+
+from ._calibration import folds, temperature, tempered
+from ._discriminant import Discriminants, can_discriminate
+from ._held_out import Standard, judge, pseudo_batches
+from ._label_scores import LabelScores, scores_of
+from ._landmarks import Landmarks, Remaining
+from ._misfits import MEASURES
+from ._neighborhoods import N_NEIGHBORS
+from ._pair import Pair, batches_of_query
+from ._reference import Reference
+from ._unknown import check_max_refused
+
+FEWEST_CELLS = 5
+"""Cells of a label: the mean of fewer would tell the expression of each."""
+
+
+@dataclass(frozen=True, eq=False)
+class LabelModel:
+    """Labels of new cells by statistics of a reference: none of its cells is needed, or in it.
+
+    It gives what :func:`label_scores` gives by its defaults. It holds, for each label, the means of
+    expression and latent, the discriminants of both, 50 principal directions of the genes, and how
+    badly held-out cells fitted.
+
+    Attributes
+    ----------
+    labels_key
+        Column of ``obs`` that had the labels.
+    labels
+        Their names.
+    n_cells
+        Cells of each label.
+    genes
+        Genes whose expression is compared, in order.
+    by_latent
+        Discriminants of the latent.
+    landmarks
+        Label means of the normalized expression, and discriminants of it.
+    temperature
+        By how much probabilities are softened.
+    standards
+        What held-out batches say of known cells, by how many cells a cell is averaged with.
+    """
+
+    labels_key: str
+    labels: tuple[str, ...]
+    n_cells: tuple[int, ...]
+    genes: tuple[str, ...]
+    by_latent: Discriminants
+    landmarks: Landmarks
+    temperature: float
+    standards: Mapping[int, Standard]
+
+    @classmethod
+    def fit(
+        cls,
+        ref: AnnData,
+        use_rep: str = "latent",
+        labels_key: str = "celltype",
+        *,
+        batch_key: str | None = None,
+    ) -> LabelModel:
+        """Take the statistics of a reference.
+
+        Parameters
+        ----------
+        ref
+            Prepared cells × genes, as :meth:`~scalex_scvi.SCALEXModel.get_prepared` returns them,
+            with ``obsm[use_rep]`` and ``obs[labels_key]``. Cells without a label stay out of it.
+        use_rep
+            Key in ``obsm`` of the latent.
+        labels_key
+            Column of ``ref.obs``.
+        batch_key
+            Column of ``ref.obs`` with the batches, each of which is held out once.
+
+        Raises
+        ------
+        KeyError
+            If ``use_rep``, ``labels_key`` or ``batch_key`` is absent.
+        ValueError
+            If a label has fewer than five cells, whose mean would tell their expression; if labels
+            are missing for all cells, their cells do not differ, or nothing is known of how
+            ``ref`` was prepared.
+        """
+        pair = Pair(ref, ref, use_rep, labels_key, batch_key, 1)
+        n_cells = pair.labels.value_counts(sort=False)
+        _check_labels(n_cells, labels_key)
+        expression = unscale(pair.ref)
+        if expression is None:
+            msg = (
+                "`ref` carries no record of how its expression was prepared, or is a dask array: "
+                "pass what `model.get_prepared()` gives, of a model of counts in memory or a file."
+            )
+            raise ValueError(msg)
+        if not can_discriminate(pair.points, pair.codes):
+            msg = f"The cells of each label in obs[{labels_key!r}] do not differ in {use_rep!r}."
+            raise ValueError(msg)
+        batches, real = pseudo_batches(pair.codes, pair.ref_batches())
+        reference = Reference.of(expression, pair.codes, batches)
+        parts = folds(pair.codes, pair.ref_batches())
+        return cls(
+            labels_key=labels_key,
+            labels=tuple(n_cells.index),
+            n_cells=tuple(int(n) for n in n_cells),
+            genes=tuple(ref.var_names),
+            by_latent=Discriminants.of(pair.points, pair.codes),
+            landmarks=Remaining(reference).landmarks(),
+            temperature=temperature([pair.points, reference.points], pair.codes, parts),
+            standards=Standard.of(reference, range(1, N_NEIGHBORS + 1), learns=real),
+        )
+
+    def scores(
+        self,
+        query: AnnData,
+        use_rep: str = "latent",
+        *,
+        batch_key: str | None = None,
+        max_refused: float = 0.05,
+    ) -> LabelScores:
+        """Give each query cell a label, and say how sure it is: see :func:`label_scores`.
+
+        Parameters
+        ----------
+        query
+            Prepared cells × the same genes, as :meth:`~scalex_scvi.SCALEXModel.get_prepared` of the
+            query's model returns them, with ``obsm[use_rep]``.
+        use_rep
+            Key in ``obsm`` of the latent.
+        batch_key
+            Column of ``query.obs`` with the batches, each of which has its own offset.
+        max_refused
+            Share of held-out reference cells that may be called unknown.
+
+        Raises
+        ------
+        KeyError
+            If ``use_rep`` is absent.
+        ValueError
+            If the genes differ, or there are too few held-out cells for ``max_refused``.
+        """
+        check_max_refused(max_refused)
+        if use_rep not in query.obsm:
+            msg = f"`use_rep` {use_rep!r} is not in query.obsm: {list(query.obsm)!r}."
+            raise KeyError(msg)
+        x = unscale(query) if tuple(query.var_names) == self.genes else None
+        if x is None:
+            msg = (
+                f"`query` is not prepared as the reference's {len(self.genes)} genes: pass what "
+                "`get_prepared()` of the query's model gives."
+            )
+            raise ValueError(msg)
+        batch = batches_of_query(query, batch_key)
+        shares = self.by_latent.shares(np.asarray(query.obsm[use_rep]), batch)
+        by_expression = self.landmarks.discriminants
+        if by_expression is not None:
+            shares = (shares + by_expression.shares(self.landmarks.components(x), batch)) / 2
+        shares = tempered(shares, self.temperature)
+        p, misfit = judge(self.landmarks, self.standards, x, batch, max_refused)
+        best = pd.Categorical.from_codes(shares.argmax(axis=1), categories=list(self.labels))
+        labels = pd.Series(best, index=query.obs_names, name=self.labels_key)
+        return scores_of(labels, shares, p, misfit, max_refused)
+
+    def to_arrays(self) -> dict[str, np.ndarray]:
+        """Return all that it holds as arrays of numbers and text, by name."""
+        marks = self.landmarks
+        arrays = {
+            "labels_key": np.array(self.labels_key),
+            "labels": np.array(self.labels, dtype=np.str_),
+            "n_cells": np.array(self.n_cells, dtype=np.int64),
+            "genes": np.array(self.genes, dtype=np.str_),
+            "temperature": np.array(self.temperature),
+        }
+        arrays |= {f"landmarks/{field}": getattr(marks, field) for field in _LANDMARKS}
+        for name, found in (("latent", self.by_latent), ("expression", marks.discriminants)):
+            if found is not None:
+                arrays |= {f"{name}/{field}": getattr(found, field) for field in _DISCRIMINANTS}
+        for size, standard in self.standards.items():
+            arrays |= {f"held_out/{size}/{field}": getattr(standard, field) for field in _STANDARD}
+        return arrays
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> LabelModel:
+        """Undo :meth:`to_arrays`.
+
+        Raises
+        ------
+        ValueError
+            If some are missing, of another shape, or no numbers.
+        """
+        try:
+            found = cls._from(arrays)
+        except (KeyError, TypeError, IndexError) as error:
+            msg = f"This is no label model, or a part of it is missing: {error!r}."
+            raise ValueError(msg) from error
+        found._check(arrays)
+        return found
+
+    @classmethod
+    def _from(cls, arrays: Mapping[str, np.ndarray]) -> LabelModel:
+        def discriminants(name: str) -> Discriminants:
+            return Discriminants(**{field: arrays[f"{name}/{field}"] for field in _DISCRIMINANTS})
+
+        standards = {
+            size: Standard(**{field: arrays[f"held_out/{size}/{field}"] for field in _STANDARD})
+            for size in range(1, N_NEIGHBORS + 1)
+        }
+        marks = Landmarks(
+            **{field: arrays[f"landmarks/{field}"] for field in _LANDMARKS},
+            discriminants=discriminants("expression") if "expression/means" in arrays else None,
+        )
+        return cls(
+            labels_key=str(arrays["labels_key"]),
+            labels=tuple(str(name) for name in arrays["labels"]),
+            n_cells=tuple(int(n) for n in arrays["n_cells"]),
+            genes=tuple(str(name) for name in arrays["genes"]),
+            by_latent=discriminants("latent"),
+            landmarks=marks,
+            temperature=float(arrays["temperature"]),
+            standards=standards,
+        )
+
+    def _check(self, arrays: Mapping[str, np.ndarray]) -> None:
+        n_labels, n_genes = len(self.labels), len(self.genes)
+        marks, n_components = self.landmarks, self.landmarks.directions.shape[-1]
+        n_functions = {1: 0, 2: 1}.get(n_labels, n_labels)
+        wanted = {
+            "n_cells": (n_labels,),
+            "landmarks/used": (n_labels,),
+            "landmarks/means": (n_labels, n_genes),
+            "landmarks/mean": (n_genes,),
+            "landmarks/directions": (n_genes, n_components),
+            "landmarks/centers": (n_labels, n_components),
+            "landmarks/whitening": (n_components, n_components),
+            "landmarks/margins": (n_components + 1, n_labels),
+            "latent/means": (n_labels, *self.by_latent.means.shape[1:]),
+            "latent/weights": (n_functions, *self.by_latent.means.shape[1:]),
+            "latent/intercept": (n_functions,),
+        }
+        if marks.discriminants is not None:
+            wanted |= {
+                "expression/means": (n_labels, n_components),
+                "expression/weights": (n_functions, n_components),
+                "expression/intercept": (n_functions,),
+            }
+        for size, standard in self.standards.items():
+            wanted[f"held_out/{size}/known"] = (standard.known.size,)
+            for field in ("weights", "typical", "highest"):
+                wanted[f"held_out/{size}/{field}"] = (len(MEASURES),)
+        for name, shape in wanted.items():
+            if arrays[name].shape != shape:
+                msg = (
+                    f"{name!r} of the label model has the shape {arrays[name].shape!r}: {shape!r}."
+                )
+                raise ValueError(msg)
+        for name, values in arrays.items():
+            if name not in _TEXT and not _is_finite(values):
+                msg = f"{name!r} of the label model holds values that are no finite numbers."
+                raise ValueError(msg)
+
+
+_DISCRIMINANTS = ("means", "weights", "intercept")
+
+_LANDMARKS = ("used", "means", "mean", "directions", "centers", "whitening", "margins")
+
+_STANDARD = ("known", "weights", "typical", "highest")
+
+_TEXT = ("labels_key", "labels", "genes")
+
+
+def _is_finite(values: np.ndarray) -> bool:
+    return values.dtype.kind in "iuf" and bool(np.isfinite(values).all())
+
+
+def _check_labels(n_cells: pd.Series, labels_key: str) -> None:
+    few = {str(name): int(n) for name, n in n_cells.items() if n < FEWEST_CELLS}
+    if few:
+        msg = (
+            f"Labels of obs[{labels_key!r}] with fewer than {FEWEST_CELLS} cells: {few!r}. Their "
+            "means would tell the expression of single cells. Join them with others, or set them "
+            "to missing (NaN): cells without a label stay out of it."
+        )
+        raise ValueError(msg)

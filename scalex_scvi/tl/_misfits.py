@@ -1,0 +1,139 @@
+"""How badly the cells of one batch fit the labels of a reference, by three measures."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy import sparse
+
+from ._landmarks import Landmarks, offset, with_ones
+from ._neighborhoods import averaging, nearest_cells
+from ._reference import centered, unit
+
+MEASURES = ("correlation", "distance", "margin")
+
+ROWS = 2_000
+"""Cells whose expression is dense at a time."""
+
+FLOORS = (0.03, 1e-3)
+"""Added to correlation distances and to distances before logarithms: ratios of smaller ones are
+noise."""
+
+
+class Fitting:
+    """The cells of one batch beside the labels of a reference.
+
+    A cell is noise, types come in groups: its expression is averaged with that of its nearest cells
+    of its own batch, and the offset of the batch is taken off.
+
+    Parameters
+    ----------
+    marks
+        Labels of the reference, without this batch.
+    x
+        Cells × genes of the batch, normalized.
+    most_neighbors
+        Most cells that a cell is averaged with, itself included.
+    """
+
+    def __init__(self, marks: Landmarks, x: sparse.csr_matrix, most_neighbors: int) -> None:
+        self._marks, self._x = marks, x
+        self._neighbors = nearest_cells(x, most_neighbors)
+        points = marks.components(x)
+        shares = marks.shares(points)
+        self._offset = offset(x, shares, marks.means)
+        self._points = points - offset(points, shares, marks.centers)
+
+    def among(self, n_neighbors: int) -> Neighborhoods:
+        """Average each cell with its ``n_neighbors`` nearest cells, itself included."""
+        average = averaging(self._neighbors[:, :n_neighbors])
+        similar = _correlations(self._x, average, self._offset, self._marks.means)
+        whitening = self._marks.whitening
+        cells, centers = average @ (self._points @ whitening), self._marks.centers @ whitening
+        squares = (cells**2).sum(axis=1)[:, None] + (centers**2).sum(axis=1)
+        apart = np.sqrt(np.maximum(squares - 2 * cells @ centers.T, 0))
+        return Neighborhoods(self._marks, average, similar, apart, with_ones(self._points))
+
+
+class Neighborhoods:
+    """Cells of a batch, averaged with their like, beside each label.
+
+    Parameters
+    ----------
+    marks
+        Labels of the reference.
+    average
+        Averaging: cells × cells.
+    similar, apart
+        Correlation of each neighborhood's mean expression with that of each label, and distance
+        from its center in standard deviations: cells × labels.
+    points
+        Components of the cells themselves, with a 1 at the end.
+    """
+
+    def __init__(
+        self,
+        marks: Landmarks,
+        average: sparse.csr_matrix,
+        similar: np.ndarray,
+        apart: np.ndarray,
+        points: np.ndarray,
+    ) -> None:
+        self._marks, self._average = marks, average
+        self._similar, self._apart, self._points = similar, apart, points
+
+    def misfits(self) -> np.ndarray:
+        """Misfit of each cell with the label that it fits best: cells × :data:`MEASURES`.
+
+        Correlation distance (logarithm) and distance in standard deviations (logarithm) are of
+        neighborhoods, and averaged over the same neighbors once more; the margin is of the cell
+        itself, which a type of a handful of cells does not vanish in.
+        """
+        return self._of(np.arange(len(self._marks.used)), self._marks.margins)
+
+    def without(self, label: int, margins: np.ndarray) -> np.ndarray:
+        """Return the same as if the reference did not have a label.
+
+        Parameters
+        ----------
+        label
+            Its code.
+        margins
+            Linear decision of the others.
+        """
+        return self._of(np.flatnonzero(self._marks.used != label), margins)
+
+    def _of(self, labels: np.ndarray, margins: np.ndarray) -> np.ndarray:
+        average = self._average
+        distance = average @ (average @ (1 - self._similar[:, labels].max(axis=1)))
+        return np.stack(
+            [
+                np.log(np.maximum(distance, 0) + FLOORS[0]),
+                np.log(average @ self._apart[:, labels].min(axis=1) + FLOORS[1]),
+                -(self._points @ margins).max(axis=1),
+            ],
+            axis=1,
+        )
+
+
+def _correlations(
+    x: sparse.csr_matrix, average: sparse.csr_matrix, moved: np.ndarray, means: np.ndarray
+) -> np.ndarray:
+    """Correlation of mean expression with label means: cells × labels.
+
+    The noise of a mean of few cells lowers a correlation by the root of the share of variance that
+    is signal; half of it (in logarithms) is made up for, since sparse cells are else far from
+    everything; made up for whole, differences between types that are shallow get lost.
+    """
+    squares = x.multiply(x).tocsr()
+    means = unit(centered(means)).T
+    n_neighbors = average.indptr[1] - average.indptr[0]
+    found = np.empty((x.shape[0], means.shape[1]))
+    for start in range(0, x.shape[0], ROWS):
+        block = average[start : start + ROWS]
+        own = (block @ x).toarray()
+        noise = ((block @ squares).toarray() - own**2).mean(axis=1) / max(n_neighbors - 1, 1)
+        own = centered(own - moved)
+        variance = np.maximum((own**2).mean(axis=1), np.finfo(np.float32).tiny)
+        signal = np.clip((variance - noise) / variance, 0.05, 1) ** 0.25
+        found[start : start + ROWS] = unit(own) @ means / signal[:, None]
+    return found
