@@ -92,9 +92,7 @@ def test_proteins_tell_the_types_apart() -> None:
     pd.testing.assert_frame_equal(proteins, pbmc_cite().obsm["protein_expression"])
 
 
-@pytest.mark.parametrize(
-    "name", ["pbmc", "reference", "query", "atac", "cite", "rna", "gene_activity"]
-)
+@pytest.mark.parametrize("name", ["pbmc", "reference", "query", "atac", "rna", "gene_activity"])
 def test_every_tutorial_has_embedded_data(name: str) -> None:
     adata = tutorial(name, "embedded")
     assert {"batch", "celltype"} <= set(adata.obs)

@@ -29,9 +29,9 @@ NAMES = [
 ]
 LARGEST = 1_500_000  # bytes
 CELL_TIMEOUT = 900  # seconds
-# Before each notebook: nothing of the one before is left, but what is imported and compiled. The
-# notebooks train by the defaults, ours and scVI's, which would take half of the time of all tests.
-# Our default itself is tested on real data (test_real_data.py).
+# Before each notebook: nothing of the one before is left, but what is imported and compiled. As the
+# notebooks train, ours and scVI's, they would take half of the time of all tests. Our default
+# training itself is tested on real data (test_real_data.py).
 START = """
 %reset -f
 import functools
@@ -42,7 +42,7 @@ import scalex_scvi.model._training
 matplotlib.rcdefaults()
 os.chdir({folder!r})
 os.environ["SCALEX_SCVI_TUTORIAL"] = {source!r}
-scalex_scvi.model._training.default_steps = lambda share_of_nonzero: 600
+scalex_scvi.model._training.TrainingMixin._steps = lambda self, recipe: 300
 if not isinstance(vars(scvi.model.SCVI).get("train"), functools.partialmethod):
     scvi.model.SCVI.train = functools.partialmethod(scvi.model.SCVI.train, max_epochs=20)
 """

@@ -12,7 +12,6 @@ import scanpy as sc
 from anndata import AnnData
 
 from ._chromatin import gene_activity, pbmc_chromatin
-from ._cite import pbmc_cite
 from ._pbmc import pbmc_technologies
 
 Source = Literal["embedded", "small", "published"]
@@ -31,7 +30,6 @@ _EMBEDDED: dict[str, Callable[[], AnnData]] = {
     "reference": lambda: _batches(pbmc_technologies(), "droplet", "plate"),
     "query": lambda: _batches(pbmc_technologies(), "shallow"),
     "atac": pbmc_chromatin,
-    "cite": pbmc_cite,
     "rna": lambda: _batches(pbmc_technologies(), "droplet"),
     "gene_activity": lambda: gene_activity(pbmc_chromatin()),
 }
@@ -42,7 +40,6 @@ _SMALL: dict[str, tuple[str, tuple[str, ...]]] = {
     "reference": ("pancreas_3study_cepo", ("Baron", "Segerstolpe")),
     "query": ("pancreas_3study_cepo", ("Lawlor",)),
     "atac": ("granja_bmmc_atac_peaks", ()),
-    "cite": ("pbmc_cite_5k_10k_scvi_testdata", ()),
     "rna": ("a549_scicar_rna", ()),
     "gene_activity": ("a549_scicar_atac_geneactivity", ()),
 }
@@ -61,8 +58,8 @@ def tutorial(name: str, source: Source | None = None) -> AnnData:
     Parameters
     ----------
     name
-        ``"pbmc"``; ``"reference"`` and ``"query"`` (pancreas, where real); ``"atac"``; ``"cite"``;
-        ``"rna"`` and ``"gene_activity"``.
+        ``"pbmc"``; ``"reference"`` and ``"query"`` (pancreas, where real); ``"atac"``; ``"rna"``
+        and ``"gene_activity"``.
     source
         ``"embedded"`` (no download; technologies or peaks simulated, see
         :func:`pbmc_technologies` and :func:`pbmc_chromatin`), ``"small"`` (real sets in the folder
