@@ -20,37 +20,39 @@ import scalex_scvi as sx
 pytestmark = pytest.mark.real_data
 
 
-def reference_model(counts: AnnData) -> sx.SCALEXModel:
+@cache
+def trained(name: str, left_out: str | None, **training: float) -> sx.SCALEXModel:
+    """A model of all cells, or of those of all batches but one; trained once."""
+    counts = real_data(name)
+    counts = counts[(counts.obs["batch"] != left_out).to_numpy()].copy()
     # The sets are filtered by their sources.
     adata = sx.pp.rna(counts, batch_key="batch", min_features=0)
     sx.SCALEXModel.setup_anndata(adata, batch_key="batch", labels_key="celltype")
     model = sx.SCALEXModel(adata)
-    model.train(**QUIET)
+    model.train(**(QUIET | training))
     return model
 
 
-@cache
-def trained(name: str, left_out: str | None) -> sx.SCALEXModel:
-    """A model of all cells, or of those of all batches but one; trained once."""
-    counts = real_data(name)
-    return reference_model(counts[(counts.obs["batch"] != left_out).to_numpy()].copy())
-
-
-# Set, and the batch that is left out of the model whose other batches have to be mixed: that model
-# is needed below, too. The sets without have two batches.
-MIXED = {
-    "kang_pbmc_published_labels": None,
-    "pancreas_3study_cepo": "Lawlor",
-    "mesc_2batch_scmerge": None,
-    "celllines_3cl_3platforms_832genes": "CELseq2_3cl",
-    "kang_pbmc_ctrl_8donors": "donor1039",
+# By the defaults, in the model that projections are tested with, below, where its reference has two
+# batches or more. The eight donors hardly differ: to mix them by neighbors takes a heavier prior,
+# as docs/real_sets.md measured (42 %; 38 % with the published weight), and no alignment: by the
+# default they get 50 %, but that is one seed. What the alignment does for them has a test of its
+# own, below.
+HEAVY_PRIOR = {"kl_weight": 1.5, "max_steps": 3000, "alignment_weight": 0.0}
+MIXED: dict[str, tuple[str | None, dict[str, float]]] = {
+    "kang_pbmc_published_labels": (None, {}),
+    "pancreas_3study_cepo": ("Lawlor", {}),
+    "mesc_2batch_scmerge": (None, {}),
+    "celllines_3cl_3platforms_832genes": ("CELseq2_3cl", {}),
+    "kang_pbmc_ctrl_8donors": (None, HEAVY_PRIOR),
 }
 LEAST_WAY = 0.40
 
 
-@pytest.mark.parametrize(("name", "left_out"), MIXED.items(), ids=MIXED)
-def test_mixes_batches_and_keeps_cell_types(name: str, left_out: str | None) -> None:
-    model = trained(name, left_out)
+@pytest.mark.parametrize("name", MIXED)
+def test_mixes_batches_and_keeps_cell_types(name: str) -> None:
+    left_out, training = MIXED[name]
+    model = trained(name, left_out, **training)
     batch, label = (model.adata.obs[key] for key in ("batch", "celltype"))
     uncorrected = sx.metrics.uncorrected_pca(model.adata)
     apart = sx.metrics.same_batch_share(uncorrected, batch)
@@ -74,7 +76,7 @@ BY_NEIGHBORS = [
     ("kang_pbmc_ctrl_8donors", "donor1039", 0.84, 0.63),
 ]
 BY_CONSENSUS = [
-    ("kang_pbmc_published_labels", "stim", 0.80, 0.80),
+    ("kang_pbmc_published_labels", "ctrl", 0.80, 0.80),
     ("pancreas_3study_cepo", "Lawlor", 0.94, 0.94),
     ("mesc_2batch_scmerge", "batch3", 0.85, 0.85),
     ("celllines_3cl_3platforms_832genes", "CELseq2_3cl", 0.97, 0.97),
@@ -129,7 +131,26 @@ def test_labels_of_a_batch_that_the_model_has_never_seen(
     name: str, left_out: str, accuracy: float, macro_f1: float
 ) -> None:
     ref, query, truth = projected(name, left_out)
-    assert_right(sx.label_transfer(ref, query), truth, accuracy, macro_f1)
+    is_known = truth.isin(ref.obs["celltype"].unique())
+    assert is_known.all() == (left_out != "ctrl")  # which has three types that stim lacks
+    labels = sx.label_transfer(ref, query)
+    assert_right(labels[is_known], truth[is_known], accuracy, macro_f1)
+
+
+def test_negative_control_of_real_cells() -> None:
+    """NK, DC and Mk exist only in ctrl: project it on stim.
+
+    Guards against getting worse, not goals: 0.45 of the unseen cells are found and 0.02 of the
+    others refused (docs/label_transfer.md).
+    """
+    ref, query, truth = projected("kang_pbmc_published_labels", "ctrl")
+    labels = sx.label_transfer(ref, query, unknown=True).astype(str)
+    unseen = truth.isin(["NK", "DC", "Mk"])
+    assert (labels[unseen] == "unknown").mean() >= 0.35
+    assert (labels[~unseen] == "unknown").mean() <= 0.08
+    accepted = labels != "unknown"
+    plain = sx.label_transfer(ref, query).astype(str)
+    assert (labels == truth)[accepted].mean() >= (plain == truth).mean() + 0.02
 
 
 def test_processed_input_is_recognized() -> None:

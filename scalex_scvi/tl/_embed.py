@@ -7,6 +7,7 @@ import logging
 import scanpy as sc
 from anndata import AnnData
 
+from scalex_scvi._core.compiled import keep_compiled
 from scalex_scvi._core.seeds import resolve_seed
 
 logger = logging.getLogger(__name__)
@@ -53,6 +54,7 @@ def embed(
             FEWEST_CELLS,
         )
         return False
+    keep_compiled()
     random_state = resolve_seed(seed)
     n_neighbors = min(n_neighbors, adata.n_obs - 1)
     sc.pp.neighbors(adata, use_rep=use_rep, n_neighbors=n_neighbors, random_state=random_state)

@@ -7,6 +7,7 @@ import scanpy as sc
 from anndata import AnnData
 from scipy import sparse
 
+from scalex_scvi._core.compiled import keep_compiled
 from scalex_scvi._core.keys import UNCORRECTED_UMAP_KEY
 from scalex_scvi._core.seeds import resolve_seed
 
@@ -49,6 +50,7 @@ def uncorrected_umap(adata: AnnData, *, seed: int | None = None) -> None:
     bare = AnnData(
         obsm={"X_pca": sc.pp.pca(expression, n_comps=n_components, random_state=random_state)}
     )
+    keep_compiled()
     n_neighbors = min(15, bare.n_obs - 1)
     sc.pp.neighbors(bare, n_neighbors=n_neighbors, use_rep="X_pca", random_state=random_state)
     sc.tl.umap(bare, random_state=random_state)
