@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 from anndata import AnnData
+from scipy import sparse
 
 from ._categories import UNKNOWN, categories_of
 
@@ -93,3 +94,8 @@ def _listed(column: pd.Series) -> str:
     names = [str(name) for name in column.dropna().unique()]
     shown = ", ".join(names[:6])
     return shown if len(names) <= 6 else f"{shown} and {len(names) - 6} more"
+
+
+def is_empty(values: Any) -> bool:
+    """Whether cells have no expression, as those of a reference that came without counts."""
+    return sparse.issparse(values) and values.nnz == 0

@@ -13,7 +13,7 @@ from scalex_scvi import metrics
 from scalex_scvi._core.gene_names import names_in
 
 from ._categories import UNKNOWN
-from ._report_run import Run
+from ._report_run import Run, is_empty
 from ._report_usual import F1_LOWEST, F1_MEAN, F1_SETS, KNOWN_REFUSED, NEW_FOUND
 
 DETECTED, NAMED = (0.4, 0.2), (0.8, 0.3)
@@ -66,7 +66,7 @@ def features_found(run: Run) -> dict[str, Any]:
     for name in run.batches.cat.remove_unused_categories().cat.categories:
         cells = (run.batches == name).to_numpy()
         values = run.adata.X[cells]
-        if run.is_query is not None and not run.is_query[cells].any() and _is_empty(values):
+        if run.is_query is not None and not run.is_query[cells].any() and is_empty(values):
             continue  # of a reference that came without counts
         found = values.getnnz(axis=0) if sparse.issparse(values) else (values != 0).sum(axis=0)
         n_found = int((np.asarray(found) > 0).sum())
@@ -81,10 +81,6 @@ def features_found(run: Run) -> dict[str, Any]:
             f"features, amber from {NAMED[1]:.0%} on. {text}"
         )
     return {"text": text, "rows": rows}
-
-
-def _is_empty(values: Any) -> bool:
-    return sparse.issparse(values) and values.nnz == 0
 
 
 def _light(

@@ -10,7 +10,7 @@ from anndata import AnnData
 from scalex_scvi.tl import unknown_clusters
 
 from ._categories import UNKNOWN
-from ._report_run import Run
+from ._report_run import Run, is_empty
 
 MOSTLY, MIN_CELLS = 0.5, 15
 """A cluster of so many cells, of which so large a share is unknown, is probably a new type. Where
@@ -53,7 +53,9 @@ def _clusters(run: Run, query: AnnData, is_unknown: pd.Series) -> pd.DataFrame:
         return pd.DataFrame({"n_cells": [], "share_unknown": [], "n_unknown": []})
     assert run.is_query is not None
     ref = run.adata[~run.is_query]
-    if ref.n_obs and run.labels is not None and run.labels[~run.is_query].notna().any():
+    # A reference by name comes without expression: it has no means to be near to.
+    is_labeled = run.labels is not None and bool(run.labels[~run.is_query].notna().any())
+    if ref.n_obs and is_labeled and not is_empty(ref.X):
         key = str(run.labels_key)
         found = unknown_clusters(
             ref, query, is_unknown, "leiden", key, batch_key=run.batch_key, n_genes=N_GENES
