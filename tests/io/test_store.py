@@ -146,20 +146,26 @@ LAZILY = {
 }
 
 
-@pytest.mark.parametrize("dense", [False, True], ids=["sparse", "dense"])
-@pytest.mark.parametrize("read", LAZILY.values(), ids=LAZILY)
+# A store to open holds CSR, so that nothing dense is read by it.
+@pytest.mark.parametrize(
+    ("read", "dense"),
+    [
+        (name, dense)
+        for name in LAZILY
+        for dense in (False, True)
+        if not (name == "on disk" and dense)
+    ],
+)
 def test_a_store_is_not_replaced_by_what_is_read_from_it(
-    counts: AnnData, tmp_path: Path, read: Any, dense: bool
+    counts: AnnData, tmp_path: Path, read: str, dense: bool
 ) -> None:
     path, link = tmp_path / "cells.zarr", tmp_path / "same.zarr"
     if dense:
-        if read is io.open_store:
-            pytest.skip("a store to open holds CSR")
         counts.X = counts.X.toarray()
     counts.write_zarr(path)
     link.symlink_to(path)
     before = {found: found.stat().st_mtime_ns for found in path.rglob("*")}
-    cells = read(path)
+    cells = LAZILY[read](path)
     for place in (path, link):
         with pytest.raises(ValueError, match="is what `adata` is read from"):
             io.write_store(cells, place, overwrite=True)
