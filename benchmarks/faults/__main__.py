@@ -38,7 +38,8 @@ import scalex_scvi as sx
 from scalex_scvi.io import RunFolder, read
 
 from ._child import start
-from ._reading import outcome, outcome_elsewhere
+from ._fuzz import fuzz as fuzzed
+from ._reading import outcome
 
 MEGABYTES = 4
 """Size of the small file system: a dozen times that of a run."""
@@ -304,29 +305,8 @@ def hostile(folder: Path, times: int, deadline: float) -> Counter:
 
 
 def fuzz(folder: Path, times: int, deadline: float) -> Counter:
-    """Flip bytes of good files, or cut them, and read them."""
-    adata = counts(20, 8)
-    files = [folder / "a.h5ad", folder / "a.csv", folder / "a.mtx"]
-    adata.write_h5ad(files[0])
-    adata.to_df().T.to_csv(files[1])
-    (folder / "a_barcodes.tsv").write_text("".join(f"{name}\n" for name in adata.obs_names))
-    (folder / "a_genes.tsv").write_text("".join(f"{name}\n" for name in adata.var_names))
-    from scipy.io import mmwrite
-
-    mmwrite(files[2], adata.X.T)
-    whole = {path: path.read_bytes() for path in files}
-    rng = np.random.default_rng(0)
-    found: Counter = Counter()
-    for i in range(times):
-        if time.monotonic() > deadline:
-            break
-        path = files[i % len(files)]
-        content = bytearray(whole[path])
-        for place in rng.integers(len(content), size=rng.integers(1, 8)):
-            content[place] = rng.integers(256)
-        path.write_bytes(content[: rng.integers(len(content))] if i % 5 == 0 else content)
-        found.update(["tried", outcome_elsewhere(path)])
-    return found
+    """Flip bytes of good files and folders of all kinds, or cut them, and read them."""
+    return fuzzed(folder, counts(20, 8), times, deadline)
 
 
 KINDS = {

@@ -7,8 +7,6 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from scalex_scvi.io import read
-
 from ._child import SERVER
 
 
@@ -25,10 +23,10 @@ def outcome(read_it: Callable[[], object]) -> str:
     return "read"
 
 
-def outcome_elsewhere(path: Path) -> str:
+def outcome_elsewhere(read_it: Callable[[Path], object], path: Path) -> str:
     """Read a file in a process of its own: the HDF5 library may crash. See :func:`outcome`."""
     here, there = SERVER.Pipe(duplex=False)
-    process = SERVER.Process(target=_send_outcome, args=(path, there))
+    process = SERVER.Process(target=_send_outcome, args=(read_it, path, there))
     process.start()
     there.close()
     try:
@@ -39,5 +37,5 @@ def outcome_elsewhere(path: Path) -> str:
     return found
 
 
-def _send_outcome(path: Path, pipe: Connection) -> None:
-    pipe.send(outcome(lambda: read(path)))
+def _send_outcome(read_it: Callable[[Path], object], path: Path, pipe: Connection) -> None:
+    pipe.send(outcome(lambda: read_it(path)))

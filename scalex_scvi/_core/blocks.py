@@ -17,7 +17,7 @@ import numpy as np
 from anndata.abc import CSRDataset
 from scipy import sparse
 
-from .csr_on_disk import CsrOnDisk
+from .csr_on_disk import CsrOnDisk, naming_place, place_of
 from .matrices import by_rows, in_memory, is_lazy
 
 DaskArray: TypeAlias = Any
@@ -299,12 +299,20 @@ def _lie_together(rows: np.ndarray) -> bool:
 def read_rows(matrix: Any, rows: np.ndarray) -> Block:
     """Return ascending rows, not to be written into; what lies together on disk is read at once."""
     first, span = rows[0], int(rows[-1] - rows[0]) + 1
-    if _lie_together(rows):
+    if _lie_together(rows) and in_memory(matrix):
         if sparse.issparse(matrix) and matrix.format == "csr":
             return _view(matrix, first, first + span)
         return matrix[first : first + span]
     if in_memory(matrix):
         return matrix[rows]
+    with naming_place(place_of(matrix)):
+        return _from_disk(matrix, rows, span)
+
+
+def _from_disk(matrix: Any, rows: np.ndarray, span: int) -> Block:
+    first = rows[0]
+    if _lie_together(rows):
+        return matrix[first : first + span]
     if span <= _SPAN * len(rows):
         return matrix[first : first + span][rows - first]
     found, inverse = np.unique(rows, return_inverse=True)

@@ -44,6 +44,36 @@ def fast_codecs() -> Iterator[None]:
         yield
 
 
+def place_of(matrix: Any) -> str | None:
+    """Return the file or store of a matrix of AnnData, h5py or zarr; ``None`` for any other."""
+    matrix = getattr(matrix, "group", matrix)
+    if isinstance(matrix, h5py.Group | h5py.Dataset):
+        return str(matrix.file.filename)
+    place = getattr(matrix, "store_path", None)
+    return None if place is None else str(place)
+
+
+@contextmanager
+def naming_place(place: str | None) -> Iterator[None]:
+    """Turn whatever a library raises for damaged values into one error that names their file.
+
+    Of values in memory, ``None``, errors pass.
+    """
+    try:
+        yield
+    except MemoryError:
+        raise
+    except Exception as error:  # each library that unpacks has its own kinds
+        if place is None:
+            raise
+        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+        msg = (
+            f"Values in {place!r} cannot be read: {reason}. If it is damaged or incomplete, copy, "
+            "download or write it again."
+        )
+        raise ValueError(msg) from error
+
+
 def index_type(largest: int) -> type[np.signedinteger]:
     """Return the narrowest type of SciPy's indices that holds a number."""
     return np.int32 if largest <= np.iinfo(np.int32).max else np.int64
@@ -63,6 +93,7 @@ class CsrOnDisk:
     def __init__(self, group: Any, *, reopen: bool = True) -> None:
         rows, columns = group.attrs["shape"]
         self.shape = (int(rows), int(columns))
+        self._place = place_of(group)
         self.dtype = group["data"].dtype
         self._file: str | None = None
         if not isinstance(group, h5py.Group):
@@ -85,13 +116,27 @@ class CsrOnDisk:
         with h5py.File(self._file, "r") as file:
             return self._rows(start, stop, *(file[self._key][part] for part in _PARTS))
 
-    def _rows(
+    def _rows(self, start: int, stop: int, *arrays: Any) -> sparse.csr_matrix:
+        with naming_place(self._place):
+            return self._checked(start, stop, *arrays)
+
+    def _checked(
         self, start: int, stop: int, data: Any, indices: Any, indptr: Any
     ) -> sparse.csr_matrix:
         ends = np.asarray(indptr[start : stop + 1]).astype(np.int64)
         first, last = int(ends[0]), int(ends[-1])
+        if (
+            len(ends) != stop - start + 1
+            or first < 0
+            or last > data.shape[0]
+            or np.any(np.diff(ends) < 0)
+        ):
+            raise ValueError("its rows do not follow each other")
         width = index_type(max(last - first, self.shape[1]))
         columns = np.asarray(indices[first:last]).astype(width, copy=False)
+        # Compiled code, SciPy's and ours, would write wherever such a number points.
+        if columns.size and not 0 <= columns.min() <= columns.max() < self.shape[1]:
+            raise ValueError("there are columns beyond the last")
         parts = (np.asarray(data[first:last]), columns, (ends - first).astype(width))
         return sparse.csr_matrix(parts, shape=(stop - start, self.shape[1]), copy=False)
 

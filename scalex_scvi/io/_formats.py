@@ -187,22 +187,24 @@ def _loom_names(path: Path, present: list[str], usual: Sequence[str], what: str)
 def read_zarr(path: Path) -> AnnData:
     """Read an AnnData from a zarr store (a folder)."""
     with naming_file(path, "zarr"):
-        _check_chunks(path)
+        check_chunks(path)
         return checked(ad.io.read_zarr(path), path)
 
 
-def _check_chunks(path: Path) -> None:
+def check_chunks(path: str | os.PathLike[str], matrix: str = "X") -> None:
     """Raise for missing chunks: zarr takes an absent chunk for zeros, or for empty names.
 
     Only arrays that cannot be all zeros or empty over a chunk are looked at: the stored values of
-    a sparse matrix and the names. For a dense matrix nobody can tell.
+    a sparse matrix with their columns, and the names. For a dense matrix nobody can tell.
     """
     import zarr
 
-    store: Any = zarr.open_group(path, mode="r")
+    store: Any = zarr.open_group(str(path), mode="r")
     arrays = [f"{axis}/{store[axis].attrs['_index']}" for axis in ("obs", "var")]
-    if "X/data" in store:
-        arrays.append("X/data")
+    if f"{matrix}/data" in store:
+        arrays.append(f"{matrix}/data")
+        if min(store[matrix].attrs["shape"]) > 1:
+            arrays.append(f"{matrix}/indices")
     for name in arrays:
         # anndata 0.13 writes names of pandas 3 as a group of values and mask.
         array = store[f"{name}/values"] if f"{name}/values" in store else store[name]

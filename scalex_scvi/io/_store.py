@@ -20,7 +20,7 @@ from scalex_scvi._core.csr_on_disk import CsrOnDisk, write_csr
 from scalex_scvi._core.files import check_not_read_from, whole_file
 from scalex_scvi._core.matrices import is_lazy
 
-from ._formats import InputError, naming_file
+from ._formats import InputError, check_chunks, naming_file
 
 logger = logging.getLogger(__name__)
 
@@ -84,7 +84,7 @@ def _lazy_adata(
             "be read from it. Write it by cells first: `adata.X = adata.X.tocsr()`."
         )
         raise InputError(msg)
-    adata = _annotations(root)
+    adata = _annotations(root, path)
     rows = min(cells_in_block, adata.n_obs)
     if encoding == "csr_matrix":
         adata.X = _in_blocks(CsrOnDisk(matrix), rows)
@@ -189,7 +189,7 @@ def open_store(path: str | os.PathLike[str]) -> AnnData:
             "an .h5ad by `scalex_scvi.io.read(..., backed=True)`."
         )
         raise InputError(msg)
-    adata = _annotations(root)
+    adata = _annotations(root, path)
     adata.X = sparse_dataset(matrix)
     return adata
 
@@ -214,20 +214,26 @@ def _open_group(path: str | os.PathLike[str]) -> Any:
 
 
 def _matrix(root: Any, layer: str | None, path: str | os.PathLike[str]) -> Any:
-    layers = list(root["layers"]) if "layers" in root else []
+    key = "X" if layer is None else f"layers/{layer}"
+    with naming_file(path, "an AnnData"):
+        layers = list(root["layers"]) if "layers" in root else []
+        matrix = root[key] if key in root else None
+        encoding = None if matrix is None else matrix.attrs.get("encoding-type")
+        if encoding is not None and not isinstance(root, h5py.File):
+            check_chunks(path, key)
     if layer is not None and layer not in layers:
         msg = f"`layer` {layer!r} is not in the layers of {str(path)!r}: {layers!r}."
         raise KeyError(msg)
-    key = "X" if layer is None else f"layers/{layer}"
-    if key not in root or root[key].attrs.get("encoding-type") in ("null", None):
+    if encoding in ("null", None):
         msg = f"{str(path)!r} has no `X`. Pass `layer`, one of {layers!r}."
         raise InputError(msg)
-    return root[key]
+    return matrix
 
 
-def _annotations(root: Any) -> AnnData:
-    parts = {key: read_elem(root[key]) for key in _ANNOTATIONS if key in root}
-    return AnnData(**parts)
+def _annotations(root: Any, path: str | os.PathLike[str]) -> AnnData:
+    with naming_file(path, "an AnnData"):
+        parts = {key: read_elem(root[key]) for key in _ANNOTATIONS if key in root}
+        return AnnData(**parts)
 
 
 def _check_target(path: Path, overwrite: bool) -> Path:

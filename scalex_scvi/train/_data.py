@@ -15,6 +15,7 @@ from scvi.data import AnnDataManager
 from torch.utils.data import Dataset, Subset
 
 from scalex_scvi._core.blocks import LocalBlocks, blocks_of
+from scalex_scvi._core.csr_on_disk import naming_place, place_of
 from scalex_scvi._core.matrices import by_rows, in_memory, is_lazy
 from scalex_scvi._core.scvi_private import AnnTorchDataset, scipy_to_torch_sparse
 from scalex_scvi.pp import DeviceRows, Transform, on_device
@@ -154,6 +155,11 @@ class TransformedDataset(AnnTorchDataset):
 
     def _take(self, key: str, rows: np.ndarray) -> Any:
         data = self.data[key]
+        with naming_place(place_of(data)):
+            return self._taken(data, rows)
+
+    @staticmethod
+    def _taken(data: Any, rows: np.ndarray) -> Any:
         taken = data.iloc[rows].to_numpy() if isinstance(data, pd.DataFrame) else data[rows]
         return taken.compute() if is_lazy(taken) else taken
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import scalex_scvi as sx
 from scalex_scvi import io
 
 da = pytest.importorskip("dask.array")
+zarr = pytest.importorskip("zarr")
 
 
 @pytest.fixture
@@ -234,3 +236,38 @@ def test_without_dask(counts: AnnData, tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setitem(__import__("sys").modules, "dask.array", None)
     with pytest.raises(ImportError, match=r"scalex-scvi\[scale\]"):
         io.read_lazy(tmp_path / "counts.h5ad")
+
+
+def chunks(store: Path, part: str) -> list[Path]:
+    return sorted(path for path in (store / "X" / part).rglob("*") if path.name.isdigit())
+
+
+def overwritten(store: Path, part: str, value: int) -> None:
+    """Write a value where the second one is, the way the library does."""
+    zarr.open_group(str(store), mode="r+")[f"X/{part}"][1] = value
+
+
+DAMAGE: dict[str, Callable[[Path], object]] = {
+    "values are missing": lambda store: chunks(store, "data")[0].unlink(),
+    "columns are missing": lambda store: chunks(store, "indices")[0].unlink(),
+    "values are no values": lambda store: chunks(store, "data")[0].write_bytes(b"x" * 5_000),
+    "a column beyond the last": lambda store: overwritten(store, "indices", 60),
+    "a negative column": lambda store: overwritten(store, "indices", -1),
+    "a row beyond the last value": lambda store: overwritten(store, "indptr", 10**6),
+    "a description cut short": lambda store: (store / "X" / "zarr.json").write_text('{"zarr'),
+    "no name of cells": lambda store: (store / "obs" / "zarr.json").write_text("{}"),
+}
+
+
+@pytest.mark.parametrize("opening", [io.open_store, io.read_lazy])
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_store_is_named(
+    counts: AnnData, tmp_path: Path, damage: str, opening: Callable[[Path], AnnData]
+) -> None:
+    """An absent part would be zeros, and compiled loops would follow a wrong column."""
+    store = tmp_path / "cells.zarr"
+    io.write_store(counts, store)
+    sx.SCALEXModel.setup_anndata(opening(store), batch_key="batch")
+    DAMAGE[damage](store)
+    with pytest.raises(ValueError, match=r"cells.zarr"):
+        sx.SCALEXModel.setup_anndata(opening(store), batch_key="batch")
