@@ -39,8 +39,9 @@ def fuzz(folder: Path, counts: AnnData, times: int, deadline: float) -> Counter:
     targets = make_targets(folder, counts)
     for target in targets:
         target.read(target.path)  # the good file is read
-    rng = np.random.default_rng(int(time.time()))
-    found: Counter = Counter()
+    seed = int(time.time())  # each run tries others; it is printed, so that one can be run again
+    rng = np.random.default_rng(seed)
+    found: Counter = Counter(seed=seed)
     for i in range(times):
         if time.monotonic() > deadline:
             break

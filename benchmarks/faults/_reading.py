@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 import warnings
 from collections.abc import Callable
 from multiprocessing.connection import Connection
@@ -11,13 +12,17 @@ from ._child import SERVER
 
 
 def outcome(read_it: Callable[[], object]) -> str:
-    """Tell what reading does: it is ``read``, ``refused`` with a message of ours, or ``raw``."""
+    """Tell what reading does: it is ``read``, ``refused`` by an error of ours, or ``raw``.
+
+    An error is ours if it is of a usual class and is raised by code of the package.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             read_it()
     except (ValueError, FileNotFoundError, KeyError, MemoryError, TypeError) as error:
-        return "refused" if "'" in str(error) or "`" in str(error) else f"raw {error!r:.80}"
+        raised_by = traceback.extract_tb(error.__traceback__)[-1].filename
+        return "refused" if "/scalex_scvi/" in raised_by else f"raw {error!r:.80}"
     except Exception as error:
         return f"raw {error!r:.80}"
     return "read"

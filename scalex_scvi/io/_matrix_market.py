@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import gzip
+import io
 import logging
 import os
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, BinaryIO
 
-import anndata as ad
 import numpy as np
 import pandas as pd
 from anndata import AnnData
 from scipy import sparse
-from scipy.io import mminfo
+from scipy.io import mminfo, mmread
 
 from ._features import Choice, choose_features, name_by_id
 from ._formats import InputError, checked, make_genes_unique, naming_file, repeated_names_expected
@@ -87,12 +90,35 @@ def read_mtx_as_it_is(path: Path, genome: str | None = None) -> AnnData:
     with naming_file(files.matrix, "MatrixMarket"), repeated_names_expected():
         shape = mminfo(files.matrix)[:2]
         cells, features, in_rows = _fit(shape, cells, features, files)
-        matrix = ad.io.read_mtx(files.matrix, dtype="float32").X
+        matrix = _read_matrix(files.matrix)
         if not in_rows:
             matrix = matrix.T
         var = _var(features, _read_symbols(files, len(features.rows)))
         adata = AnnData(sparse.csr_matrix(matrix, dtype=np.float32), obs=_obs(cells), var=var)
         return checked(adata, path)
+
+
+def _read_matrix(path: Path) -> Any:
+    opened: Any = gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb")
+    with opened, warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of which kind the matrix is
+        return mmread(_Ascii(opened))
+
+
+class _Ascii(io.RawIOBase):
+    """Bytes of a file, those that are not ASCII as ``?``: SciPy's reader crashes by them."""
+
+    _TABLE = bytes(range(128)) + b"?" * 128
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        found = self._file.read(size)
+        return found if found.isascii() else found.translate(self._TABLE)
 
 
 @dataclass(frozen=True)

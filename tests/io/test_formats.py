@@ -394,6 +394,13 @@ def missing_name(path: Path) -> None:
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
 
 
+def not_text(path: Path) -> Path:
+    """Put a byte into the last number that is of no text, as a flipped bit does."""
+    content = path.read_bytes().rstrip()
+    path.write_bytes(content[:-1] + bytes([content[-1] | 0x80]))
+    return path
+
+
 HEADER = "gene,AAACATTGACCA,AAACCTTGACCA\n"
 DAMAGE: dict[str, tuple[Callable[[AnnData, Path], Path | str], str]] = {
     "h5ad cut in half": (lambda a, d: half(write_h5ad(a, d / "x.h5ad")), "cannot be read as .h5ad"),
@@ -486,6 +493,10 @@ DAMAGE: dict[str, tuple[Callable[[AnnData, Path], Path | str], str]] = {
     "mtx cut in half": (
         lambda a, d: folder_with(a, d / "x", "matrix.mtx", half) / "matrix.mtx",
         "cannot be read as MatrixMarket",
+    ),
+    "mtx with a byte that is no text": (
+        lambda a, d: not_text(write_folder(a, d / "a") / "matrix.mtx").parent,
+        "cannot be read as MatrixMarket: Line .*Invalid",
     ),
     "mtx of no bytes": (
         lambda a, d: folder_with(a, d / "x", "matrix.mtx", emptied),
