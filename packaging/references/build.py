@@ -1,7 +1,8 @@
 """Build references of public data sets, and push them.
 
 Usage: ``python packaging/references/build.py NAME --out FOLDER`` (see ``--help``). ``embedded``
-needs no network. Files are fetched by pooch (extra ``hub``), or given by ``--data``. Labels of
+needs no network. Files are fetched by pooch (extra ``hub``), or given by ``--data``: figshare may
+refuse what is no browser. Labels of
 fewer than five cells are set to missing, with a warning.
 """
 
@@ -35,6 +36,8 @@ class Source:
     """``None``: it ships with the package."""
     layer: str | None = None
     """Layer with counts, instead of ``X``."""
+    without: tuple[str, ...] = ()
+    """Batches that are left out."""
 
 
 _SCIB = "Luecken et al., Benchmarking atlas-level data integration, Nat Methods 19:41, 2022"
@@ -69,6 +72,7 @@ SOURCES = {
         labels="final_annotation",
         license="cc-by-4.0",
         layer="counts",
+        without=("Villani",),  # its values are no whole numbers
         about={
             "organism": "human",
             "tissue": "peripheral blood and bone marrow",
@@ -89,6 +93,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
     args = parser.parse_args(argv)
     source = SOURCES[args.name]
     adata = read(source, args.data)
+    adata = adata[~adata.obs[source.batch_key].isin(source.without).to_numpy()].copy()
     leave_rare_labels_out(adata, source.labels)
     more = {} if args.max_steps is None else {"max_steps": args.max_steps}
     model = sx.integrate(adata, source.batch_key, layer=source.layer, **more)
