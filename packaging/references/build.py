@@ -2,8 +2,7 @@
 
 Usage: ``python packaging/references/build.py NAME --out FOLDER`` (see ``--help``). ``embedded``
 needs no network. Files are fetched by pooch (extra ``hub``), or given by ``--data``: figshare may
-refuse what is no browser. Labels of
-fewer than five cells are set to missing, with a warning.
+refuse what is no browser. Labels of fewer than five cells are set to missing, with a warning.
 """
 
 from __future__ import annotations
