@@ -7,7 +7,7 @@ system, where one may be mounted), ``sizes`` (files that cannot grow), ``hostile
 Each kind prints one line of JSON: how often it was tried, and how often a folder was ``lost`` (not
 read any more), a ``mixture`` (cells and model of different runs) or ``other`` (a training that went
 on to other weights than an uninterrupted one), code of a file ``executed``, an exception of a
-library passed on without words of ours (``raw``), or a library ``crashed`` (fuzz).
+library passed on without words of ours (``raw``), or a library ``crashed`` or ``hung`` (fuzz).
 """
 
 from __future__ import annotations

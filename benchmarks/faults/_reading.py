@@ -10,6 +10,9 @@ from pathlib import Path
 
 from ._child import SERVER
 
+LONGEST = 120
+"""Seconds after which reading a small file is taken to never end."""
+
 
 def outcome(read_it: Callable[[], object]) -> str:
     """Tell what reading does: it is ``read``, ``refused`` by an error of ours, or ``raw``.
@@ -29,15 +32,19 @@ def outcome(read_it: Callable[[], object]) -> str:
 
 
 def outcome_elsewhere(read_it: Callable[[Path], object], path: Path) -> str:
-    """Read a file in a process of its own: the HDF5 library may crash. See :func:`outcome`."""
+    """Read a file in a process of its own: the HDF5 library may crash, or never end.
+
+    See :func:`outcome`.
+    """
     here, there = SERVER.Pipe(duplex=False)
     process = SERVER.Process(target=_send_outcome, args=(read_it, path, there))
     process.start()
     there.close()
     try:
-        found = here.recv()
+        found = here.recv() if here.poll(LONGEST) else "hung"
     except EOFError:
         found = "crashed"
+    process.kill()
     process.join()
     return found
 
