@@ -15,8 +15,11 @@ from anndata import AnnData
 from scipy import sparse
 
 import scalex_scvi as sx
+from scalex_scvi._core.compiled import keep_compiled
 
 matplotlib.use("Agg")
+# Before scanpy imports umap, which then compiles for ten seconds in each process.
+keep_compiled()
 
 LONGEST = ("test_real_data.py", "test_tutorials.py")
 
