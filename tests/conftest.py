@@ -15,17 +15,21 @@ from anndata import AnnData
 from scipy import sparse
 
 import scalex_scvi as sx
+from scalex_scvi._core.compiled import keep_compiled
 
 matplotlib.use("Agg")
+# Before scanpy imports umap, which then compiles for ten seconds in each process.
+keep_compiled()
 
-LONGEST = ("test_real_data.py", "test_tutorials.py")
+LONGEST = ("test_real_data.py", "test_tutorials.py", "test_neighbor_search.py", "test_ddp.py")
 
 QUIET = {"enable_progress_bar": False, "accelerator": "cpu"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Start with the longest files, so that no process is left alone with one at the end."""
-    items.sort(key=lambda item: item.path.name not in LONGEST)
+    order = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.name, len(order)))
 
 
 def simulate_counts(

@@ -1,23 +1,27 @@
-"""What numba compiles for neighbors and maps is kept on disk: it takes longer than a small map."""
+"""What numba compiles for a map of the cells is kept on disk: it takes longer than small maps."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
 
 def keep_compiled() -> None:
-    """Let numba keep what it compiles of umap and pynndescent, for the next process.
+    """Let numba keep what it compiles of umap, for the next process.
 
-    They compile their functions anew in each process, for some seconds each, which is most of the
-    time of a map of a few thousand cells. numba keeps them in the packages' own folders or, where
-    these cannot be written, the user's cache (``NUMBA_CACHE_DIR``); with neither, all is as it was.
+    umap, and pynndescent that it searches neighbors with, compile their functions anew in each
+    process, for some fifteen seconds, which is most of the time of a map of a few thousand cells.
+    numba keeps them in the folders of these packages or, where these cannot be written, the user's
+    cache (``NUMBA_CACHE_DIR``); with neither, all is as it was.
     """
-    import pynndescent  # both slow to import, and scanpy's neighbors need them anyway
-    import umap.umap_
+    with kept_when_imported():
+        import umap.umap_  # slow to import, and scanpy's neighbors need it anyway
     from numba.core.dispatcher import Dispatcher
 
     for name, module in list(sys.modules.items()):
-        if name.partition(".")[0] not in (umap.__name__, pynndescent.__name__):
+        if name.partition(".")[0] != umap.__name__:
             continue
         for function in list(vars(module).values()):
             own = isinstance(function, Dispatcher) and function.py_func.__module__ == name
@@ -26,3 +30,33 @@ def keep_compiled() -> None:
                     function.enable_caching()
                 except RuntimeError:  # no folder that can be written
                     return
+
+
+@contextmanager
+def kept_when_imported() -> Iterator[None]:
+    """Let numba keep the functions that are compiled while their module is imported.
+
+    Those are declared with the types of their arguments. The others are left alone: numba cannot
+    find a function again that was compiled for a function as its argument.
+    """
+    import numba
+
+    plain = numba.njit
+
+    def njit(*args: Any, **options: Any) -> Any:
+        if not args or not isinstance(args[0], str | list | tuple):
+            return plain(*args, **options)
+
+        def compiled(function: Callable[..., Any]) -> Any:
+            try:
+                return plain(*args, **({"cache": True} | options))(function)
+            except RuntimeError:  # no folder that can be written
+                return plain(*args, **options)(function)
+
+        return compiled
+
+    numba.njit = njit
+    try:
+        yield
+    finally:
+        numba.njit = plain

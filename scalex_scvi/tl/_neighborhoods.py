@@ -6,7 +6,7 @@ import numpy as np
 from scipy import sparse
 from sklearn.neighbors import NearestNeighbors
 
-from scalex_scvi._core.compiled import keep_compiled
+from scalex_scvi._core.compiled import kept_when_imported
 from scalex_scvi._core.seeds import DEFAULT_SEED
 
 from ._components import principal_directions
@@ -62,8 +62,8 @@ def averaging(neighbors: np.ndarray) -> sparse.csr_matrix:
 def _nearest(points: np.ndarray, n_neighbors: int) -> np.ndarray:
     if len(points) < EXACT:
         return NearestNeighbors(n_neighbors=n_neighbors).fit(points).kneighbors(points)[1]
-    from pynndescent import NNDescent  # comes with scanpy; slow to import
+    with kept_when_imported():
+        from pynndescent import NNDescent  # comes with scanpy; slow to import
 
-    keep_compiled()
     index = NNDescent(points, n_neighbors=n_neighbors, random_state=DEFAULT_SEED)
     return np.asarray(index.neighbor_graph[0])

@@ -1,20 +1,21 @@
-"""Compiled functions of umap and pynndescent are kept for the next process, where there is room."""
+"""umap's compiled functions are kept for the next process, where there is room for them."""
 
 from __future__ import annotations
 
+import numba
 import pytest
+from numba.core.dispatcher import Dispatcher
 
-from scalex_scvi._core.compiled import keep_compiled
+from scalex_scvi._core.compiled import keep_compiled, kept_when_imported
 
 
-def test_what_is_compiled_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    import pynndescent.rp_trees
+def nowhere(self: Dispatcher) -> None:
+    raise RuntimeError("no locator available")
+
+
+def test_what_umap_compiles_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     import umap.layouts
     import umap.umap_
-    from numba.core.dispatcher import Dispatcher
-
-    def nowhere(self: Dispatcher) -> None:
-        raise RuntimeError("no locator available")
 
     with monkeypatch.context() as patched:
         patched.setattr(Dispatcher, "enable_caching", nowhere)
@@ -22,4 +23,21 @@ def test_what_is_compiled_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     keep_compiled()
     assert umap.umap_.smooth_knn_dist.stats.cache_path is not None
     assert umap.layouts.rdist.stats.cache_path is not None
-    assert pynndescent.rp_trees.make_dense_tree.stats.cache_path is not None
+
+
+def twice(x: int) -> int:
+    return 2 * x
+
+
+@pytest.mark.parametrize("room", [True, False], ids=["room", "no room"])
+def test_what_an_import_compiles_is_kept(monkeypatch: pytest.MonkeyPatch, room: bool) -> None:
+    if not room:
+        monkeypatch.setattr(Dispatcher, "enable_caching", nowhere)
+    plain = numba.njit
+    with kept_when_imported():
+        typed, untyped = numba.njit("int64(int64)")(twice), numba.njit(twice)
+        declared = numba.njit(["int64(int64)"], cache=False)(twice)
+    assert numba.njit is plain
+    assert typed(4) == untyped(4) == declared(4) == 8
+    kept = [function.stats.cache_path is not None for function in (typed, untyped, declared)]
+    assert kept == [room, False, False]

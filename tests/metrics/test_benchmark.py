@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import warnings
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -11,7 +10,6 @@ import numpy as np
 import pandas as pd
 import pytest
 from anndata import AnnData
-from conftest import real_data
 from matplotlib.image import imread
 from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import connected_components
@@ -206,23 +204,3 @@ def test_without_scib_metrics_the_extra_is_named(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setitem(sys.modules, "scib_metrics", None)
     with pytest.raises(ImportError, match=r"'scib_metrics'.*scalex-scvi\[benchmark\]"):
         sx.metrics.benchmark(example(), "mixed")
-
-
-@needs_scib
-@pytest.mark.real_data
-def test_the_default_metrics_on_real_data() -> None:
-    """Removing the batches' means mixes them, and every default metric has a value."""
-    adata = sx.pp.rna(real_data("mesc_2batch_scmerge"), batch_key="batch", min_features=0)
-    pca = sx.metrics.uncorrected_pca(adata)
-    adata.obsm["uncorrected"] = pca
-    batches = adata.obs["batch"].to_numpy()
-    adata.obsm["centered"] = pca - np.stack([pca[batches == b].mean(0) for b in batches])
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        table = sx.metrics.benchmark(adata, ["uncorrected", "centered"])
-    assert len(table.columns) == 13
-    assert table.notna().all(axis=None)
-    assert ((table > -0.1) & (table <= 1)).all(axis=None)
-    gain = table.loc["centered"] - table.loc["uncorrected"]
-    assert gain["Batch correction"] > 0.1
-    assert gain["PCR comparison"] > 0.5

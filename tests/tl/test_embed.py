@@ -22,8 +22,8 @@ def blobs(n_cells: int) -> AnnData:
     return adata
 
 
-# Above some 8 000 cells scanpy searches neighbors by another library.
-@pytest.mark.parametrize("n_cells", [10, 300, 8500])
+# Above some 8 000 cells scanpy searches neighbors by another library: test_neighbor_search.py.
+@pytest.mark.parametrize("n_cells", [10, 300])
 def test_clusters_keep_separated_groups_apart(n_cells: int) -> None:
     adata = blobs(n_cells)
     sx.tl.embed(adata)
