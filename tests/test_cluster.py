@@ -185,6 +185,26 @@ def test_counts_on_disk_become_a_latent(
     np.testing.assert_allclose(ad.read_h5ad(out).obsm["latent"], expected, atol=1e-5)
 
 
+def test_workers_read_object_storage(
+    counts: AnnData, tmp_path: Path, cluster: Any, upload: Callable[[Path], str]
+) -> None:
+    """How to reach it is known to this process alone, and goes along with the work."""
+    expected = sx.pp.rna(counts, **OPTIONS)
+    counts.write_zarr(tmp_path / "counts.zarr")
+    address = upload(tmp_path / "counts.zarr")
+    prepared = sx.pp.rna(sx.io.read_lazy(address, cells_in_block=20), **OPTIONS)
+    prepared.X = prepared.X.compute()
+    assert_same(prepared, expected)
+    model = trained_model(expected)
+    latents = []
+    for place in (address, tmp_path / "counts.zarr"):
+        sx.SCALEXModel.as_model(model).project_store(
+            place, tmp_path / "latent.h5ad", cells_in_block=20
+        )
+        latents.append(ad.read_h5ad(tmp_path / "latent.h5ad").obsm["latent"])
+    np.testing.assert_array_equal(*latents)
+
+
 def in_blocks(adata: AnnData) -> AnnData:
     lazy = adata.copy()
     lazy.X = da.from_array(adata.X.toarray(), chunks=(5, -1))

@@ -103,7 +103,7 @@ class StoreDataModule(ResumableData):
         loader = Loader(batch_sampler=sampler, return_index=True, preload_to_gpu=False)
         loader.add_dataset(self.manager.get_from_registry(REGISTRY_KEYS.X_KEY))
         columns = {
-            key: torch.from_numpy(np.asarray(self.manager.get_from_registry(key), dtype=np.int64))
+            key: torch.from_numpy(np.array(self.manager.get_from_registry(key), dtype=np.int64))
             for key in (REGISTRY_KEYS.BATCH_KEY, REGISTRY_KEYS.LABELS_KEY)
         }
         return self.in_order(Minibatches(loader, columns, self.manager.transform), self.rng)
