@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
-import anndata
 import numpy as np
 import pandas as pd
 import scanpy as sc
@@ -35,6 +34,7 @@ from benchmarks import ours
 from benchmarks.cells import Answer, Answers, Case, Cells
 from benchmarks.components import components
 from benchmarks.processes import timed
+from benchmarks.shims import import_scalex
 
 N_NEIGHBORS = 10
 N_COMPONENTS = 50
@@ -60,21 +60,6 @@ Embeddings = Iterator[tuple[str, np.ndarray | sparse.csr_matrix]]
 def integrate_uncorrected(cells: Cells, seed: int) -> Embeddings:
     yield "uncorrected", components(cells)
     yield "uncorrected, standardized", components(cells, standardize=True)
-
-
-def import_scalex() -> Any:
-    """Import the published package, which needs names that have gone from other packages.
-
-    ``np.Inf``; for peaks episcanpy, which needs ``np.NaN`` and ``anndata.read``; and ``torch.load``
-    of its ``config.pt``, which holds more than tensors.
-    """
-    for name, value in (("Inf", np.inf), ("NaN", np.nan)):
-        vars(np).setdefault(name, value)
-    vars(anndata).setdefault("read", anndata.read_h5ad)
-    torch.load = partial(torch.load, weights_only=False)
-    import scalex
-
-    return scalex
 
 
 def integrate_scalex(cells: Cells, seed: int) -> Embeddings:

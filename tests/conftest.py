@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
+from uuid import uuid4
 
 import anndata as ad
 import matplotlib
@@ -114,3 +117,31 @@ def real_data(name: str) -> AnnData:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return ad.read_h5ad(path)
+
+
+@pytest.fixture(scope="session")
+def storage_access() -> Iterator[dict[str, Any]]:
+    """What one needs to know to use an object storage: moto's server stands for it."""
+    server = pytest.importorskip("moto.server").ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield {"key": "key", "secret": "secret", "endpoint_url": f"http://{host}:{port}"}
+    server.stop()
+
+
+@pytest.fixture
+def upload(
+    storage_access: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> Callable[[Path], str]:
+    """Copy a file or folder into the storage, which addresses lead to; return its address."""
+    s3fs = pytest.importorskip("s3fs")
+    monkeypatch.setitem(pytest.importorskip("fsspec").config.conf, "s3", storage_access)
+    storage = s3fs.S3FileSystem()
+    bucket = f"bucket-{uuid4().hex}"
+    storage.mkdir(bucket)
+
+    def copied(path: Path) -> str:
+        storage.put(str(path), f"{bucket}/{path.name}", recursive=True)
+        return f"s3://{bucket}/{path.name}"
+
+    return copied

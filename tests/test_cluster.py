@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,12 +22,13 @@ from conftest import simulate_counts, trained_model
 
 import scalex_scvi as sx
 
+dask = pytest.importorskip("dask")
 da = pytest.importorskip("dask.array")
 distributed = pytest.importorskip("distributed")
 
 OPTIONS = {"batch_key": "batch", "min_features": 20, "n_top_features": 30}
-SECONDS_PER_BLOCK = 0.1
-SECONDS_TO_WAIT = 300
+SECONDS_PER_BLOCK = 0.05
+SECONDS_TO_WAIT = 60
 
 
 @pytest.fixture(scope="module")
@@ -58,46 +60,100 @@ def assert_same(found: AnnData, expected: AnnData) -> None:
     assert sx.pp.Preprocessing.from_adata(found) == sx.pp.Preprocessing.from_adata(expected)
 
 
-def with_traces(x: Any, folder: Path) -> Any:
-    """The same dask array; each block takes its time and leaves a trace of who worked on it."""
+class Turnover:
+    """What happens to the workers while they work: one joins, one is killed, one retires.
 
-    def slowly(block: Any) -> Any:
-        (folder / f"{os.getpid()}-{time.monotonic_ns()}").touch()
-        time.sleep(SECONDS_PER_BLOCK)
-        return block
+    Each block takes its time, and leaves a trace of who worked on it. The work is held until the
+    new worker is there, and near its end until all has happened, however fast the machine is.
 
-    return x.map_blocks(slowly, dtype=x.dtype, meta=x._meta)
+    Parameters
+    ----------
+    cluster
+        Two workers.
+    folder
+        For the traces.
+    after
+        Blocks that are worked on before it begins: those of earlier passes, too.
+    """
+
+    def __init__(self, cluster: Any, folder: Path, after: int) -> None:
+        self.cluster = cluster
+        self.client = distributed.get_client()
+        self.folder = folder
+        self.after = after
+        folder.mkdir()
+
+    def slowly(self, x: Any) -> Any:
+        """Return the same dask array, for the workers to work on as described."""
+        folder = self.folder
+        gates = {self.after: folder / "joined", self.after + 12: folder / "over"}
+        seconds, deadline = SECONDS_PER_BLOCK, time.time() + SECONDS_TO_WAIT
+
+        def trace(block: Any) -> Any:  # in a worker, which does not know this file
+            (folder / f"{os.getpid()}-{time.monotonic_ns()}").touch()
+            time.sleep(seconds)
+            while time.time() < deadline:
+                n_traces = sum("-" in name for name in os.listdir(folder))
+                if all(gate.exists() for n, gate in gates.items() if n_traces > n):
+                    break
+                time.sleep(0.02)
+            return block
+
+        return x.map_blocks(trace, dtype=x.dtype, meta=x._meta)
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        """Let it happen while the block runs; afterwards, see that it was so."""
+        old = _full_strength(self.cluster)
+        with ThreadPoolExecutor(1) as pool:
+            gone = pool.submit(self._happen, old)
+            yield
+            assert gone.result() <= {int(trace.split("-")[0]) for trace in _traces(self.folder)}
+
+    def _happen(self, old: dict[str, int]) -> set[int]:
+        """Return the workers that are gone, all of which had worked."""
+        try:
+            _wait_until(lambda: len(_traces(self.folder)) > self.after)
+            self.cluster.scale(3)
+            self.client.wait_for_workers(3, timeout=SECONDS_TO_WAIT)
+            now = self.client.run(os.getpid)
+            # To be as fast as those that have worked before.
+            self.client.run(importlib.import_module, "scalex_scvi.model")
+            (joined,) = set(now) - set(old)
+            (self.folder / "joined").touch()
+            _wait_until(lambda: self._has_worked(now[joined]))
+            killed = next(pid for pid in old.values() if self._has_worked(pid))
+            os.kill(killed, signal.SIGKILL)
+            self.client.retire_workers([joined])
+            assert joined not in self.client.scheduler_info()["workers"]
+            assert len(list(self.folder.glob("over"))) == 0
+            self.cluster.scale(2)  # which its nanny would otherwise make three again
+            return {killed, now[joined]}
+        finally:
+            for gate in ("joined", "over"):
+                (self.folder / gate).touch()
+
+    def _has_worked(self, pid: int) -> bool:
+        return any(trace.startswith(f"{pid}-") for trace in _traces(self.folder))
 
 
-@contextmanager
-def losing_a_worker(cluster: Any, folder: Path, n_blocks: int = 4) -> Iterator[None]:
-    """Kill a worker once it has left ``n_blocks`` traces; afterwards, see that it was so."""
-    victim = _full_strength(cluster)[0]
-    with ThreadPoolExecutor(1) as pool:
-        killed = pool.submit(_kill, victim, folder, n_blocks)
-        yield
-        assert killed.result()
-    workers = {trace.name.split("-")[0] for trace in folder.iterdir()}
-    assert str(victim) in workers
-    assert len(workers) > 1
+def _traces(folder: Path) -> list[str]:
+    return [name for name in os.listdir(folder) if "-" in name]
 
 
-def _full_strength(cluster: Any) -> list[int]:
+def _wait_until(happened: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + SECONDS_TO_WAIT
+    while not happened():
+        assert time.monotonic() < deadline, "in vain"
+        time.sleep(0.02)
+
+
+def _full_strength(cluster: Any) -> dict[str, int]:
     """Processes of two workers, at work: an earlier test may have left one of them starting."""
     cluster.scale(2)
     client = distributed.get_client()
     client.wait_for_workers(2, timeout=SECONDS_TO_WAIT)
-    return list(client.run(os.getpid).values())
-
-
-def _kill(pid: int, folder: Path, n_blocks: int) -> bool:
-    deadline = time.monotonic() + SECONDS_TO_WAIT
-    while time.monotonic() < deadline:
-        if len(list(folder.glob(f"{pid}-*"))) >= n_blocks:
-            os.kill(pid, signal.SIGKILL)
-            return True
-        time.sleep(0.02)
-    return False
+    return client.run(os.getpid)
 
 
 @pytest.mark.parametrize("target_sum", [1e4, None], ids=["fixed total", "median total"])
@@ -129,26 +185,62 @@ def test_counts_on_disk_become_a_latent(
     np.testing.assert_allclose(ad.read_h5ad(out).obsm["latent"], expected, atol=1e-5)
 
 
-def test_preprocessing_survives_a_lost_worker(
+def test_workers_read_object_storage(
+    counts: AnnData, tmp_path: Path, cluster: Any, upload: Callable[[Path], str]
+) -> None:
+    """How to reach it is known to this process alone, and goes along with the work."""
+    expected = sx.pp.rna(counts, **OPTIONS)
+    counts.write_zarr(tmp_path / "counts.zarr")
+    address = upload(tmp_path / "counts.zarr")
+    prepared = sx.pp.rna(sx.io.read_lazy(address, cells_in_block=20), **OPTIONS)
+    prepared.X = prepared.X.compute()
+    assert_same(prepared, expected)
+    model = trained_model(expected)
+    latents = []
+    for place in (address, tmp_path / "counts.zarr"):
+        sx.SCALEXModel.as_model(model).project_store(
+            place, tmp_path / "latent.h5ad", cells_in_block=20
+        )
+        latents.append(ad.read_h5ad(tmp_path / "latent.h5ad").obsm["latent"])
+    np.testing.assert_array_equal(*latents)
+
+
+def in_blocks(adata: AnnData) -> AnnData:
+    lazy = adata.copy()
+    lazy.X = da.from_array(adata.X.toarray(), chunks=(5, -1))
+    return lazy
+
+
+def test_the_fit_survives_what_happens_to_workers(
     counts: AnnData, tmp_path: Path, cluster: Any
 ) -> None:
     expected = sx.pp.rna(counts, **OPTIONS)
-    traces = tmp_path / "traces"
-    traces.mkdir()
-    lazy = counts.copy()
-    lazy.X = with_traces(da.from_array(counts.X.toarray(), chunks=(5, -1)), traces)
-    with losing_a_worker(cluster, traces):
+    turnover = Turnover(cluster, tmp_path / "traces", after=4)
+    lazy = in_blocks(counts)
+    lazy.X = turnover.slowly(lazy.X)
+    with turnover():
         prepared = sx.pp.rna(lazy, **OPTIONS)
     prepared.X = prepared.X.compute()
     assert_same(prepared, expected)
 
 
-def test_projection_survives_a_lost_worker(
-    model: sx.SCALEXModel, tmp_path: Path, cluster: Any
+def test_the_projection_survives_what_happens_to_workers(
+    counts: AnnData, tmp_path: Path, cluster: Any
 ) -> None:
-    expected = model.get_latent_representation(batch_stats="batch")
-    x = with_traces(da.from_array(model.adata.X.toarray(), chunks=(5, -1)), tmp_path)
-    with losing_a_worker(cluster, tmp_path):
-        cells = AnnData(x, obs=model.adata.obs[["batch"]].copy(), var=model.adata.var.copy())
-        latent = model.get_latent_representation(cells, batch_stats="batch")
-    np.testing.assert_allclose(latent, expected, atol=1e-5)
+    """Raw counts with a new batch: they are read three times, and it happens in the last pass."""
+    model = trained_model(sx.pp.rna(counts, **OPTIONS))
+    counts.obs["batch"] = counts.obs["batch"].cat.rename_categories({"batch1": "new"})
+
+    def latent_of(cells: AnnData) -> np.ndarray:
+        query = sx.SCALEXModel.load_query_data(cells, model)
+        return query.get_latent_representation(batch_stats="batch")
+
+    with dask.config.set(scheduler="threads"):
+        expected = latent_of(in_blocks(counts))
+    turnover = Turnover(cluster, tmp_path / "traces", after=2 * 30 + 4)
+    lazy = in_blocks(counts)
+    lazy.X = turnover.slowly(lazy.X)
+    with turnover():
+        latent = latent_of(lazy)
+    np.testing.assert_array_equal(latent, expected)
+    np.testing.assert_allclose(latent, latent_of(counts), atol=1e-5)

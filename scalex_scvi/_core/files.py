@@ -26,6 +26,28 @@ RUN_FILE = "scalex_run.json"
 """File by which a folder of ours is known: its kind, and the files in it that are ours."""
 
 
+def is_address(path: object) -> bool:
+    """Whether it is the address of something in object storage: ``s3://bucket/cells.zarr``."""
+    return isinstance(path, str) and "://" in path
+
+
+def check_is_local(path: str | os.PathLike[str]) -> None:
+    """Raise if results would be written to an address.
+
+    Raises
+    ------
+    ValueError
+        With what to do.
+    """
+    if is_address(path):
+        msg = (
+            f"`path` {str(path)!r} is an address: results are written to files of this machine, "
+            "whole or not at all. Write a file, and upload it, for example by "
+            "`fsspec.filesystem('s3').put(file, address, recursive=True)`."
+        )
+        raise ValueError(msg)
+
+
 def own_files(folder: Path) -> dict[str, list[str]]:
     """Return kind and files of a folder of ours, ``{kind: files}``; empty for any other folder."""
     try:
@@ -89,11 +111,12 @@ def check_store_path(path: str | os.PathLike[str], adata: AnnData) -> Path:
     Raises
     ------
     ValueError
-        For another suffix, the file of a backed ``adata``, a file of a run folder, or a folder
-        that is no zarr store.
+        For an address, another suffix, the file of a backed ``adata``, a file of a run folder, or
+        a folder that is no zarr store.
     FileNotFoundError
         If the folder to write into does not exist.
     """
+    check_is_local(path)
     path = Path(path).expanduser()
     if path.suffix not in SUFFIXES:
         msg = f"`path` {str(path)!r} must end in one of {list(SUFFIXES)!r}."
@@ -118,7 +141,8 @@ def check_not_read_from(path: Path, adata: AnnData) -> None:
         With what to do.
     """
     behind = {Path(adata.filename).resolve()} if adata.isbacked else files_behind(adata.X)
-    if path.resolve() in behind:
+    place = path.resolve()
+    if behind & {place, *place.parents}:  # or lies in it, where that is a store
         msg = (
             f"`path` {str(path)!r} is what `adata` is read from: its cells would be gone. Choose "
             "another name, or read them into memory first (`adata.to_memory()`)."

@@ -17,6 +17,7 @@ from ._source import Taking as Taking
 from ._source import from_raw as from_raw
 from ._source import whole_numbers as whole_numbers
 from ._source import with_raw as with_raw
+from ._store import Stored as Stored
 from ._store import open_store as open_store
 from ._store import read_lazy as read_lazy
 from ._store import write_store as write_store

@@ -186,31 +186,30 @@ def _loom_names(path: Path, present: list[str], usual: Sequence[str], what: str)
 
 def read_zarr(path: Path) -> AnnData:
     """Read an AnnData from a zarr store (a folder)."""
+    import zarr
+
     with naming_file(path, "zarr"):
-        check_chunks(path)
+        check_chunks(zarr.open_group(path, mode="r"), str(path))
         return checked(ad.io.read_zarr(path), path)
 
 
-def check_chunks(path: str | os.PathLike[str], matrix: str = "X") -> None:
+def check_chunks(store: Any, name: str, matrix: str = "X") -> None:
     """Raise for missing chunks: zarr takes an absent chunk for zeros, or for empty names.
 
     Only arrays that cannot be all zeros or empty over a chunk are looked at: the stored values of
     a sparse matrix with their columns, and the names. For a dense matrix nobody can tell.
     """
-    import zarr
-
-    store: Any = zarr.open_group(str(path), mode="r")
     arrays = [f"{axis}/{store[axis].attrs['_index']}" for axis in ("obs", "var")]
     if f"{matrix}/data" in store:
         arrays.append(f"{matrix}/data")
         if min(store[matrix].attrs["shape"]) > 1:
             arrays.append(f"{matrix}/indices")
-    for name in arrays:
+    for part in arrays:
         # anndata 0.13 writes names of pandas 3 as a group of values and mask.
-        array = store[f"{name}/values"] if f"{name}/values" in store else store[name]
+        array = store[f"{part}/values"] if f"{part}/values" in store else store[part]
         if array.nchunks_initialized < array.nchunks:
             msg = (
-                f"{str(path)!r} is incomplete: {array.nchunks - array.nchunks_initialized} of "
-                f"{array.nchunks} chunks of {name!r} are missing. Copy or write it again."
+                f"{name!r} is incomplete: {array.nchunks - array.nchunks_initialized} of "
+                f"{array.nchunks} chunks of {part!r} are missing. Copy or write it again."
             )
             raise InputError(msg)

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from scalex_scvi._core.files import whole_file
+from scalex_scvi._core.files import is_address, whole_file
 from scalex_scvi._core.inputs import check_adata, way_out
 
 from ._concat import Join, concatenate
@@ -425,6 +425,13 @@ def _load(source: DataSource, choice: Choice = EVERYTHING) -> AnnData | Table:
     """Read one file or folder by its kind, with the wanted features."""
     if isinstance(source, AnnData):
         return choose_features(source, choice, "AnnData")
+    if is_address(source):
+        msg = (
+            f"{str(source)!r} is an address, and no file. Of a zarr store, open it by "
+            "`scalex_scvi.io.read_lazy(address)`, or read it into memory by "
+            "`anndata.io.read_zarr(address)`, and give that. Copy other files to this machine."
+        )
+        raise InputError(msg)
     path, modality = _split_modality(source)
     _check_exists(path)
     name = path.name.lower()

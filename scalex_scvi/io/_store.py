@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 from uuid import uuid4
 
 import anndata as ad
@@ -17,12 +18,18 @@ from scipy import sparse
 
 from scalex_scvi._core.blocks import computed_blocks
 from scalex_scvi._core.csr_on_disk import CsrOnDisk, write_csr
-from scalex_scvi._core.files import check_not_read_from, whole_file
+from scalex_scvi._core.files import check_is_local, check_not_read_from, is_address, whole_file
 from scalex_scvi._core.matrices import is_lazy
 
 from ._formats import InputError, check_chunks, naming_file
 
+if TYPE_CHECKING:
+    import zarr
+
 logger = logging.getLogger(__name__)
+
+Stored: TypeAlias = "str | os.PathLike[str] | zarr.Group"
+"""Cells on disk or in object storage: a path, an address that fsspec knows, or an open group."""
 
 CELLS_IN_BLOCK = 4096
 """Cells that are read at once: some tens of megabytes of counts."""
@@ -31,14 +38,19 @@ _ANNOTATIONS = ("obs", "var", "uns", "obsm", "varm")
 
 
 def read_lazy(
-    path: str | os.PathLike[str], *, layer: str | None = None, cells_in_block: int = CELLS_IN_BLOCK
+    path: Stored, *, layer: str | None = None, cells_in_block: int = CELLS_IN_BLOCK
 ) -> AnnData:
-    """Open cells on disk with ``X`` as a dask array, which :func:`scalex_scvi.pp.rna` takes.
+    """Open cells with ``X`` as a dask array, which :func:`scalex_scvi.pp.rna` takes.
+
+    Cells may lie on disk or in object storage; their matrix stays there.
 
     Parameters
     ----------
     path
-        ``.h5ad`` or ``.zarr``, its matrix stored by cells: CSR or dense.
+        ``.h5ad`` or ``.zarr``, its matrix stored by cells: CSR or dense. Of a zarr store also an
+        address that fsspec knows (``"s3://bucket/cells.zarr"``, with the package that it takes,
+        ``s3fs``), or an open group, for options:
+        ``zarr.open_group(address, mode="r", storage_options={"anon": True})``.
     layer
         Layer to open as ``X``, instead of ``X``.
     cells_in_block
@@ -57,34 +69,31 @@ def read_lazy(
     KeyError
         If there is no such layer.
     ImportError
-        Without dask (extra ``scale``).
+        Without dask (extra ``scale``), or what fsspec needs for an address.
     """
     try:
         import dask.array  # noqa: F401
     except ImportError as error:
         msg = "Reading in blocks needs dask: `pip install scalex-scvi[scale]`."
         raise ImportError(msg) from error
-    path = Path(path).expanduser()
     root = _open_group(path)
     try:
-        return _lazy_adata(root, path, layer, cells_in_block)
+        return _lazy_adata(root, _name(path), layer, cells_in_block)
     finally:
         if isinstance(root, h5py.File):  # blocks open it again
             root.close()
 
 
-def _lazy_adata(
-    root: Any, path: str | os.PathLike[str], layer: str | None, cells_in_block: int
-) -> AnnData:
-    matrix = _matrix(root, layer, path)
+def _lazy_adata(root: Any, name: str, layer: str | None, cells_in_block: int) -> AnnData:
+    matrix = _matrix(root, layer, name)
     encoding = matrix.attrs.get("encoding-type")
     if encoding == "csc_matrix":
         msg = (
-            f"The matrix of {str(path)!r} is stored by genes (CSC), so that blocks of cells cannot "
+            f"The matrix of {name!r} is stored by genes (CSC), so that blocks of cells cannot "
             "be read from it. Write it by cells first: `adata.X = adata.X.tocsr()`."
         )
         raise InputError(msg)
-    adata = _annotations(root, path)
+    adata = _annotations(root, name)
     rows = min(cells_in_block, adata.n_obs)
     if encoding == "csr_matrix":
         adata.X = _in_blocks(CsrOnDisk(matrix), rows)
@@ -133,10 +142,12 @@ def write_store(adata: AnnData, path: str | os.PathLike[str], *, overwrite: bool
     FileNotFoundError
         If its folder does not exist.
     ValueError
-        For another ending, ``X`` in chunks of columns, or the store that ``adata`` is read from.
+        For an address, another ending, ``X`` in chunks of columns, or the store that ``adata`` is
+        read from.
     """
     import zarr
 
+    check_is_local(path)
     path = _check_target(Path(path).expanduser(), overwrite)
     check_not_read_from(path, adata)
     own = [column for column in adata.obs if not str(column).startswith("_scvi")]
@@ -151,6 +162,9 @@ def write_store(adata: AnnData, path: str | os.PathLike[str], *, overwrite: bool
         root = zarr.open_group(str(temporary), mode="w", zarr_format=3)
         write_elem(root, "/", light)
         write_csr(root, "X", _csr_blocks(adata.X), adata.n_vars)
+        with warnings.catch_warnings():  # of zarr, that its format does not have it yet
+            warnings.filterwarnings("ignore", message="Consolidated metadata")
+            zarr.consolidate_metadata(root.store)  # one request instead of one for each array
     logger.info("Wrote %d cells × %d genes to %s.", *adata.shape, path)
 
 
@@ -161,13 +175,14 @@ def _csr_blocks(x: Any) -> Iterator[sparse.csr_matrix]:
         yield sparse.csr_matrix(x)
 
 
-def open_store(path: str | os.PathLike[str]) -> AnnData:
-    """Open cells on disk to train a model from, or to project.
+def open_store(path: Stored) -> AnnData:
+    """Open cells on disk, or in object storage, to train a model from, or to project.
 
     Parameters
     ----------
     path
-        A store of :func:`write_store`, or any ``.zarr`` whose ``X`` is CSR.
+        A store of :func:`write_store`, or any ``.zarr`` whose ``X`` is CSR; also its address, or
+        an open group: see :func:`read_lazy`.
 
     Returns
     -------
@@ -178,60 +193,91 @@ def open_store(path: str | os.PathLike[str]) -> AnnData:
     ------
     FileNotFoundError, ValueError
         If there is no such store, or if its ``X`` is not CSR.
+    ImportError
+        Without what fsspec needs for an address.
     """
-    path = Path(path).expanduser()
-    root = _open_group(path) if path.is_dir() or not path.exists() else None
-    matrix = None if root is None else _matrix(root, None, path)
+    name = _name(path)
+    is_file = _is_path(path) and Path(name).is_file()
+    root = None if is_file else _open_group(path)
+    matrix = None if root is None else _matrix(root, None, name)
     if matrix is None or matrix.attrs.get("encoding-type") != "csr_matrix":
         msg = (
-            f"{str(path)!r} is no zarr store with a CSR matrix. Make one by "
+            f"{name!r} is no zarr store with a CSR matrix. Make one by "
             "`scalex_scvi.io.write_store(scalex_scvi.io.read_lazy(...), 'cells.zarr')`, or open "
             "an .h5ad by `scalex_scvi.io.read(..., backed=True)`."
         )
         raise InputError(msg)
-    adata = _annotations(root, path)
+    adata = _annotations(root, name)
     adata.X = sparse_dataset(matrix)
     return adata
 
 
-def _open_group(path: str | os.PathLike[str]) -> Any:
-    """Open a file or folder for reading."""
-    path = Path(path)
-    if not path.exists():
-        msg = f"There is no file {str(path)!r}."
-        raise FileNotFoundError(msg)
-    with naming_file(path, "an AnnData"):
-        if path.is_dir():
-            import zarr
+def _is_path(stored: Stored) -> bool:
+    return isinstance(stored, str | os.PathLike) and not is_address(stored)
 
-            root = zarr.open_group(str(path), mode="r")
+
+def _name(stored: Stored) -> str:
+    """Return a path, with the home folder for ``~``, or what else to call it in messages."""
+    if _is_path(stored):
+        return str(Path(stored).expanduser())  # type: ignore[arg-type]
+    if isinstance(stored, str):
+        return stored
+    return str(getattr(stored, "store_path", stored))
+
+
+def _open_group(stored: Stored) -> Any:
+    """Open a file, a folder or an address for reading; an open group is returned."""
+    name = _name(stored)
+    if _is_path(stored) and not Path(name).exists():
+        msg = f"There is no file {name!r}."
+        raise FileNotFoundError(msg)
+    with naming_file(name, "an AnnData"):
+        if not isinstance(stored, str | os.PathLike):
+            root = stored
+        elif is_address(stored) or Path(name).is_dir():
+            root = _open_store(name)
         else:
-            root = h5py.File(path, "r")
-        if not all(key in root for key in ("obs", "var")):
-            msg = f"{str(path)!r} is no AnnData: it has no obs and var."
+            root = h5py.File(name, "r")
+        if root is not None and not all(key in root for key in ("obs", "var")):
+            msg = f"{name!r} is no AnnData: it has no obs and var."
             raise InputError(msg)
+    if root is None:
+        msg = f"There is no zarr store at {name!r}. Other files are copied to this machine first."
+        raise FileNotFoundError(msg)
     return root
 
 
-def _matrix(root: Any, layer: str | None, path: str | os.PathLike[str]) -> Any:
+def _open_store(name: str) -> Any:
+    """Open a zarr store; ``None`` where there is none at an address."""
+    import zarr
+
+    try:
+        return zarr.open_group(name, mode="r")
+    except FileNotFoundError:
+        if is_address(name):
+            return None
+        raise
+
+
+def _matrix(root: Any, layer: str | None, name: str) -> Any:
     key = "X" if layer is None else f"layers/{layer}"
-    with naming_file(path, "an AnnData"):
+    with naming_file(name, "an AnnData"):
         layers = list(root["layers"]) if "layers" in root else []
         matrix = root[key] if key in root else None
         encoding = None if matrix is None else matrix.attrs.get("encoding-type")
         if encoding is not None and not isinstance(root, h5py.File):
-            check_chunks(path, key)
+            check_chunks(root, name, key)
     if layer is not None and layer not in layers:
-        msg = f"`layer` {layer!r} is not in the layers of {str(path)!r}: {layers!r}."
+        msg = f"`layer` {layer!r} is not in the layers of {name!r}: {layers!r}."
         raise KeyError(msg)
     if encoding in ("null", None):
-        msg = f"{str(path)!r} has no `X`. Pass `layer`, one of {layers!r}."
+        msg = f"{name!r} has no `X`. Pass `layer`, one of {layers!r}."
         raise InputError(msg)
     return matrix
 
 
-def _annotations(root: Any, path: str | os.PathLike[str]) -> AnnData:
-    with naming_file(path, "an AnnData"):
+def _annotations(root: Any, name: str) -> AnnData:
+    with naming_file(name, "an AnnData"):
         parts = {key: read_elem(root[key]) for key in _ANNOTATIONS if key in root}
         return AnnData(**parts)
 

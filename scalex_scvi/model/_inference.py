@@ -163,7 +163,8 @@ class BlockEncoder:
             yield block[rows], self._on_device(codes[rows])
 
     def _on_device(self, codes: np.ndarray) -> Tensor:
-        return torch.from_numpy(np.asarray(codes, dtype=np.int64)).to(self.device)
+        # Those that dask holds for all blocks cannot be written into, which torch warns of.
+        return torch.from_numpy(np.require(codes, np.int64, ["W"])).to(self.device)
 
     def _hidden(self, block: Block | Tensor, batch: Tensor, statistics: Statistics) -> Tensor:
         """Run the layers whose statistics are given."""

@@ -18,7 +18,7 @@ from scalex_scvi._core.files import check_store_path, write_adata
 from scalex_scvi._core.inputs import check_adata
 from scalex_scvi._core.ranges import check_whole
 from scalex_scvi._core.scvi_private import SETUP_ARGS_KEY
-from scalex_scvi.io import read_lazy, with_raw
+from scalex_scvi.io import Stored, read_lazy, with_raw
 from scalex_scvi.pp import MIN_GENE_SHARE, check_share_found
 
 from ._inference import BatchStats, check_batch_stats
@@ -202,7 +202,7 @@ class QueryMixin(_Base):
 
     def project_store(
         self,
-        path: str | os.PathLike[str],
+        path: Stored,
         out: str | os.PathLike[str],
         *,
         layer: str | None = None,
@@ -227,7 +227,8 @@ class QueryMixin(_Base):
         ----------
         path
             ``.h5ad`` or ``.zarr`` with raw counts, stored by cells (CSR or dense), and the model's
-            ``batch_key`` in ``obs``. Genes may be missing, additional or in another order.
+            ``batch_key`` in ``obs``; of a zarr store also its address or an open group, see
+            :func:`scalex_scvi.io.read_lazy`. Genes may be missing, additional or in another order.
         out
             ``.h5ad`` or ``.zarr`` to write, whole or not at all: ``obs`` of the cells, in their
             order, and ``obsm["latent"]`` (cells × latent dimensions, float32). An earlier one is
@@ -256,7 +257,8 @@ class QueryMixin(_Base):
         self._check_if_trained(warn=False)
         cells = read_lazy(path, layer=layer, cells_in_block=cells_in_block)
         out = check_store_path(out, cells)
-        if out.resolve() == Path(path).expanduser().resolve():
+        own = Path(path).expanduser().resolve() if isinstance(path, str | os.PathLike) else None
+        if out.resolve() == own:
             msg = f"`out` {str(out)!r} is the file of the cells. Choose another one."
             raise ValueError(msg)
         obs = cells.obs.copy()

@@ -140,7 +140,6 @@ class TrainingMixin(_Base):
                 batch_size=batch_size,
                 seed=resolve_seed(seed),
                 train_size=train_size,
-                n_processes=n_processes,
             )
         more["datasplitter_kwargs"] = self._splitter(n_train, validation_size, seed, more)
         numbers = {"max_epochs": max_epochs, "batch_size": batch_size, "train_size": train_size}

@@ -35,6 +35,10 @@ class StoreDataModule(ResumableData):
     is shuffled and cut into minibatches: what annbatch does (https://annbatch.readthedocs.io).
     Every cell is seen once in an epoch; the incomplete last minibatch is dropped.
 
+    Of several processes (DDP), each reads a part of the store of its own, neighboring cells, as
+    long as all the others, so that none is read twice; up to a minibatch of cells for each process
+    is left at the end of the store.
+
     :meth:`scalex_scvi.SCALEXModel.train` uses this for cells of :func:`scalex_scvi.io.open_store`
     by itself.
 
@@ -89,9 +93,9 @@ class StoreDataModule(ResumableData):
         self.runs_in_buffer = step * math.ceil(cells_in_buffer / CELLS_IN_RUN / step)
 
     def train_dataloader(self) -> Minibatches:
-        """Minibatches of one epoch, in another order each time."""
+        """Minibatches of one epoch, in another order each time; of this process's part."""
         from annbatch import Loader
-        from annbatch.samplers import RandomSampler
+        from annbatch.samplers import DistributedSampler, RandomSampler
 
         sampler = RandomSampler(
             chunk_size=CELLS_IN_RUN,
@@ -100,10 +104,14 @@ class StoreDataModule(ResumableData):
             drop_last=True,
             rng=self.rng,
         )
+        trainer = self.trainer
+        if trainer is not None and trainer.world_size > 1:
+            place = (trainer.global_rank, trainer.world_size)
+            sampler = DistributedSampler(sampler, dist_info=lambda: place)
         loader = Loader(batch_sampler=sampler, return_index=True, preload_to_gpu=False)
         loader.add_dataset(self.manager.get_from_registry(REGISTRY_KEYS.X_KEY))
         columns = {
-            key: torch.from_numpy(np.asarray(self.manager.get_from_registry(key), dtype=np.int64))
+            key: torch.from_numpy(np.array(self.manager.get_from_registry(key), dtype=np.int64))
             for key in (REGISTRY_KEYS.BATCH_KEY, REGISTRY_KEYS.LABELS_KEY)
         }
         return self.in_order(Minibatches(loader, columns, self.manager.transform), self.rng)
@@ -146,7 +154,7 @@ def has_annbatch() -> bool:
 
 
 def store_data_module(
-    manager: SCALEXDataManager, *, batch_size: int, seed: int, train_size: float, n_processes: int
+    manager: SCALEXDataManager, *, batch_size: int, seed: int, train_size: float
 ) -> StoreDataModule | None:
     """Return the data module for cells of a store, ``None`` for others.
 
@@ -155,7 +163,7 @@ def store_data_module(
     Raises
     ------
     ValueError
-        For a share of the cells, or several processes.
+        For a share of the cells.
     """
     if not reads_from_store(manager):
         return None
@@ -166,10 +174,7 @@ def store_data_module(
             "them in blocks."
         )
         return None
-    if train_size < 1 or n_processes > 1:
-        msg = (
-            "From a store, all cells are trained on in one process: "
-            f"`train_size` must be 1, got {train_size!r}, and devices 1, got {n_processes!r}."
-        )
+    if train_size < 1:
+        msg = f"From a store, all cells are trained on: `train_size` must be 1, got {train_size!r}."
         raise ValueError(msg)
     return StoreDataModule(manager, batch_size=batch_size, seed=seed)

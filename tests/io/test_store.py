@@ -254,8 +254,8 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
     "a column beyond the last": lambda store: overwritten(store, "indices", 60),
     "a negative column": lambda store: overwritten(store, "indices", -1),
     "a row beyond the last value": lambda store: overwritten(store, "indptr", 10**6),
-    "a description cut short": lambda store: (store / "X" / "zarr.json").write_text('{"zarr'),
-    "no name of cells": lambda store: (store / "obs" / "zarr.json").write_text("{}"),
+    "a description cut short": lambda store: (store / "zarr.json").write_text('{"zarr'),
+    "names of cells are missing": lambda store: chunks(store, "../obs/_index")[0].unlink(),
 }
 
 

@@ -75,6 +75,7 @@ def in_two_processes(folder: Path) -> None:
         workers = {"num_workers": n_workers}
         model.train(max_epochs=4, seed=seed, datasplitter_kwargs=workers, **DDP)
         result[name] = state_of(model)
+    result |= from_a_store(folder, prepared.copy())
     # So large a learning rate makes the loss bounce.
     model.train(max_epochs=100, lr=0.05, lr_schedule="constant", early_stopping_patience=3, **DDP)
     result |= {"stopped": state_of(model), "epochs": model.trainer.current_epoch}
@@ -87,6 +88,17 @@ def in_two_processes(folder: Path) -> None:
     torch.save(result, folder / f"{query.trainer.global_rank}.pt")
 
 
+def from_a_store(folder: Path, prepared: AnnData) -> dict[str, Any]:
+    """Train on cells that each process reads from the same store, twice."""
+    found: dict[str, Any] = {}
+    for name in ("store", "store again"):
+        model, witness = small_model(sx.io.open_store(folder / "cells.zarr"), seed=0), Witness()
+        model.train(max_epochs=4, seed=5, callbacks=[witness], **(DDP | {"batch_size": 16}))
+        found[name] = state_of(model)
+        found["cells of the store"] = torch.cat(witness.cells)
+    return found
+
+
 @pytest.fixture(scope="module")
 def pbmc() -> AnnData:
     return sx.pp.rna(sx.datasets.pbmc_technologies(), batch_key="batch", min_features=0)
@@ -97,6 +109,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory, pbmc: AnnData) -> Path:
     """What the two processes wrote."""
     path = tmp_path_factory.mktemp("ddp")
     pbmc.write_h5ad(path / "pbmc.h5ad")
+    prepared = sx.pp.rna(simulate_counts(), batch_key="batch", min_features=0)
+    sx.io.write_store(prepared, path / "cells.zarr")
     working = path / "working"
     working.mkdir()
     tests = str(Path(__file__).parents[1])
@@ -120,7 +134,7 @@ def differing(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> list[st
     return [name for name, value in a.items() if not torch.equal(value, b[name])]
 
 
-@pytest.mark.parametrize("training", ["pbmc", "a", "stopped", "query"])
+@pytest.mark.parametrize("training", ["pbmc", "a", "store", "stopped", "query"])
 def test_all_processes_end_with_the_same_weights(processes: list, training: str) -> None:
     first, second = processes
     assert differing(first[training], second[training]) == []
@@ -131,6 +145,14 @@ def test_the_cells_are_shared_out(processes: list, pbmc: AnnData) -> None:
     cells = torch.cat([found["cells"] for found in processes])
     assert len(cells) == len(cells.unique(dim=0)) == 640  # of 700 in minibatches of 2 x 32
     assert processes[0]["steps"] == N_STEPS
+
+
+def test_a_store_is_shared_out(processes: list) -> None:
+    """In minibatches of 2 x 16 of 150 cells: none twice, and as many steps in both processes."""
+    mine, others = (found["cells of the store"] for found in processes)
+    assert len(mine) == len(others) == 64
+    assert len(torch.cat([mine, others]).unique(dim=0)) == 128
+    assert differing(processes[0]["store"], processes[0]["store again"]) == []
 
 
 def test_each_process_has_its_own_noise(processes: list) -> None:

@@ -79,6 +79,7 @@ CASES: dict[str, tuple[dict[str, Any], int]] = {
     ),
     "validation": (SHORT | {"train_size": 0.8, "early_stopping": True, "max_epochs": 6}, 23),
     "accumulated gradients": (SHORT | {"accumulate_grad_batches": 2}, 9),
+    "a part of each epoch": (SHORT | {"limit_train_batches": 5}, 13),
     "a cell short of two minibatches": (SHORT | {"batch_size": 75}, 5),
 }
 
