@@ -84,6 +84,7 @@ def SCALEX(
     lr_schedule: Schedule = Recipe.lr_schedule,
     alignment_weight: float = Recipe.alignment_weight,
     start_at_mean: bool = Recipe.start_at_mean,
+    residual: bool = Recipe.residual,
     label: str | None = Outputs.label,
     unknown: bool = Outputs.unknown,
     batch_stats: Literal["running", "batch"] = Outputs.batch_stats,
@@ -96,7 +97,7 @@ def SCALEX(
 ) -> AnnData:
     """Integrate single-cell data sets, or project new cells onto an integrated reference.
 
-    The arguments of the published package, all of them, and twelve more by keyword.
+    The arguments of the published package, all of them, and thirteen more by keyword.
 
     Parameters
     ----------
@@ -146,7 +147,7 @@ def SCALEX(
         Number of minibatches, rounded up to whole epochs; ``None``: 2 000 to 6 000, the more the
         sparser the expression. The published training is
         ``lr=2e-4, max_iteration=30_000, lr_schedule="constant", alignment_weight=0,
-        start_at_mean=False``: see :meth:`SCALEXModel.train`.
+        start_at_mean=False, residual=False``: see :meth:`SCALEXModel.train`.
     seed
         Seed of everything random; ``None``: ``scvi.settings.seed``, else 124 as published.
     gpu
@@ -189,6 +190,9 @@ def SCALEX(
         near each cell; 0: published, and for batches of which each has types of its own.
     start_at_mean
         Whether the decoder starts at the cells' mean expression; ``False``: published.
+    residual
+        Whether the decoder has a nonlinear part where many cells have many types; ``False``:
+        published.
     label
         Column of ``obs`` with cell types to draw and assess (``"celltype"`` if there is one). In a
         projection, also transferred from the reference into ``obs[f"{label}_transfer"]``.

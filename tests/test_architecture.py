@@ -140,6 +140,7 @@ DOCUMENTED = {
     "tl/_label_transfer.py:label_transfer",
     "tl/_label_scores.py:label_scores",  # the same arguments
     "model/_model.py:__init__",
+    "module/_scalexvae.py:__init__",  # the same arguments
     "model/_model.py:setup_anndata",
     "model/_latent.py:get_latent_representation",
     "model/_expression.py:get_normalized_expression",

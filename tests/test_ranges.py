@@ -97,6 +97,7 @@ OF_OTHERS: dict[str, list[tuple[str, Any]]] = {
         ("n_latent", -1),
         ("n_layers", 0),
         ("n_layers_decoder", -1),
+        ("n_residual", -1),
         ("dropout_rate", 1.0),
     ],
     "latent": [("batch_size", 0), ("batch_size", -1)],

@@ -366,6 +366,7 @@ _RECIPE_HELP: Mapping[str, str] = MappingProxyType(
         "alignment_weight": "weight of the distance of each batch's cells from those of all; "
         "published, and for batches with types of their own: 0",
         "start_at_mean": "start the decoder at the mean expression (published: --no-start-at-mean)",
+        "residual": "nonlinear part of the decoder for many types (published: --no-residual)",
     }
 )
 
@@ -379,6 +380,7 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
         "lr_schedule": {"choices": ["cosine", "constant"]},
         "alignment_weight": {"type": float},
         "start_at_mean": {"action": argparse.BooleanOptionalAction},
+        "residual": {"action": argparse.BooleanOptionalAction},
     }
     for name, arguments in how.items():
         flags = ["--max-iteration"] if name == "max_steps" else []

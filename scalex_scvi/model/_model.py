@@ -36,6 +36,7 @@ from scalex_scvi.train import (
     SCALEXDataSplitter,
     SCALEXTrainingPlan,
     SCALEXTrainRunner,
+    default_residual,
 )
 
 from ._differential import DifferentialMixin
@@ -74,6 +75,17 @@ _OF_SCVI = (
     "var_activation",
 )
 """Arguments of :class:`scvi.model.SCVI` that mean nothing to SCALEX."""
+
+_OF_NETWORK = (
+    "n_hidden",
+    "n_latent",
+    "n_layers",
+    "n_layers_decoder",
+    "n_residual",
+    "activation",
+    "dropout_rate",
+)
+"""Arguments of the model that say what its network is made of."""
 
 _COVARIATES = ("categorical_covariate_keys", "continuous_covariate_keys", "size_factor_key")
 
@@ -114,6 +126,13 @@ class SCALEXModel(
         Hidden layers of the encoder (1, as published).
     n_layers_decoder
         Hidden layers of the decoder (0, as published).
+    n_residual
+        Hidden units of a nonlinear part of the decoder, beside the linear one, which starts at
+        zero; 0 (published): the decoder is linear. ``None``: 128 where 3 000 cells or more have
+        many types, else 0. That is asked of the expression, not of labels: the tenth principal
+        component must have a third of the first one's standard deviation. Ten numbers cannot say
+        23 types linearly; with few types, or few cells, all that there is to add is noise
+        (docs/decisions.md).
     activation
         Activation of hidden layers.
     dropout_rate
@@ -157,6 +176,7 @@ class SCALEXModel(
         n_latent: int = 10,
         n_layers: int = 1,
         n_layers_decoder: int = 0,
+        n_residual: int | None = None,
         activation: ActivationName = "relu",
         dropout_rate: float = 0.0,
         seed: int | None = None,
@@ -166,10 +186,14 @@ class SCALEXModel(
         for name, value in (("n_hidden", n_hidden), ("n_latent", n_latent), ("n_layers", n_layers)):
             check_whole(value, 1, name=name)
         check_whole(n_layers_decoder, 0, name="n_layers_decoder")
+        if n_residual is not None:
+            check_whole(n_residual, 0, name="n_residual")
         _check_dropout(dropout_rate)
         if adata is not None:
             check_adata(adata)
         super().__init__(adata, registry)
+        if n_residual is None:
+            n_residual = self._default_residual(n_layers_decoder)
         with seeded(seed):
             self.module = self._module_cls(
                 n_input=self.summary_stats.n_vars,
@@ -178,18 +202,27 @@ class SCALEXModel(
                 n_latent=n_latent,
                 n_layers=n_layers,
                 n_layers_decoder=n_layers_decoder,
+                n_residual=n_residual,
                 activation=activation,
                 dropout_rate=dropout_rate,
             )
         self.module.minified_data_type = self.minified_data_type
-        self._model_summary_string = (
-            f"SCALEX model with the following parameters: \nn_hidden: {n_hidden}, "
-            f"n_latent: {n_latent}, n_layers: {n_layers}, n_layers_decoder: {n_layers_decoder}, "
-            f"activation: {activation}, dropout_rate: {dropout_rate}."
-        )
         self.n_reference_batches_ = 0
         self.untrained_batches_ = []
         self.init_params_ = self._get_init_params(locals())
+        self._summarize()
+
+    def _summarize(self) -> None:
+        """Say for ``print(model)`` what the network is made of."""
+        made_of = {k: v for k, v in self.init_params_["non_kwargs"].items() if k in _OF_NETWORK}
+        shown = ", ".join(f"{name}: {value}" for name, value in made_of.items())
+        self._model_summary_string = f"SCALEX model with the following parameters: \n{shown}."
+
+    def _default_residual(self, n_layers_decoder: int) -> int:
+        """Width of the decoder's nonlinear part, by the cells, if there are any."""
+        if n_layers_decoder or self.adata is None or self.minified_data_type is not None:
+            return 0
+        return default_residual(self.adata_manager)
 
     @classmethod
     def setup_anndata(
@@ -435,7 +468,7 @@ def _check_more(more: dict[str, Any]) -> None:
     if unknown:
         msg = (
             f"SCALEXModel takes no {unknown!r}. It has n_hidden, n_latent, n_layers, "
-            "n_layers_decoder, activation, dropout_rate and seed."
+            "n_layers_decoder, n_residual, activation, dropout_rate and seed."
         )
         raise TypeError(msg)
     if more:

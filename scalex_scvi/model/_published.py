@@ -198,6 +198,7 @@ def _architecture(config: PublishedConfig) -> dict[str, Any]:
         "n_latent": latent.width,
         "n_layers": len(hidden),
         "n_layers_decoder": len(hidden_decoder),
+        "n_residual": 0,
         "activation": _ACTIVATIONS[first.activation],
         "dropout_rate": first.dropout,
     }

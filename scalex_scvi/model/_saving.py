@@ -143,7 +143,8 @@ class SavingMixin(_Base):
             raise ValueError(msg)
         if isinstance(adata, AnnData):
             cls.setup_anndata(adata, source_registry=registry, **registry[SETUP_ARGS_KEY])
-        init_params = saved.attributes.pop("init_params_")["non_kwargs"]
+        # Earlier versions had linear decoders.
+        init_params = {"n_residual": 0} | saved.attributes.pop("init_params_")["non_kwargs"]
         data = adata if isinstance(adata, AnnData) else None
         model = cls(data, registry=registry, **init_params)
         for name, value in saved.attributes.items():

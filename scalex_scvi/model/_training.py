@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +45,7 @@ class TrainingMixin(_Base):
 
     is_trained_: bool
     untrained_batches_: list[str]
+    _summarize: Callable[[], None]
 
     def train(
         self,
@@ -122,6 +123,8 @@ class TrainingMixin(_Base):
         changes = {name: more.pop(name) for name in Recipe.names() if name in more}
         recipe = DEFAULT.but(**(dict(recipe) | changes))
         self._check_trainable()
+        if not recipe.residual and not self.is_trained_ and not self.n_reference_batches_:
+            self._drop_residual()
         if self.n_reference_batches_ == self.summary_stats.n_batch:
             logger.warning("The query has no new batches: there is nothing to train.")
             return
@@ -198,6 +201,12 @@ class TrainingMixin(_Base):
                 "model with the cells that it was trained on."
             )
             raise ValueError(msg)
+
+    def _drop_residual(self) -> None:
+        """Make the decoder linear, as if it had been built so: all other weights are the same."""
+        self.module.decoder.residual = None
+        self.init_params_["non_kwargs"]["n_residual"] = 0
+        self._summarize()
 
     def _count_training_cells(self, train_size: float, n_processes: int) -> int:
         n_train = math.ceil(self.adata.n_obs * train_size)

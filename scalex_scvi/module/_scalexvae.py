@@ -37,6 +37,8 @@ class SCALEXVAE(BaseMinifiedModeModuleClass):
         Hidden layers of the encoder (1, as published).
     n_layers_decoder
         Hidden layers of the decoder (0, as published).
+    n_residual
+        Width of the decoder's nonlinear part (0, as published: it is linear).
     activation
         Activation of hidden layers.
     dropout_rate
@@ -56,6 +58,7 @@ class SCALEXVAE(BaseMinifiedModeModuleClass):
         n_latent: int = 10,
         n_layers: int = 1,
         n_layers_decoder: int = 0,
+        n_residual: int = 0,
         activation: ActivationName = "relu",
         dropout_rate: float = 0.0,
     ) -> None:
@@ -76,6 +79,7 @@ class SCALEXVAE(BaseMinifiedModeModuleClass):
             n_batch,
             n_hidden=n_hidden,
             n_layers=n_layers_decoder,
+            n_residual=n_residual,
             activation=activation,
         )
         self.batch_offset = BatchOffset(n_latent, n_batch)
@@ -88,7 +92,7 @@ class SCALEXVAE(BaseMinifiedModeModuleClass):
         super().train(mode)
         if self.encoder_frozen:
             self.encoder.eval()
-            self.decoder.layers.eval()
+            self.decoder.freeze()
         return self
 
     def freeze_for_query(self, n_reference_batches: int) -> None:

@@ -139,6 +139,37 @@ class Encoder(nn.Module):
         return self.mean_head(h), torch.exp(self.log_var_head(h))
 
 
+class Residual(nn.Module):
+    """What is not linear in the latent: one narrow hidden layer, whose output starts at zero.
+
+    A training starts as without it, and goes away from the linear decoder only as far as the
+    loss says.
+
+    Parameters
+    ----------
+    n_latent
+        Latent dimensions.
+    n_output
+        Number of genes.
+    n_units
+        Width of the hidden layer.
+    activation
+        Its activation.
+    """
+
+    def __init__(
+        self, n_latent: int, n_output: int, n_units: int, *, activation: ActivationName = "relu"
+    ) -> None:
+        super().__init__()
+        self.hidden = FullyConnectedBlock(n_latent, n_units, activation=activation)
+        self.linear = nn.Linear(n_units, n_output, bias=False)
+        nn.init.zeros_(self.linear.weight)
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Map ``(n_cells, n_latent)`` to ``(n_cells, n_output)``."""
+        return self.linear(self.hidden(z))
+
+
 class Decoder(nn.Module):
     """The batch-specific decoder: latent → logits of the expression scaled to [0, 1].
 
@@ -156,6 +187,9 @@ class Decoder(nn.Module):
         Width of hidden layers, if there are any.
     n_layers
         Number of hidden layers; 0, the published architecture, is linear.
+    n_residual
+        Width of a nonlinear part beside the linear one (:class:`Residual`), which is added before
+        the normalization of the output; 0, the published architecture, has none.
     activation
         Activation of the hidden layers.
     """
@@ -168,6 +202,7 @@ class Decoder(nn.Module):
         *,
         n_hidden: int = 1024,
         n_layers: int = 0,
+        n_residual: int = 0,
         activation: ActivationName = "relu",
     ) -> None:
         super().__init__()
@@ -178,6 +213,16 @@ class Decoder(nn.Module):
         )
         self.linear = nn.Linear(widths[-1], n_output)
         self.norm = DomainSpecificBatchNorm1d(n_output, n_batch)
+        # Last, so that the other weights are drawn as they are without it.
+        self.residual = (
+            Residual(n_latent, n_output, n_residual, activation=activation) if n_residual else None
+        )
+
+    def freeze(self) -> None:
+        """Put all that the batches share into eval mode: its running statistics stay."""
+        self.layers.eval()
+        if self.residual is not None:
+            self.residual.eval()
 
     @torch.no_grad()
     def start_at(self, mean_expression: Tensor) -> None:
@@ -196,6 +241,10 @@ class Decoder(nn.Module):
 
     def forward(self, z: Tensor, batch_index: Tensor) -> Tensor:
         """Return logits ``(n_cells, n_output)``; their sigmoid is the expression in [0, 1]."""
+        h = z
         for layer in self.layers:
-            z = layer(z)
-        return self.norm(self.linear(z), batch_index)
+            h = layer(h)
+        h = self.linear(h)
+        if self.residual is not None:
+            h = h + self.residual(z)
+        return self.norm(h, batch_index)

@@ -16,6 +16,7 @@ from ._recipe import PUBLISHED as PUBLISHED
 from ._recipe import QUICK as QUICK
 from ._recipe import Recipe as Recipe
 from ._recipe import Schedule as Schedule
+from ._residual import default_residual as default_residual
 from ._runner import SCALEXTrainRunner as SCALEXTrainRunner
 from ._start import mean_expression as mean_expression
 from ._store_module import StoreDataModule as StoreDataModule

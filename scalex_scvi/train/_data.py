@@ -195,12 +195,17 @@ def share_of_nonzero(manager: AnnDataManager, n_cells: int = 64) -> float:
     return sum(np.count_nonzero(block) for block in blocks) / max(n_values, 1)
 
 
+def evenly_spread(manager: AnnDataManager, n_cells: int) -> np.ndarray:
+    """Numbers of cells spread evenly over the data, ``n_cells`` of them, or all there are."""
+    n_all = manager.adata.n_obs
+    return np.linspace(0, n_all - 1, min(n_cells, n_all)).round().astype(int)
+
+
 def cells_all_over(
     manager: AnnDataManager, n_cells: int, at_a_time: int = 512
 ) -> Iterator[np.ndarray]:
     """Expression of cells spread evenly over the data, dense, in blocks of ``at_a_time``."""
     dataset = manager.create_torch_dataset(data_and_attributes=[REGISTRY_KEYS.X_KEY])
-    n_all = manager.adata.n_obs
-    cells = np.linspace(0, n_all - 1, min(n_cells, n_all)).round().astype(int)
+    cells = evenly_spread(manager, n_cells)
     for start in range(0, len(cells), at_a_time):
         yield np.asarray(dataset[cells[start : start + at_a_time]][REGISTRY_KEYS.X_KEY])

@@ -47,6 +47,10 @@ class Recipe(Mapping[str, Any]):
         Whether a model's first training starts with the decoder's output at the cells' mean
         expression (:meth:`scalex_scvi.nn.Decoder.start_at`) instead of one half, as published.
         It saves the thousands of minibatches that the decoder takes to get there.
+    residual
+        Whether the decoder keeps the nonlinear part that it has by default where many cells have
+        many types (``n_residual`` of :class:`scalex_scvi.SCALEXModel`). ``False`` (published)
+        takes it from a model before its first training; a trained one stays as it is.
     early_stopping
         Whether to stop when the loss no longer falls: that of the validation cells where
         ``train_size`` leaves some, else the mean training loss (published). ``None``: with the
@@ -63,6 +67,7 @@ class Recipe(Mapping[str, Any]):
     kl_weight: float = 0.5
     alignment_weight: float = 1.0
     start_at_mean: bool = True
+    residual: bool = True
     early_stopping: bool | None = None
     early_stopping_patience: int = 10
 
@@ -125,6 +130,11 @@ QUICK = Recipe(max_steps=1_000, batch_size=128, lr=3e-3)
 """A quarter to two thirds of the default's time; peaks lose 0.01 to 0.03 (docs/quality.md)."""
 
 PUBLISHED = Recipe(
-    max_steps=30_000, lr=2e-4, lr_schedule="constant", alignment_weight=0.0, start_at_mean=False
+    max_steps=30_000,
+    lr=2e-4,
+    lr_schedule="constant",
+    alignment_weight=0.0,
+    start_at_mean=False,
+    residual=False,
 )
 """The recipe of the publication (Xiong et al., Nat Commun 13:6118, 2022)."""

@@ -1,0 +1,69 @@
+"""Whether the decoder is linear: it is, unless many cells have many types."""
+
+from __future__ import annotations
+
+import numpy as np
+from scvi.data import AnnDataManager
+
+from ._data import cells_all_over, evenly_spread
+
+UNITS = 128
+"""Width of the decoder's nonlinear part, where it has one; four times as many are no better."""
+
+FEWEST_CELLS = 3_000
+"""Of fewer cells a nonlinear decoder learns the noise by heart, and the types lose their shape."""
+
+COMPONENT, LEAST_SHARE = 10, 1 / 3
+"""The standard deviation of this principal component must be this share of the first one's."""
+
+CELLS_LOOKED_AT = 1024
+
+
+def default_residual(manager: AnnDataManager) -> int:
+    """Return how many hidden units the decoder has by default beside its linear part.
+
+    None where the components of the expression fall off quickly: ten directions hold the types
+    then, and what a nonlinear decoder would add is noise, which the latent dimensions give the
+    same room as types. Many fine types, or cells with few counts, make them fall off slowly
+    (docs/decisions.md).
+
+    Parameters
+    ----------
+    manager
+        A model's ``adata_manager``.
+
+    Returns
+    -------
+    128 for 3 000 cells or more of whose components the tenth has at least a third of the standard
+    deviation of the first (:func:`component_share`), else 0.
+    """
+    if manager.adata.n_obs < FEWEST_CELLS:
+        return 0
+    return UNITS if component_share(manager) >= LEAST_SHARE else 0
+
+
+def component_share(manager: AnnDataManager, n_cells: int = CELLS_LOOKED_AT) -> float:
+    """Return the standard deviation of the tenth principal component over that of the first.
+
+    Of the expression in [0, 1] less the mean of each batch, over ``n_cells`` cells spread evenly.
+
+    Parameters
+    ----------
+    manager
+        A model's ``adata_manager``.
+    n_cells
+        Cells to look at, at most.
+
+    Returns
+    -------
+    In [0, 1]; 0 where there are fewer components, or nothing varies.
+    """
+    x = np.concatenate(list(cells_all_over(manager, n_cells)))
+    _, codes = np.unique(manager.codes[evenly_spread(manager, n_cells)], return_inverse=True)
+    of_batch = np.eye(codes.max() + 1, dtype=x.dtype)[codes]
+    x -= of_batch @ ((of_batch.T @ x) / of_batch.sum(axis=0)[:, None])
+    gram = x @ x.T if len(x) <= x.shape[1] else x.T @ x
+    variances = np.linalg.eigvalsh(gram.astype(np.float64))[::-1]
+    if len(variances) < COMPONENT or variances[0] <= 0:
+        return 0.0
+    return float(np.sqrt(max(variances[COMPONENT - 1], 0.0) / variances[0]))
