@@ -28,7 +28,7 @@ distributed = pytest.importorskip("distributed")
 
 OPTIONS = {"batch_key": "batch", "min_features": 20, "n_top_features": 30}
 SECONDS_PER_BLOCK = 0.05
-SECONDS_TO_WAIT = 60
+SECONDS_TO_WAIT = 120
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +86,7 @@ class Turnover:
     def slowly(self, x: Any) -> Any:
         """Return the same dask array, for the workers to work on as described."""
         folder = self.folder
-        gates = {self.after: folder / "joined", self.after + 12: folder / "over"}
+        gates = {self.after: folder / "joined", self.after + 20: folder / "over"}
         seconds, deadline = SECONDS_PER_BLOCK, time.time() + SECONDS_TO_WAIT
 
         def trace(block: Any) -> Any:  # in a worker, which does not know this file
@@ -111,7 +111,7 @@ class Turnover:
             assert gone.result() <= {int(trace.split("-")[0]) for trace in _traces(self.folder)}
 
     def _happen(self, old: dict[str, int]) -> set[int]:
-        """Return the workers that are gone, all of which had worked."""
+        """Return the workers that are gone, all of which held results."""
         try:
             _wait_until(lambda: len(_traces(self.folder)) > self.after)
             self.cluster.scale(3)
@@ -134,7 +134,8 @@ class Turnover:
                 (self.folder / gate).touch()
 
     def _has_worked(self, pid: int) -> bool:
-        return any(trace.startswith(f"{pid}-") for trace in _traces(self.folder))
+        """Whether a worker is at its second block, and so done with its first."""
+        return sum(trace.startswith(f"{pid}-") for trace in _traces(self.folder)) > 1
 
 
 def _traces(folder: Path) -> list[str]:
