@@ -135,7 +135,8 @@ def warn_of_lost_cells(before: AnnData, after: AnnData, label: str | None) -> No
         if column in before.obs
     )
     logger.warning(
-        "`min_features` removed %d of %d cells.%s Pass `min_features=0` to keep all cells.",
+        "`min_features` removed %d of %d cells.%s Pass `min_features=0` (`--min-features 0`) "
+        "to keep all cells.",
         lost,
         before.n_obs,
         counted,

@@ -90,9 +90,12 @@ def test_more_cells_than_memory(donors: tuple[AnnData, AnnData]) -> None:
 
 
 def test_shell(donors: tuple[AnnData, AnnData]) -> None:
+    counts, _ = donors
+    counts.obs["sample"] = counts.obs["batch"]
+    counts.write_h5ad("pooled.h5ad")
     (commands,) = [block for block in blocks("sh") if "scalex-scvi integrate" in block]
     for line in commands.strip().splitlines():
-        program, *argv = shlex.split(line)
+        program, *argv = shlex.split(line, comments=True)
         run = {"scalex-scvi": cli.main, "SCALEX.py": cli.scalex_main}[program]
         assert run([*argv, "--quiet"]) == 0, line
 

@@ -63,8 +63,11 @@ def check_batch_column(adata: AnnData, batch_key: str | None, *, lone_cells: boo
         )
         raise TypeError(msg)
     if batch_key not in adata.obs:
+        own = [name for name in adata.obs if not str(name).startswith("_scvi")]
         msg = (
-            f"`batch_key` {batch_key!r} is not a column of adata.obs: {list(adata.obs.columns)!r}."
+            f"`batch_key` {batch_key!r} is not a column of adata.obs: {own!r}. Of a query it is "
+            "that of its reference; cells of one batch may be given a name: "
+            f"`adata.obs[{batch_key!r}] = 'new'`."
         )
         raise KeyError(msg)
     check_no_missing(adata, batch_key, what="batch")

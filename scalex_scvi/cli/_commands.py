@@ -171,6 +171,12 @@ def _plot_confusion(
             msg = f"{column!r} is not a column of obs: {list(adata.obs.columns)!r}."
             raise KeyError(msg)
     both = adata.obs[[truth, predicted]].dropna()
+    if both.empty:
+        msg = (
+            f"No cell has both a label in {truth!r} and one in {predicted!r}: a confusion is for "
+            "queries whose types are known. Name their column by --color."
+        )
+        raise ValueError(msg)
     f1, nmi, ari = pl.confusion(both[truth].astype(str), both[predicted].astype(str), **options)
     if as_json:
         found = {"cells": len(both), "F1": float(f1), "NMI": float(nmi), "ARI": float(ari)}

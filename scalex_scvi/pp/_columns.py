@@ -177,10 +177,11 @@ def find_features(
     level = logging.WARNING if share < LOW_SHARE else logging.INFO
     logger.log(
         level,
-        "Found %d of %d %s of the reference (%.1f %%) in the query; the others are zero.",
+        "Found %d of %d %s of the reference (%.1f %%) in the query%s.",
         n_found,
         len(wanted),
         profile.features,
         100 * share,
+        "" if n_found == len(wanted) else "; the others are zero",
     )
     return Columns.find(available, wanted)

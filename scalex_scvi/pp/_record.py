@@ -230,7 +230,7 @@ class Preprocessing:
         """Return the record with the scale of other batches added, where they are not known."""
         known = [name for name in scale.columns if name in self.scale.columns]
         if known:
-            logger.info("Batches known to the reference, scaled as there: %s.", ", ".join(known))
+            logger.info("Batches of the reference, whose scale is known: %s.", ", ".join(known))
         new = scale.drop(columns=known)
         new.index = self.scale.index if len(self.scale.columns) else new.index
         return replace(self, scale=pd.concat([self.scale, new], axis=1), batch_key=batch_key)

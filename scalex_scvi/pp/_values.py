@@ -218,7 +218,11 @@ def check_counts(
         )
         raise ValueError(msg)
     if declared is None and values.fractional.any():
-        logger.warning("%s holds values that are not integers; treated as counts.", name)
+        logger.warning(
+            "%s holds values that are not integers; treated as counts, which is right for "
+            "estimated ones (RSEM, salmon) and wrong for values that were normalized.",
+            name,
+        )
 
 
 def _check_no_counts(
