@@ -65,10 +65,10 @@ def map_groups(run: Run) -> list[dict[str, Any]]:
             groups.append({"title": title, "text": text, "panels": found})
 
     if run.transferred is not None and run.is_query is not None:
+        unknown = "Unknown cells are gray with a ring. " if run.may_be_unknown else ""
         text = (
-            "The query in full colors over the reference's labels in pale ones. Unknown cells are "
-            "gray with a ring. Point at a cell for its label, click a label to see it alone, drag "
-            "to move."
+            "The query in full colors over the reference's labels in pale ones. "
+            f"{unknown}Point at a cell for its label, click a label to see it alone, drag to move."
         )
         add(
             "The query on the reference",

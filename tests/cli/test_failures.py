@@ -83,6 +83,16 @@ def test_a_diverged_training(place: Path, capsys: pytest.CaptureFixture) -> None
     assert "training diverged. Lower `lr`." in capsys.readouterr().err.splitlines()[0]
 
 
+def test_a_confusion_of_cells_without_labels_of_their_own(
+    place: Path, capsys: pytest.CaptureFixture
+) -> None:
+    adata = simulate_counts(60, 20, 2)
+    adata.obs["celltype_transfer"], adata.obs["celltype"] = adata.obs["celltype"].astype(str), None
+    adata.write_h5ad("mapped.h5ad")
+    assert cli.main(["plot", "mapped.h5ad", "confusion", "-o", "c.png"]) == 2
+    assert "whose types are known. Name their column by --color" in capsys.readouterr().err
+
+
 def test_a_folder_that_cannot_be_written(
     place: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
