@@ -87,7 +87,8 @@ def test_a_confusion_of_cells_without_labels_of_their_own(
     place: Path, capsys: pytest.CaptureFixture
 ) -> None:
     adata = simulate_counts(60, 20, 2)
-    adata.obs["celltype_transfer"], adata.obs["celltype"] = adata.obs["celltype"].astype(str), None
+    adata.obs["celltype_transfer"] = adata.obs["celltype"].copy()
+    adata.obs["celltype"] = adata.obs["celltype"].where(adata.obs["celltype"].isna())  # no label
     adata.write_h5ad("mapped.h5ad")
     assert cli.main(["plot", "mapped.h5ad", "confusion", "-o", "c.png"]) == 2
     assert "whose types are known. Name their column by --color" in capsys.readouterr().err
