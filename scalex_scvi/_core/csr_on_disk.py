@@ -91,9 +91,13 @@ class CsrOnDisk:
     """
 
     def __init__(self, group: Any, *, reopen: bool = True) -> None:
+        self._place = place_of(group)
+        with naming_place(self._place):
+            self._open(group, reopen)
+
+    def _open(self, group: Any, reopen: bool) -> None:
         rows, columns = group.attrs["shape"]
         self.shape = (int(rows), int(columns))
-        self._place = place_of(group)
         self.dtype = group["data"].dtype
         self._file: str | None = None
         if not isinstance(group, h5py.Group):

@@ -42,8 +42,10 @@ def folds(codes: np.ndarray, batch: np.ndarray | None) -> np.ndarray:
 def temperature(spaces: Sequence[np.ndarray], codes: np.ndarray, parts: np.ndarray) -> float:
     """Find by how much probabilities have to be softened to be right.
 
-    Each part is held out in turn, and labeled by the others like a query. One number then makes
-    their labels most likely (temperature scaling: Guo et al., ICML 2017). It changes no label.
+    Each part is held out in turn, and labeled by the others like a query. One number then brings
+    the probabilities nearest to what is right (temperature scaling: Guo et al., ICML 2017). It
+    changes no label. Nearest by squared error (Brier score): the likelihood, which is usual, hangs
+    on the few cells whose own label is wrong, and makes all others too unsure (docs/decisions.md).
 
     Parameters
     ----------
@@ -61,20 +63,16 @@ def temperature(spaces: Sequence[np.ndarray], codes: np.ndarray, parts: np.ndarr
     rng = np.random.default_rng(DEFAULT_SEED)
     largest = np.argsort(-np.bincount(parts), kind="stable")[:MAX_FOLDS]
     held_out = [_held_out(spaces, codes, parts == part, rng) for part in largest]
-    logs = [log for log in held_out if log is not None]
-    if not logs:
+    known = [found for found in held_out if found is not None]
+    if not known:
         return 1.0
 
-    def surprise(log_temperature: float) -> float:
-        by_part = []
-        for of_all, of_own in logs:
-            heated = np.exp(log_temperature)
-            total = np.log(np.exp(of_all / heated).sum(axis=1))
-            by_part.append((total - of_own / heated).mean())
-        return float(np.mean(by_part))
+    def error(log_temperature: float) -> float:
+        by = float(np.exp(log_temperature))
+        return float(np.mean([_squared_error(tempered(shares, by), own) for shares, own in known]))
 
     bounds = (0.0, np.log(HOTTEST))
-    return float(np.exp(minimize_scalar(surprise, bounds=bounds, method="bounded").x))
+    return float(np.exp(minimize_scalar(error, bounds=bounds, method="bounded").x))
 
 
 def tempered(shares: np.ndarray, by: float) -> np.ndarray:
@@ -87,7 +85,7 @@ def tempered(shares: np.ndarray, by: float) -> np.ndarray:
 def _held_out(
     spaces: Sequence[np.ndarray], codes: np.ndarray, is_own: np.ndarray, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray] | None:
-    """Logarithms of the probabilities of all labels and of the right one, where it is known."""
+    """Probabilities of all labels, and the right one, where it is known."""
     others = _sample(np.flatnonzero(~is_own), MAX_OTHERS, rng)
     used = np.unique(codes[others])
     own = _sample(np.flatnonzero(is_own & np.isin(codes, used)), MAX_HELD_OUT, rng)
@@ -98,8 +96,13 @@ def _held_out(
     shares = np.mean(
         [Discriminants.of(x[others], known).shares(x[own], batch) for x in spaces], axis=0
     )
-    logs = np.log(np.maximum(shares, TINY))
-    return logs, logs[np.arange(len(own)), np.searchsorted(used, codes[own])]
+    return shares, np.searchsorted(used, codes[own])
+
+
+def _squared_error(shares: np.ndarray, own: np.ndarray) -> float:
+    """Mean squared distance of probabilities from 1 for the right label and 0 for the others."""
+    right = shares[np.arange(len(own)), own]
+    return float((np.square(shares).sum(axis=1) - 2 * right + 1).mean())
 
 
 def _sample(cells: np.ndarray, most: int, rng: np.random.Generator) -> np.ndarray:

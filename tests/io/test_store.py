@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -251,6 +252,7 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
     "values are missing": lambda store: chunks(store, "data")[0].unlink(),
     "columns are missing": lambda store: chunks(store, "indices")[0].unlink(),
     "values are no values": lambda store: chunks(store, "data")[0].write_bytes(b"x" * 5_000),
+    "values are gone, by name": lambda store: shutil.rmtree(store / "X" / "data"),
     "a column beyond the last": lambda store: overwritten(store, "indices", 60),
     "a negative column": lambda store: overwritten(store, "indices", -1),
     "a row beyond the last value": lambda store: overwritten(store, "indptr", 10**6),
