@@ -102,23 +102,35 @@ def _read_matrix(path: Path) -> Any:
     opened: Any = gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb")
     with opened, warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of which kind the matrix is
-        return mmread(_Ascii(opened))
+        return mmread(_Text(opened))
 
 
-class _Ascii(io.RawIOBase):
-    """Bytes of a file, those that are not ASCII as ``?``: SciPy's reader crashes by them."""
+_TEXT = bytes(range(32, 127)) + b"\t\n\r"
+_AS_TEXT = bytes(i if i in _TEXT else ord("?") for i in range(256))
 
-    _TABLE = bytes(range(128)) + b"?" * 128
+
+class _Text(io.RawIOBase):
+    """Text of a file, for SciPy's reader, which crashes by other bytes and by a last line cut off.
+
+    Comments may hold any bytes; they arrive as ``?``.
+    """
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
+        self._last_line = b"\n"
 
     def readable(self) -> bool:
         return True
 
     def read(self, size: int = -1) -> bytes:
         found = self._file.read(size)
-        return found if found.isascii() else found.translate(self._TABLE)
+        if not found:
+            found, self._last_line = self._last_line, b""
+        comment = found.rfind(b"\n%")
+        body = found[found.find(b"\n", comment + 1) :] if comment >= 0 else found
+        if body.translate(None, _TEXT):
+            raise ValueError("it holds bytes that are no text")
+        return found.translate(_AS_TEXT)
 
 
 @dataclass(frozen=True)

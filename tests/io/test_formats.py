@@ -394,10 +394,9 @@ def missing_name(path: Path) -> None:
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
 
 
-def not_text(path: Path) -> Path:
-    """Put a byte into the last number that is of no text, as a flipped bit does."""
-    content = path.read_bytes().rstrip()
-    path.write_bytes(content[:-1] + bytes([content[-1] | 0x80]))
+def no_text(path: Path, byte: int) -> Path:
+    """Put a byte of no text into the last number, as flipped bits do."""
+    path.write_bytes(path.read_bytes().rstrip() + bytes([byte]))
     return path
 
 
@@ -494,9 +493,13 @@ DAMAGE: dict[str, tuple[Callable[[AnnData, Path], Path | str], str]] = {
         lambda a, d: folder_with(a, d / "x", "matrix.mtx", half) / "matrix.mtx",
         "cannot be read as MatrixMarket",
     ),
-    "mtx with a byte that is no text": (
-        lambda a, d: not_text(write_folder(a, d / "a") / "matrix.mtx").parent,
-        "cannot be read as MatrixMarket: Line .*Invalid",
+    "mtx with a byte beyond ASCII": (
+        lambda a, d: no_text(write_folder(a, d / "a") / "matrix.mtx", 0x80).parent,
+        "cannot be read as MatrixMarket: it holds bytes that are no text",
+    ),
+    "mtx with a zero byte": (
+        lambda a, d: no_text(write_folder(a, d / "a") / "matrix.mtx", 0).parent,
+        "cannot be read as MatrixMarket: it holds bytes that are no text",
     ),
     "mtx of no bytes": (
         lambda a, d: folder_with(a, d / "x", "matrix.mtx", emptied),

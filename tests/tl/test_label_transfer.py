@@ -279,5 +279,5 @@ def test_probabilities_say_how_often_labels_are_right(batch_key: str | None) -> 
     labels = sx.label_transfer(ref, query, batch_key=batch_key)
     right = (labels.to_numpy() == query.obs["celltype"].to_numpy()).mean()
     assert (scores.idxmax(axis=1).to_numpy() == labels.to_numpy()).all()
-    assert abs(scores.max(axis=1).mean() - right) < 0.04
+    assert abs(scores.max(axis=1).mean() - right) < 0.05
     assert too_sure.mean() > right + 0.08
