@@ -216,7 +216,9 @@ def test_a_projection_does_not_replace_its_reference(reference: Path, query: Ann
 
 
 def test_a_second_run_replaces_the_first(counts: AnnData, reference: Path) -> None:
+    assert "earlier run" not in (reference / "log.txt").read_text()
     adata = integrate(counts, reference, seed=1)
+    assert "holds the results of an earlier run until" in (reference / "log.txt").read_text()
     written = ad.read_h5ad(reference / "adata.h5ad")
     np.testing.assert_array_equal(written.obsm["latent"], adata.obsm["latent"])
     loaded = sx.SCALEXModel.load(reference / "checkpoint", written)

@@ -20,6 +20,8 @@ from scalex_scvi._core.unfinished import anyone_writes, arrive, current, recover
 
 from ._formats import read_h5ad
 
+logger = logging.getLogger(__name__)
+
 FORMAT = 1
 TRAINED = "trained_model"
 """Folder of a trained model whose run did not come to its end."""
@@ -207,6 +209,9 @@ class RunFolder:
             if anyone_writes(self.path, but=place):  # it began a moment ago
                 self.check(sources)
             with self._logged():
+                if self.adata.exists():
+                    where = str(self.path)
+                    logger.info("%r holds the results of an earlier run until this is done.", where)
                 yield RunFolder(place / "new")
             made = [path.name for path in (place / "new").iterdir()]
             earlier = own_files(self.path).get(self.kind, [])
