@@ -631,6 +631,6 @@ def _leave_out_what_one_lacks(ref: AnnData, query: AnnData) -> None:
         } - {"X_umap"}
         for keys in (of_ref, of_query):
             for key in [key for key in keys if key is not None and key not in shared]:
-                if key != "X_umap" and (keys is of_ref or key in of_ref):
+                if not key.startswith("X_umap") and (keys is of_ref or key in of_ref):
                     logger.info("%s[%r] is not of both, reference and query: left out.", kind, key)
                 del keys[key]

@@ -17,8 +17,9 @@ import numpy as np
 from anndata.abc import CSRDataset
 from scipy import sparse
 
-from .csr_on_disk import CsrOnDisk, naming_place, place_of
+from .csr_on_disk import CsrOnDisk
 from .matrices import by_rows, in_memory, is_lazy
+from .reading import reading
 
 DaskArray: TypeAlias = Any
 """``dask.array.Array`` of rows in several blocks, columns in one."""
@@ -305,7 +306,7 @@ def read_rows(matrix: Any, rows: np.ndarray) -> Block:
         return matrix[first : first + span]
     if in_memory(matrix):
         return matrix[rows]
-    with naming_place(place_of(matrix)):
+    with reading(matrix):
         return _from_disk(matrix, rows, span)
 
 

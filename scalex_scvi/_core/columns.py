@@ -8,6 +8,8 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
+from .keys import own_keys
+
 
 def text_of(value: Any) -> str:
     """Return the name of a group as text, the same for the same value of another type.
@@ -63,7 +65,7 @@ def check_batch_column(adata: AnnData, batch_key: str | None, *, lone_cells: boo
         )
         raise TypeError(msg)
     if batch_key not in adata.obs:
-        own = [name for name in adata.obs if not str(name).startswith("_scvi")]
+        own = own_keys(adata.obs)
         msg = (
             f"`batch_key` {batch_key!r} is not a column of adata.obs: {own!r}. Of a query it is "
             "that of its reference; cells of one batch may be given a name: "

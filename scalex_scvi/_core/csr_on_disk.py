@@ -11,6 +11,8 @@ import h5py
 import numpy as np
 from scipy import sparse
 
+from .reading import naming_file, place_of
+
 _PARTS = ("data", "indices", "indptr")
 
 _ORDINARY = "zarr.core.codec_pipeline.BatchedCodecPipeline"
@@ -44,36 +46,6 @@ def fast_codecs() -> Iterator[None]:
         yield
 
 
-def place_of(matrix: Any) -> str | None:
-    """Return the file or store of a matrix of AnnData, h5py or zarr; ``None`` for any other."""
-    matrix = getattr(matrix, "group", matrix)
-    if isinstance(matrix, h5py.Group | h5py.Dataset):
-        return str(matrix.file.filename)
-    place = getattr(matrix, "store_path", None)
-    return None if place is None else str(place)
-
-
-@contextmanager
-def naming_place(place: str | None) -> Iterator[None]:
-    """Turn whatever a library raises for damaged values into one error that names their file.
-
-    Of values in memory, ``None``, errors pass.
-    """
-    try:
-        yield
-    except MemoryError:
-        raise
-    except Exception as error:  # each library that unpacks has its own kinds
-        if place is None:
-            raise
-        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
-        msg = (
-            f"Values in {place!r} cannot be read: {reason}. If it is damaged or incomplete, copy, "
-            "download or write it again."
-        )
-        raise ValueError(msg) from error
-
-
 def index_type(largest: int) -> type[np.signedinteger]:
     """Return the narrowest type of SciPy's indices that holds a number."""
     return np.int32 if largest <= np.iinfo(np.int32).max else np.int64
@@ -91,8 +63,8 @@ class CsrOnDisk:
     """
 
     def __init__(self, group: Any, *, reopen: bool = True) -> None:
-        self._place = place_of(group)
-        with naming_place(self._place):
+        self._place = place_of(group) or "the matrix"
+        with naming_file(self._place, "a matrix"):
             self._open(group, reopen)
 
     def _open(self, group: Any, reopen: bool) -> None:
@@ -121,7 +93,7 @@ class CsrOnDisk:
             return self._rows(start, stop, *(file[self._key][part] for part in _PARTS))
 
     def _rows(self, start: int, stop: int, *arrays: Any) -> sparse.csr_matrix:
-        with naming_place(self._place):
+        with naming_file(self._place, "a matrix"):
             return self._checked(start, stop, *arrays)
 
     def _checked(

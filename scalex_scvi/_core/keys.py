@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Any
+
 LATENT_KEY = "X_scalex"
 """Of the latent, in ``obsm``, by the functions that work in place."""
 
@@ -19,3 +22,8 @@ UNCORRECTED_UMAP_KEY = "X_umap_uncorrected"
 
 REFERENCE_UMAP_KEY = "X_umap_reference"
 """Of the reference's own map with the query's cells placed on it, in ``obsm``."""
+
+
+def own_keys(names: Iterable[Any]) -> list[Any]:
+    """Return columns or keys but those of scvi-tools' registration."""
+    return [name for name in names if not str(name).startswith("_scvi")]

@@ -12,6 +12,8 @@ from anndata import AnnData
 from anndata.abc import CSCDataset
 from scipy import sparse
 
+from .keys import own_keys
+
 Matrix = TypeVar("Matrix", bound=Any)
 
 
@@ -177,7 +179,7 @@ def without_matrix(adata: AnnData) -> AnnData:
 
     ``obs`` and ``var`` of :func:`anndata.experimental.read_lazy` are read, which is little.
     """
-    own = {key: value for key, value in adata.uns.items() if not key.startswith("_scvi")}
+    own = {key: adata.uns[key] for key in own_keys(adata.uns)}
     return AnnData(
         obs=_read(adata.obs),
         var=_read(adata.var),

@@ -12,8 +12,7 @@ import pandas as pd
 from anndata import AnnData
 
 from scalex_scvi._core.feature_types import COLUMN, OWN, kinds_of, left_out, none_left, own_features
-
-from ._formats import InputError
+from scalex_scvi._core.reading import InputError
 
 logger = logging.getLogger(__name__)
 

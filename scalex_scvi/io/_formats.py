@@ -1,4 +1,4 @@
-"""Binary formats, and what all readers share: errors that name the file, unique gene names."""
+"""Binary formats, and what all readers share: unique gene names."""
 
 from __future__ import annotations
 
@@ -17,41 +17,13 @@ import scanpy as sc
 from anndata import AnnData
 from scipy import sparse
 
+from scalex_scvi._core.reading import InputError, naming_file
+
 logger = logging.getLogger(__name__)
 
 # Attributes that hold the names in files of loompy, anndata, velocyto and SCope.
 _LOOM_CELL_NAMES = ("CellID", "obs_names", "cell_names", "barcode", "barcodes")
 _LOOM_GENE_NAMES = ("Gene", "var_names", "gene_names", "gene_name", "Accession")
-
-
-class InputError(ValueError):
-    """An error that names its file already."""
-
-
-@contextmanager
-def naming_file(path: str | os.PathLike[str], kind: str) -> Iterator[None]:
-    """Turn whatever a reader raises for a damaged file into one error that names the file.
-
-    h5py, zarr, gzip, pandas, scipy and anndata raise many kinds. A missing package is not the
-    file's fault and passes; too little memory, or a size that no machine has, is named.
-    """
-    try:
-        yield
-    except (InputError, ImportError):
-        raise
-    except MemoryError as error:
-        msg = (
-            f"{str(path)!r} does not fit into memory as {kind}: {str(error) or 'out of memory'}. "
-            "Is its declared size right? Large data: `scalex_scvi.io.read_lazy`, or `backed`."
-        )
-        raise MemoryError(msg) from error
-    except Exception as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
-        msg = (
-            f"{str(path)!r} cannot be read as {kind}: {reason}. If it is damaged or incomplete, "
-            "copy, download or write it again."
-        )
-        raise InputError(msg) from error
 
 
 @contextmanager

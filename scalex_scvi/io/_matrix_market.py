@@ -17,8 +17,10 @@ from anndata import AnnData
 from scipy import sparse
 from scipy.io import mminfo, mmread
 
+from scalex_scvi._core.reading import InputError, naming_file
+
 from ._features import Choice, choose_features, name_by_id
-from ._formats import InputError, checked, make_genes_unique, naming_file, repeated_names_expected
+from ._formats import checked, make_genes_unique, repeated_names_expected
 from ._matrix_market_files import MatrixFiles, find_files
 
 logger = logging.getLogger(__name__)

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from ._formats import InputError
+from scalex_scvi._core.reading import InputError
 
 logger = logging.getLogger(__name__)
 

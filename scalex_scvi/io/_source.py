@@ -13,7 +13,6 @@ from anndata import AnnData
 from anndata.utils import make_index_unique
 from scipy import sparse
 
-from scalex_scvi._core.csr_on_disk import naming_place, place_of
 from scalex_scvi._core.gene_names import (
     SYMBOL_COLUMNS,
     are_ids,
@@ -21,6 +20,7 @@ from scalex_scvi._core.gene_names import (
     without_versions,
 )
 from scalex_scvi._core.matrices import is_lazy
+from scalex_scvi._core.reading import reading
 
 logger = logging.getLogger(__name__)
 
@@ -128,7 +128,7 @@ def whole_numbers(matrix: Any) -> bool | None:
     """Whether the first cells hold whole numbers; ``None`` if there is nothing to tell by."""
     if matrix is None or is_lazy(matrix):
         return None
-    with naming_place(place_of(matrix)):
+    with reading(matrix):
         some = matrix[:SOME_CELLS]
     values = some.data if sparse.issparse(some) else np.asarray(some)
     if values.dtype.kind not in "iuf" or not values.any():

@@ -19,9 +19,11 @@ from scipy import sparse
 from scalex_scvi._core.blocks import computed_blocks
 from scalex_scvi._core.csr_on_disk import CsrOnDisk, write_csr
 from scalex_scvi._core.files import check_is_local, check_not_read_from, is_address, whole_file
+from scalex_scvi._core.keys import own_keys
 from scalex_scvi._core.matrices import is_lazy
+from scalex_scvi._core.reading import InputError, naming_file
 
-from ._formats import InputError, check_chunks, naming_file
+from ._formats import check_chunks
 
 if TYPE_CHECKING:
     import zarr
@@ -150,11 +152,11 @@ def write_store(adata: AnnData, path: str | os.PathLike[str], *, overwrite: bool
     check_is_local(path)
     path = _check_target(Path(path).expanduser(), overwrite)
     check_not_read_from(path, adata)
-    own = [column for column in adata.obs if not str(column).startswith("_scvi")]
+    own = own_keys(adata.obs)
     light = AnnData(
         obs=adata.obs[own].copy(),
         var=adata.var.copy(),
-        uns={key: value for key, value in adata.uns.items() if not key.startswith("_scvi")},
+        uns={key: adata.uns[key] for key in own_keys(adata.uns)},
         obsm=dict(adata.obsm),
         varm=dict(adata.varm),
     )

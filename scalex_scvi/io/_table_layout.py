@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ._formats import InputError
+from scalex_scvi._core.reading import InputError
 
 # Lines that are looked at to tell text from numbers.
 _SAMPLE = 50

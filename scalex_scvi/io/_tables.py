@@ -16,8 +16,9 @@ from scipy import sparse
 
 from scalex_scvi._core.feature_types import COLUMN as FEATURE_TYPES
 from scalex_scvi._core.feature_types import OWN
+from scalex_scvi._core.reading import InputError, naming_file
 
-from ._formats import InputError, checked, naming_file, repeated_names_expected
+from ._formats import checked, repeated_names_expected
 from ._table_layout import Layout, check_names, find_layout
 
 logger = logging.getLogger(__name__)

@@ -16,7 +16,7 @@ from anndata.io import sparse_dataset, write_elem
 from scipy import sparse
 
 from scalex_scvi._core.files import whole_file
-from scalex_scvi._core.keys import IMPUTED_KEY
+from scalex_scvi._core.keys import IMPUTED_KEY, own_keys
 
 _CHUNK_VALUES = 2**20
 """Values in a compressed chunk of a dense matrix on disk (4 MB)."""
@@ -36,7 +36,7 @@ def write_store(path: Path, blocks: Iterator[Block], obs: pd.DataFrame, var: pd.
     obs, var
         Of all rows and columns. scvi-tools' own columns of ``obs`` are left out.
     """
-    own = [column for column in obs.columns if not str(column).startswith("_scvi")]
+    own = own_keys(obs.columns)
     with whole_file(path) as temporary:
         with _root(temporary) as root:
             cells = AnnData(obs=obs[own].copy(), var=var.copy(), uns={IMPUTED_KEY: True})

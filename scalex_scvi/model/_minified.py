@@ -13,6 +13,7 @@ from scipy import sparse
 from scvi import REGISTRY_KEYS
 from scvi.data.fields import CategoricalObsField
 
+from scalex_scvi._core.keys import own_keys
 from scalex_scvi._core.scvi_private import (
     ADATA_MINIFY_TYPE,
     FIELD_REGISTRIES_KEY,
@@ -81,7 +82,7 @@ class MinifiedMixin(_Base):
         for name, given, there in (("obs", obs, adata.obs), ("obsm", obsm, adata.obsm)):
             for key in given:
                 if key not in there:
-                    own = [k for k in there if not str(k).startswith("_scvi")]
+                    own = own_keys(there)
                     msg = f"`{name}` {key!r} is not in adata.{name}: {own!r}."
                     raise KeyError(msg)
         columns = list(dict.fromkeys([*([] if batch_key is None else [batch_key]), *obs]))

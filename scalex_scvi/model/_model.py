@@ -17,6 +17,7 @@ from scvi.model.base import (
 from scalex_scvi._core.blocks import blocks_of
 from scalex_scvi._core.columns import check_batch_column, text_of
 from scalex_scvi._core.inputs import check_adata
+from scalex_scvi._core.keys import own_keys
 from scalex_scvi._core.matrices import without_matrix
 from scalex_scvi._core.ranges import check_whole
 from scalex_scvi._core.scvi_private import (
@@ -389,7 +390,7 @@ class SCALEXModel(
             )
             raise ValueError(msg)
         light = without_matrix(adata)
-        own = [column for column in light.obs if not str(column).startswith("_scvi")]
+        own = own_keys(light.obs)
         genes = list(self.get_var_names())
         matrix, transform = manager.get_from_registry(REGISTRY_KEYS.X_KEY), manager.transform
         if transform is not None:

@@ -12,8 +12,8 @@ import numpy as np
 from scipy import sparse
 
 from scalex_scvi._core.blocks import ROWS, blocks_of
-from scalex_scvi._core.csr_on_disk import naming_place, place_of
 from scalex_scvi._core.matrices import is_lazy
+from scalex_scvi._core.reading import reading
 
 from ._profiles import RNA, Profile
 
@@ -247,7 +247,7 @@ def _some(names: Sequence[str], chosen: np.ndarray) -> list[str]:
 
 def looks_scaled(matrix: Any) -> bool:
     """Whether the first cells have values in [0, 1] that are not just zeros and ones."""
-    with naming_place(place_of(matrix)):
+    with reading(matrix):
         some = matrix[:ROWS]
     values = summarize(some.compute() if is_lazy(some) else some)
     return values.fractional and 0 <= values.minimum and values.maximum <= 1

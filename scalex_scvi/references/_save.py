@@ -16,7 +16,7 @@ from anndata import AnnData
 
 from scalex_scvi._core.columns import as_text
 from scalex_scvi._core.files import check_no_run_has
-from scalex_scvi._core.keys import LATENT_KEY, UMAP_KEY
+from scalex_scvi._core.keys import LATENT_KEY, UMAP_KEY, own_keys
 from scalex_scvi._core.unfinished import arrive, unfinished
 from scalex_scvi.tl import LabelModel, embed
 
@@ -161,7 +161,7 @@ def _check_model(model: SCALEXModel, columns: Sequence[str]) -> None:
         raise ValueError(msg)
     for column in columns:
         if column not in model.adata.obs:
-            own = [c for c in model.adata.obs if not str(c).startswith("_scvi")]
+            own = own_keys(model.adata.obs)
             msg = f"{column!r} is not a column of adata.obs: {own!r}."
             raise KeyError(msg)
 

@@ -14,7 +14,7 @@ from anndata import AnnData
 from scalex_scvi._core.columns import check_no_missing
 from scalex_scvi._core.gene_names import names_in
 from scalex_scvi._core.inputs import check_adata
-from scalex_scvi._core.keys import LATENT_KEY, MAPPING_KEY, UMAP_KEY
+from scalex_scvi._core.keys import LATENT_KEY, MAPPING_KEY, UMAP_KEY, own_keys
 from scalex_scvi._core.messages import messages_on_console
 from scalex_scvi.io import RunFolder
 from scalex_scvi.model import SCALEXModel
@@ -160,7 +160,7 @@ def _check_labels(model: SCALEXModel, wanted: list[str]) -> None:
         raise ValueError(msg)
     for label in wanted:
         if label not in model.adata.obs:
-            own = [c for c in model.adata.obs if not str(c).startswith("_scvi")]
+            own = own_keys(model.adata.obs)
             msg = f"`labels` {label!r} is not a column of the reference's obs: {own!r}."
             raise KeyError(msg)
 

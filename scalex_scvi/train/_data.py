@@ -15,8 +15,8 @@ from scvi.data import AnnDataManager
 from torch.utils.data import Dataset, Subset
 
 from scalex_scvi._core.blocks import LocalBlocks, blocks_of
-from scalex_scvi._core.csr_on_disk import naming_place, place_of
 from scalex_scvi._core.matrices import by_rows, in_memory, is_lazy
+from scalex_scvi._core.reading import reading
 from scalex_scvi._core.scvi_private import AnnTorchDataset, scipy_to_torch_sparse
 from scalex_scvi.pp import DeviceRows, Transform, on_device
 
@@ -155,7 +155,7 @@ class TransformedDataset(AnnTorchDataset):
 
     def _take(self, key: str, rows: np.ndarray) -> Any:
         data = self.data[key]
-        with naming_place(place_of(data)):
+        with reading(data):
             return self._taken(data, rows)
 
     @staticmethod

@@ -269,9 +269,12 @@ def one_of_two(n_cells: int, seed: int, n_noise: int = 60) -> AnnData:
     return AnnData(obs=obs.set_index("c" + obs.index.astype(str)), obsm={"latent": points})
 
 
-@pytest.mark.parametrize("batch_key", ["batch", None])
-def test_probabilities_say_how_often_labels_are_right(batch_key: str | None) -> None:
-    """Few cells in many dimensions: discriminants are far too sure of themselves."""
+@pytest.mark.parametrize(("batch_key", "off"), [("batch", 0.05), (None, 0.04)])
+def test_probabilities_say_how_often_labels_are_right(batch_key: str | None, off: float) -> None:
+    """Few cells in many dimensions: discriminants are far too sure of themselves.
+
+    A held-out batch, one of four here, is labeled by fewer cells than a query: a little too unsure.
+    """
     ref, query = one_of_two(240, 0), one_of_two(3000, 1)
     raw = LinearDiscriminantAnalysis().fit(ref.obsm["latent"], ref.obs["celltype"])
     too_sure = raw.predict_proba(query.obsm["latent"]).max(axis=1)
@@ -279,5 +282,5 @@ def test_probabilities_say_how_often_labels_are_right(batch_key: str | None) -> 
     labels = sx.label_transfer(ref, query, batch_key=batch_key)
     right = (labels.to_numpy() == query.obs["celltype"].to_numpy()).mean()
     assert (scores.idxmax(axis=1).to_numpy() == labels.to_numpy()).all()
-    assert abs(scores.max(axis=1).mean() - right) < 0.05
+    assert abs(scores.max(axis=1).mean() - right) < off
     assert too_sure.mean() > right + 0.08
