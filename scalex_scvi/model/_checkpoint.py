@@ -158,7 +158,15 @@ class KeptTraining:
             )
 
     def finish(self, model: SCALEXModel) -> None:
-        """Keep what the training came to: its weights, not how to go on."""
+        """Keep what the training came to: its weights, not how to go on.
+
+        One of several processes writes; all of them find it from here on.
+        """
+        if model.trainer.is_global_zero:
+            self._write_finished(model)
+        model.trainer.strategy.barrier()
+
+    def _write_finished(self, model: SCALEXModel) -> None:
         weights = {name: value.cpu() for name, value in model.module.state_dict().items()}
         indices = {name: getattr(model, name, None) for name in _OF_INDICES}
         try:
@@ -219,12 +227,22 @@ class TrainingFile(CheckpointIO):
 
     def __init__(self, kept: KeptTraining) -> None:
         self.kept = kept
+        self._said = False
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
     ) -> None:
-        """Write a checkpoint, whole or not at all."""
-        self.kept.write(move_data_to_device(checkpoint, torch.device("cpu")), finished=False)
+        """Write a checkpoint, whole or not at all.
+
+        A full disk, or another callback's state, does not end a long training; nor may it keep
+        this process from those that wait for it.
+        """
+        try:
+            self.kept.write(move_data_to_device(checkpoint, torch.device("cpu")), finished=False)
+        except (OSError, RuntimeError, TypeError) as error:
+            if not self._said:
+                logger.warning("No checkpoint could be written, the training goes on: %s.", error)
+            self._said = True
 
     def load_checkpoint(self, path: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Return the checkpoint, which was read when its training was compared, once."""
@@ -234,19 +252,17 @@ class TrainingFile(CheckpointIO):
         """Lightning's own callbacks remove old checkpoints; there is one, which stays."""
 
 
-def check_resumable(n_processes: int, trainer_kwargs: Mapping[str, Any]) -> None:
+def check_resumable(trainer_kwargs: Mapping[str, Any]) -> None:
     """Raise where a training could not be continued exactly.
 
     Raises
     ------
     ValueError
-        For several processes, a data module of the user's own, validation within an epoch.
+        For a data module of the user's own, or validation within an epoch.
     """
     why = None
     module = trainer_kwargs.get("datamodule")
-    if n_processes > 1:
-        why = f"a training in {n_processes} processes, each of which has its own order and noise"
-    elif module is not None and not isinstance(module, StoreDataModule):
+    if module is not None and not isinstance(module, StoreDataModule):
         why = f"a {type(module).__name__!r}, whose order of cells is not known"
     for name, what in _NOT_EXACT.items():
         if trainer_kwargs.get(name) is not None:

@@ -110,7 +110,7 @@ class TrainingMixin(_Base):
         ValueError
             For numbers out of range, a model that is minified or has no cells, more than one
             device without ``strategy="ddp"``, or fewer cells than processes; for a checkpoint of
-            other data or arguments, with what differs, or of several processes.
+            other data or arguments, with what differs.
         RuntimeError
             If the loss diverges.
         KeyboardInterrupt
@@ -149,8 +149,10 @@ class TrainingMixin(_Base):
         plan = self._plan(recipe, plan_kwargs)
         kept = None
         if checkpoint is not None:
-            check_resumable(n_processes, more)
+            check_resumable(more)
             options = dict(recipe) | plan | numbers | {"seed": resolve_seed(seed)}
+            if n_processes > 1:
+                options["n_processes"] = n_processes
             kept = KeptTraining(checkpoint, self, options, more, device)
         if kept is not None and kept.is_finished:
             kept.take(self)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import time
 from collections.abc import Iterator, Mapping
@@ -18,7 +17,7 @@ from lightning.pytorch.callbacks import Callback
 
 from scalex_scvi._core.ranges import check_whole
 
-logger = logging.getLogger(__name__)
+from ._processes import of_all_processes, of_this_process
 
 SUFFIX = ".ckpt"
 MINUTES = 10.0
@@ -88,7 +87,6 @@ class CheckpointWriter(Callback):
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self.checkpoint = checkpoint
-        self._said = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Count from here."""
@@ -104,15 +102,9 @@ class CheckpointWriter(Callback):
     ) -> None:
         """Write a checkpoint if it is due, and neither the epoch nor a step is to be completed."""
         accumulates = (batch_idx + 1) % trainer.accumulate_grad_batches
-        if not self._is_due(trainer) or trainer.is_last_batch or accumulates:
+        if trainer.is_last_batch or accumulates or not self._is_due(trainer):
             return
-        try:
-            trainer.save_checkpoint(self.checkpoint.place, weights_only=False)
-        except (OSError, RuntimeError, TypeError) as error:
-            # A full disk, or another callback's state, does not end a long training.
-            if not self._said:
-                logger.warning("No checkpoint could be written, the training goes on: %s.", error)
-            self._said = True
+        trainer.save_checkpoint(self.checkpoint.place, weights_only=False)
         self._since(trainer)
 
     def _since(self, trainer: Trainer) -> None:
@@ -121,7 +113,9 @@ class CheckpointWriter(Callback):
     def _is_due(self, trainer: Trainer) -> bool:
         if self.checkpoint.steps is not None:
             return trainer.global_step - self._step >= self.checkpoint.steps
-        return time.monotonic() - self._time >= 60 * self.checkpoint.minutes
+        due = time.monotonic() - self._time >= 60 * self.checkpoint.minutes
+        # Several processes, whose clocks differ, write one checkpoint at the same moment.
+        return trainer.strategy.reduce_boolean_decision(due, all=False)
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
@@ -148,7 +142,7 @@ class ResumableData(LightningDataModule):
     Attributes
     ----------
     resumable
-        Whether checkpoints are made, which hold the order of the cells: of one process.
+        Whether checkpoints are made, which hold the order of the cells of each process.
     """
 
     resumable = False
@@ -174,11 +168,11 @@ class ResumableData(LightningDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint holds of the order."""
-        return {} if self._order is None else self._order.position()
+        return {} if self._order is None else of_all_processes(self._order.position())
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Take up what a checkpoint holds."""
-        self._resumed = state_dict
+        self._resumed = of_this_process(state_dict)
 
 
 class ResumableLoader:
@@ -214,6 +208,11 @@ class ResumableLoader:
 
     def __len__(self) -> int:
         return len(self.loader)
+
+    @property
+    def sampler(self) -> Any:
+        """The loader's own: Lightning tells that of several processes the epoch."""
+        return getattr(self.loader, "sampler", None)
 
     def __iter__(self) -> Iterator[Any]:
         """Go through an epoch, or once through the rest of one.

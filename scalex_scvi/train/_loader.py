@@ -81,11 +81,16 @@ class BlockLoader(AnnDataLoader):
         return n_cells // self._minibatch if self._complete_only else -(-n_cells // self._minibatch)
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
-        """Go through all minibatches once."""
+        """Go through all minibatches once; nothing is drawn at random before the first one.
+
+        Lightning may ask for the iterator before the noise of several processes is seeded.
+        """
         blocks = super().__iter__() if self._held is None else self._on_device(self._held)
-        if self._minibatch is None:
-            return blocks
-        return (minibatch for block in blocks for minibatch in self._share_out(block))
+        for block in blocks:
+            if self._minibatch is None:
+                yield block
+            else:
+                yield from self._share_out(block)
 
     def _on_device(self, held: DeviceRows) -> Iterator[dict[str, Tensor]]:
         """Take blocks of cells from what a GPU holds; nothing but their numbers goes there."""

@@ -18,6 +18,7 @@ from scalex_scvi.module import OFFSET_KEY
 from scalex_scvi.nn import synchronize_statistics
 
 from ._graphed import GraphedLoss, loss_and_sums
+from ._processes import of_all_processes, of_this_process
 from ._recipe import Schedule
 
 RISE = 0.05
@@ -157,14 +158,15 @@ class SCALEXTrainingPlan(TrainingPlan):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what weights and optimizer do not hold: the epoch's sums, and the recent cells."""
-        checkpoint["epoch_sums"] = self._epoch_sums
-        checkpoint["not_in_weights"] = dict(self._not_in_weights())
+        checkpoint["epoch_sums"] = of_all_processes(self._epoch_sums)
+        checkpoint["not_in_weights"] = of_all_processes(dict(self._not_in_weights()))
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take up what :meth:`on_save_checkpoint` added."""
-        self._epoch_sums = checkpoint["epoch_sums"]
+        self._epoch_sums = of_this_process(checkpoint["epoch_sums"])
+        kept = of_this_process(checkpoint["not_in_weights"])
         for name, buffer in self._not_in_weights():
-            buffer.copy_(checkpoint["not_in_weights"][name])
+            buffer.copy_(kept[name])
 
     def _not_in_weights(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Buffers that are not saved with a model, as those of :class:`BatchOffset`."""

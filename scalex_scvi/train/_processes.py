@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from torch import distributed
+
 from scalex_scvi._core.scvi_private import parse_device_args, use_distributed_sampler
 
 
@@ -38,6 +40,32 @@ def count_processes(
         )
         raise ValueError(msg)
     return n_processes
+
+
+def of_all_processes(state: Any) -> Any:
+    """Return what a checkpoint holds of a state that each process has of its own.
+
+    That of one process is the state itself; of several it is a dictionary, by the process. All of
+    them have to call this at the same moment of the training.
+    """
+    if not _are_several():
+        return state
+    states = [None] * distributed.get_world_size()
+    distributed.all_gather_object(states, state)
+    return {_process(rank): of_one for rank, of_one in enumerate(states)}
+
+
+def of_this_process(kept: Any) -> Any:
+    """Return this process's own part of what :func:`of_all_processes` returned."""
+    return kept[_process(distributed.get_rank())] if _are_several() else kept
+
+
+def _are_several() -> bool:
+    return distributed.is_initialized() and distributed.get_world_size() > 1
+
+
+def _process(rank: int) -> str:
+    return f"process {rank}"
 
 
 @contextmanager

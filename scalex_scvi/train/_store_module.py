@@ -87,6 +87,7 @@ class StoreDataModule(ResumableData):
         self.batch_size = batch_size
         self.n_obs = self.n_train = manager.adata.n_obs
         self.n_val = 0
+        self.seed = seed
         self.rng = np.random.default_rng(seed)
         # The buffer must hold whole runs and whole minibatches.
         step = batch_size // math.gcd(batch_size, CELLS_IN_RUN)
@@ -95,19 +96,21 @@ class StoreDataModule(ResumableData):
     def train_dataloader(self) -> Minibatches:
         """Minibatches of one epoch, in another order each time; of this process's part."""
         from annbatch import Loader
-        from annbatch.samplers import DistributedSampler, RandomSampler
+        from annbatch.samplers import RandomSampler
 
+        rank, n_processes = self._place()
+        if n_processes > 1:
+            self.rng = np.random.default_rng([self.seed, rank])
+        n_cells = self.n_obs // n_processes // self.batch_size * self.batch_size
+        part = slice(rank * n_cells, (rank + 1) * n_cells) if n_processes > 1 else slice(0, None)
         sampler = RandomSampler(
             chunk_size=CELLS_IN_RUN,
             preload_nchunks=self.runs_in_buffer,
             batch_size=self.batch_size,
+            mask=part,
             drop_last=True,
             rng=self.rng,
         )
-        trainer = self.trainer
-        if trainer is not None and trainer.world_size > 1:
-            place = (trainer.global_rank, trainer.world_size)
-            sampler = DistributedSampler(sampler, dist_info=lambda: place)
         loader = Loader(batch_sampler=sampler, return_index=True, preload_to_gpu=False)
         loader.add_dataset(self.manager.get_from_registry(REGISTRY_KEYS.X_KEY))
         columns = {
@@ -115,6 +118,11 @@ class StoreDataModule(ResumableData):
             for key in (REGISTRY_KEYS.BATCH_KEY, REGISTRY_KEYS.LABELS_KEY)
         }
         return self.in_order(Minibatches(loader, columns, self.manager.transform), self.rng)
+
+    def _place(self) -> tuple[int, int]:
+        """Return which process this is, and of how many."""
+        trainer = self.trainer
+        return (0, 1) if trainer is None else (trainer.global_rank, trainer.world_size)
 
 
 class Minibatches:

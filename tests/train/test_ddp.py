@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from lightning.pytorch.callbacks import Callback
 import scalex_scvi as sx
 from scalex_scvi.metrics import knn_purity, same_batch_share
 from scalex_scvi.nn import DomainSpecificBatchNorm1d
-from scalex_scvi.train import count_processes
+from scalex_scvi.train import Checkpoint, count_processes
 
 N_STEPS = 200
 DDP = {"devices": 2, "strategy": "ddp", "batch_size": 32} | QUIET
@@ -33,19 +34,35 @@ TOLERANCES = {"loss": 1.5, "same-batch share": 0.02, "purity": 0.03}
 
 
 class Witness(Callback):
-    """Notes what this process sees."""
+    """Notes what this process sees, of the cells those of one epoch."""
 
-    def __init__(self) -> None:
+    def __init__(self, epoch: int = 0) -> None:
         self.cells: list[torch.Tensor] = []
         self.seed = 0
+        self.epoch = epoch
 
     def on_train_batch_start(
         self, trainer: Any, plan: Any, batch: dict[str, torch.Tensor], index: int
     ) -> None:
         if index == 0 and trainer.current_epoch == 0:
             self.seed = torch.initial_seed()
-        if trainer.current_epoch == 0:
+        if trainer.current_epoch == self.epoch:
             self.cells.append(batch["X"])
+
+
+class Interrupted(Exception):
+    """What a training is ended by."""
+
+
+class Interrupt(Callback):
+    """End a training after a number of minibatches, in all processes."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_train_batch_end(self, trainer: Any, *args: Any) -> None:
+        if trainer.global_step == self.step:
+            raise Interrupted
 
 
 def pbmc_model(adata: AnnData, seed: int = 1) -> sx.SCALEXModel:
@@ -76,6 +93,7 @@ def in_two_processes(folder: Path) -> None:
         model.train(max_epochs=4, seed=seed, datasplitter_kwargs=workers, **DDP)
         result[name] = state_of(model)
     result |= from_a_store(folder, prepared.copy())
+    result |= interrupted_and_resumed(folder, prepared)
     # So large a learning rate makes the loss bounce.
     model.train(max_epochs=100, lr=0.05, lr_schedule="constant", early_stopping_patience=3, **DDP)
     result |= {"stopped": state_of(model), "epochs": model.trainer.current_epoch}
@@ -96,6 +114,27 @@ def from_a_store(folder: Path, prepared: AnnData) -> dict[str, Any]:
         model.train(max_epochs=4, seed=5, callbacks=[witness], **(DDP | {"batch_size": 16}))
         found[name] = state_of(model)
         found["cells of the store"] = torch.cat(witness.cells)
+    return found
+
+
+def interrupted_and_resumed(folder: Path, prepared: AnnData) -> dict[str, Any]:
+    """Train at a stretch, and with an interruption; of cells in memory and of a store."""
+    found: dict[str, Any] = {}
+    sources = {"memory": prepared, "disk": sx.io.open_store(folder / "cells.zarr")}
+    how = DDP | {"max_epochs": 4, "seed": 5, "batch_size": 8}  # 9 minibatches in an epoch
+    for name, cells in sources.items():
+        path = folder / f"{name}.ckpt"
+        whole, first, resumed, again = (small_model(cells, seed=0) for _ in range(4))
+        whole.train(**how)
+        with suppress(Interrupted):
+            first.train(checkpoint=Checkpoint(path, steps=4), callbacks=[Interrupt(23)], **how)
+        witness = Witness(epoch=2)
+        resumed.train(checkpoint=path, callbacks=[witness], **how)
+        again.train(checkpoint=path, callbacks=[Interrupt(1)], **how)  # which never comes
+        trained = {"whole": whole, "resumed": resumed, "again": again}
+        found |= {f"{name} {model}": state_of(of) for model, of in trained.items()}
+        found[f"{name} minibatches left"] = len(witness.cells)
+        found[f"{name} was trained"] = first.is_trained
     return found
 
 
@@ -163,6 +202,16 @@ def test_seed_decides_whatever_the_workers(processes: list) -> None:
     found = processes[0]
     assert differing(found["a"], found["same"]) == []
     assert "encoder.mean_head.weight" in differing(found["a"], found["other"])
+
+
+@pytest.mark.parametrize("cells", ["memory", "disk"])
+def test_an_interrupted_training_goes_on_to_the_same_weights(processes: list, cells: str) -> None:
+    for found in processes:
+        assert not found[f"{cells} was trained"]
+        assert found[f"{cells} minibatches left"] == 7  # of epoch 2, after 20 of 36
+        for model in ("resumed", "again"):
+            assert differing(found[f"{cells} whole"], found[f"{cells} {model}"]) == []
+    assert differing(processes[0][f"{cells} whole"], processes[1][f"{cells} whole"]) == []
 
 
 def test_same_quality_as_one_process(folder: Path, processes: list, pbmc: AnnData) -> None:

@@ -228,6 +228,7 @@ CHANGES: dict[str, tuple[dict[str, Any], str]] = {
     "length": ({"max_epochs": 5}, r"max_epochs was 4, is 5"),
     "recipe": ({"recipe": PUBLISHED}, r"lr_schedule was 'cosine', is 'constant'"),
     "share": ({"train_size": 0.5}, r"train_size was 1.0, is 0.5"),
+    "processes": ({"devices": 2, "strategy": "ddp"}, r"n_processes was None, is 2"),
     "precision": ({"precision": "bf16-mixed"}, r"precision was None, is 'bf16-mixed'"),
 }
 
@@ -372,7 +373,6 @@ def test_another_file_is_neither_executed_nor_replaced(
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
-    "processes": ({"devices": 2, "strategy": "ddp"}, "2 processes"),
     "validation within": ({"val_check_interval": 2}, "val_check_interval"),
     "own data module": ({"datamodule": LightningDataModule()}, "whose order of cells"),
 }
