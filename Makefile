@@ -2,7 +2,7 @@
 #   make demo   run the main job on embedded data    (DATA=file.h5ad for your own)
 #   make test   run the tests
 # and for those who change it:
-#   make lint   ruff and mypy
+#   make lint   ruff, mypy, and what services read of this repository
 #   make docs   the documentation, with warnings as errors: docs/_build/html/index.html
 # Choose an interpreter with PYTHON=python3.13; each has its own environment.
 
@@ -33,6 +33,7 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python packaging/check.py
 
 docs: $(VENV)/.installed-docs
 	$(BIN)/python -m sphinx --fail-on-warning --keep-going -b html docs docs/_build/html $(ARGS)
