@@ -1,7 +1,8 @@
 """Put the address of the public repository into every file that has it.
 
-Run once, when there is one: ``python packaging/publish_as.py ACCOUNT``. Until then ``OWNER`` stands for the account on GitHub. With ``--sdist FILE`` the checksum of the
-released source archive goes into the conda recipe; this is run for each release.
+Run once, when there is one: ``python packaging/publish_as.py ACCOUNT``. Until then ``OWNER`` stands
+for the account on GitHub. With ``--sdist FILE`` the checksum of the released source archive goes
+into the conda recipe; this is run for each release.
 """
 
 from __future__ import annotations
