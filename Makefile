@@ -2,8 +2,9 @@
 #   make demo   run the main job on embedded data    (DATA=file.h5ad for your own)
 #   make test   run the tests
 # and for those who change it:
-#   make lint   ruff and mypy
+#   make lint   ruff, mypy, and what services read of this repository
 #   make docs   the documentation, with warnings as errors: docs/_build/html/index.html
+#   make links  the addresses in it that lead elsewhere (needs a network)
 # Choose an interpreter with PYTHON=python3.13; each has its own environment.
 
 PYTHON ?= python3
@@ -20,7 +21,7 @@ ARGS ?=
 # tests share. 0: the process that is started.
 WORKERS ?= 2
 
-.PHONY: demo test lint docs clean
+.PHONY: demo test lint docs links clean
 
 demo: $(VENV)/.installed
 	$(BIN)/scalex-scvi demo $(DATA) --outdir $(OUT) $(ARGS)
@@ -33,9 +34,13 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python packaging/check.py
 
 docs: $(VENV)/.installed-docs
 	$(BIN)/python -m sphinx --fail-on-warning --keep-going -b html docs docs/_build/html $(ARGS)
+
+links: $(VENV)/.installed-docs
+	$(BIN)/python -m sphinx -b linkcheck docs docs/_build/links $(ARGS)
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

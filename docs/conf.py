@@ -85,7 +85,26 @@ def _name_what_is_outside(app: Any, docname: str, source: list[str]) -> None:
     source[0] = re.sub(r"\[([^\]]+)\]\((\.\./[^)#]+)\)", named, source[0])
 
 
+_EXAMPLES = re.findall(
+    r"```\{code-cell\} python\n(.*?)```", (HERE / "examples.md").read_text("utf-8"), re.DOTALL
+)
+
+
+def _with_example(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    """Each page of the API shows the code of the examples' page that has its name."""
+    _, *rooms, last = name.split(".")
+    in_model = rooms == ["SCALEXModel"]
+    wanted = rf"\.{last}\b" if in_model else rf"\bsx\.{re.escape('.'.join([*rooms, last]))}\b"
+    code = next((cell for cell in _EXAMPLES if re.search(wanted, cell)), None)
+    if code is None or any(">>> " in line for line in lines):
+        return
+    code = re.sub(r"^:.*\n", "", code, flags=re.MULTILINE).strip()
+    lines += ["", ".. rubric:: Example", "", "Run on the page of :doc:`examples </examples>`:", ""]
+    lines += [".. code-block:: python", "", *(f"   {line}" for line in code.splitlines()), ""]
+
+
 def setup(app: Any) -> None:
     _copy_tutorials()
+    app.connect("autodoc-process-docstring", _with_example)
     app.connect("source-read", _without_empty_patterns)
     app.connect("source-read", _name_what_is_outside)

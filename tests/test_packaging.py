@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import runpy
+import shutil
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -47,11 +48,63 @@ def test_scverse_entry_has_what_the_list_requires() -> None:
     entry = load("packaging/scverse/meta.yaml")
     required = {
         "name", "description", "project_home", "documentation_home", "install", "license", "tags",
-        "version", "contact",
+        "version", "contact", "category",
     }  # fmt: skip
     assert required <= set(entry)
+    assert entry["category"] == "ecosystem"
+    assert len(set(entry["tags"])) == len(entry["tags"]) > 0
+    assert entry["license"] == PROJECT["license"]
     assert entry["install"]["pypi"] == PROJECT["name"]
     assert all(re.fullmatch(r"10.\d{4,9}/\S+", doi) for doi in entry["publications"])
+
+
+@pytest.fixture
+def fill() -> Any:
+    return runpy.run_path(str(PACKAGING / "publish_as.py"))
+
+
+def test_one_command_puts_in_the_address(tmp_path: Path, fill: Any) -> None:
+    if not with_placeholder():
+        pytest.skip("the address has been put in")
+    files = ["pyproject.toml", "CITATION.cff", *fill["WITH_PLACEHOLDER"]]
+    for name in files:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
+    fill["publish_as"]("Some-Lab", tmp_path)
+    repository, site = (
+        "https://github.com/Some-Lab/scalex-scvi",
+        "https://some-lab.github.io/scalex-scvi/",
+    )
+    texts = {name: (tmp_path / name).read_text(encoding="utf-8") for name in files}
+    assert not [name for name, text in texts.items() if "OWNER" in text]
+    urls = tomllib.loads(texts["pyproject.toml"])["project"]["urls"]
+    assert (urls["Repository"], urls["Documentation"]) == (repository, site)
+    assert "Method" in urls
+    citation = yaml.safe_load(texts["CITATION.cff"])
+    assert (citation["repository-code"], citation["url"]) == (repository, site)
+    entry, recipe, config = (yaml.safe_load(texts[name]) for name in fill["WITH_PLACEHOLDER"])
+    assert (entry["project_home"], entry["documentation_home"]) == (repository, site)
+    assert entry["contact"] == recipe["extra"]["recipe-maintainers"] == ["Some-Lab"]
+    assert config["links"] == {"repository": repository, "documentation": site}
+    with pytest.raises(SystemExit, match="filled in before"):
+        fill["publish_as"]("other", tmp_path)
+
+
+def with_placeholder() -> set[str]:
+    texts = (path for path in PACKAGING.rglob("*") if path.suffix in {".yaml", ".yml", ".json"})
+    return {str(path.relative_to(ROOT)) for path in texts if "OWNER" in path.read_text("utf-8")}
+
+
+def test_all_addresses_are_put_in_or_none(fill: Any) -> None:
+    assert with_placeholder() in (set(fill["WITH_PLACEHOLDER"]), set())
+    urls = {"Repository", "Documentation"} <= set(PROJECT["urls"])
+    assert urls == (not with_placeholder())
+
+
+@pytest.mark.parametrize("owner", ["OWNER", "two words", "-lab", ""])
+def test_no_account_is_refused(owner: str, tmp_path: Path, fill: Any) -> None:
+    with pytest.raises(SystemExit, match="no account"):
+        fill["publish_as"](owner, tmp_path)
 
 
 def _names(requirements: list[str]) -> set[str]:
@@ -109,6 +162,15 @@ def test_open_problems_component(tmp_path: Path) -> None:
                 "info", "resources", "engines", "runners"}  # fmt: skip
     assert required <= set(config)
     assert config["name"] == folder.name
+    # As Open Problems' component_tests/check_config.py asks.
+    longest = {"name": 50, "label": 50, "summary": 400, "description": 5000}
+    assert all(0 < len(config[key]) <= most for key, most in longest.items())
+    assert {"repository", "documentation"} <= set(config["links"])
+    assert config["info"]["preferred_normalization"] in {"counts", "log_cp10k"}
+    (nextflow,) = (runner for runner in config["runners"] if runner["type"] == "nextflow")
+    labels = " ".join(nextflow["directives"]["label"])
+    for resource in ("time", "mem", "cpu"):
+        assert re.search(rf"\b(low|mid|high|veryhigh){resource}\b", labels), resource
 
     adata = simulate_counts(200, 50)
     adata.layers["counts"] = adata.X.copy()

@@ -9,6 +9,7 @@ from typing import Any
 
 import anndata as ad
 import numpy as np
+import pandas as pd
 import pytest
 from anndata import AnnData
 from conftest import QUIET, simulate_counts
@@ -109,3 +110,59 @@ def test_the_commands_exist() -> None:
 def test_every_local_link_leads_somewhere() -> None:
     for link in re.findall(r"\]\((?!https?:)([^)#]+)\)", TEXT):
         assert (README.parent / link).exists(), link
+
+
+def row(text: str, start: str) -> list[str]:
+    """Cells of the one row of a table that starts like this."""
+    (found,) = re.findall(rf"^\| {re.escape(start)}[^|]*\|(.*)\|$", text, re.MULTILINE)
+    return [cell.strip() for cell in found.split("|")]
+
+
+def page(name: str) -> str:
+    return (README.parent / "docs" / name).read_text(encoding="utf-8")
+
+
+def rounded(value: str) -> str:
+    return f"{float(value):.0f}"
+
+
+def test_the_table_has_the_figures_of_the_pages() -> None:
+    """One figure is written in several places, and has to be the same in all."""
+    methods = ["scalex", "scvi", "scanvi", "harmony"]  # after ours, as the columns are
+    scores = pd.read_csv(README.parent / "docs" / "quality_scores.csv")
+    by_set = scores.groupby(["embedding", "set"])["Total"].mean().unstack()
+    names = ["scalex_scvi (running)", "scalex 1.0.4", "scvi", "scanvi (sees labels)", "harmony"]
+    shown = row(TEXT, "integration")
+    of_eight = by_set.loc[names[0], by_set.loc[names[3]].notna()].mean()
+    totals = [f"{by_set.loc[name].mean():.3f}" for name in names]
+    totals[3] += f" (eight; this: {of_eight:.3f})"
+    assert shown == totals
+
+    scores = pd.read_csv(README.parent / "docs" / "projection_scores.csv")
+    scores = scores[~scores["set"].str.startswith("pooled")]
+    by_set = scores.groupby(["method", "set"])["macro_f1"].mean().unstack()
+    means = by_set.mean(axis=1)
+    assert row(TEXT, "projection") == [f"{means[m]:.3f}" for m in ["ours (running)", *methods]]
+
+    unknown = page("label_transfer.md")
+    # AUROC, found, refused, found at 5 %, of the means over sets
+    assert row(TEXT, "unseen types")[0] == f"{float(row(unknown, 'ours')[3]):.2f}"
+    others = ["Mahalanobis", "SVM", "logistic regression", "5-NN"]
+    best = max(float(row(unknown.split("By set")[0], name)[3]) for name in others)
+    assert f"the best of four classifiers has {best:.2f}" in TEXT
+
+    speed = page("speed.md")
+    trained = speed.split("## A whole training")[1].split("\n## ")[0]
+    seconds = [row(trained, n)[0] for n in ("**ours, by", "**ours, `recipe", "scalex", "scVI")]
+    ours, quick, published, scvi = map(rounded, seconds)
+    assert row(TEXT, "training")[:3] == [f"{ours} ({quick})", published, scvi]
+    job = speed.split("## From a file")[1].split("\n## ")[0]
+    ours, quick, harmony = (
+        rounded(row(job, name)[0]) for name in ("ours, default", "ours, `QUICK`", "scanpy")
+    )
+    assert row(TEXT, "whole job") == [f"{ours} ({quick})", "–", "–", "–", harmony]
+
+
+def test_it_is_short() -> None:
+    assert len(TEXT.splitlines()) <= 120
+    assert len(re.findall(r"^\|-", TEXT, re.MULTILINE)) == 1  # one table

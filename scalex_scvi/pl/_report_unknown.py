@@ -20,9 +20,10 @@ MAX_ROWS = 8
 N_GENES = 5
 
 RULE = (
-    "Averaged with their like, these cells are further from every label of the reference than "
-    "nearly all of its held-out cells are. By this rule about one in twenty cells of a known type "
-    "is refused as well: look at clusters with many, not at single cells."
+    "Each cell is averaged with the cells most like it, and compared with each label of the "
+    "reference. These fit the best label worse than nearly all cells of the reference do when they "
+    "are held out. By this rule about one in twenty cells of a known type is refused as well: look "
+    "at clusters with many, not at single cells."
 )
 
 

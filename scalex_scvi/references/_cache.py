@@ -64,7 +64,8 @@ def available() -> pd.DataFrame:
     Examples
     --------
     >>> import scalex_scvi as sx
-    >>> sx.references.available()
+    >>> list(sx.references.available())
+    ['name', 'source', 'cells', 'genes', 'labels', 'license', 'folder']
     """
     columns = ["name", "source", "cells", "genes", "labels", "license", "folder"]
     rows = []

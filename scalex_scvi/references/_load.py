@@ -136,9 +136,9 @@ def load(
     Examples
     --------
     >>> import scalex_scvi as sx
-    >>> reference = sx.references.load("hf://owner/pancreas")
-    >>> print(reference.card)
-    >>> sx.map_query(query, reference, labels=reference.labels)
+    >>> reference = sx.references.load("pancreas")  # or "hf://owner/pancreas"
+    >>> card = reference.card
+    >>> query_model = sx.map_query(query, reference, labels=reference.labels)
     """
     folder = fetched(where, sha256, update=update)
     about = read_about(folder / ABOUT_FILE)

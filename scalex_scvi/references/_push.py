@@ -57,7 +57,7 @@ def push(
     Examples
     --------
     >>> import scalex_scvi as sx
-    >>> sx.references.push("pancreas", "owner/pancreas")
+    >>> sx.references.push("pancreas", "owner/pancreas")  # doctest: +SKIP
     'hf://owner/pancreas'
     """
     check_repository(repository)

@@ -94,8 +94,8 @@ def save(
     --------
     >>> import scalex_scvi as sx
     >>> model = sx.integrate(adata, batch_key="batch")
-    >>> sx.references.save(model, "pancreas", "celltype", license="cc-by-4.0")
-    >>> sx.map_query(query, "pancreas")
+    >>> folder = sx.references.save(model, "pancreas", "celltype", license="cc-by-4.0")
+    >>> query_model = sx.map_query(query, "pancreas")
     """
     place = Path(folder).expanduser()
     name = place.name if name is None else name
