@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import logging
+import shlex
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 PACKAGE_LOGGER = logging.getLogger("scalex_scvi")
 LIGHTNING_LOGGER = logging.getLogger("lightning.pytorch")
+
+
+def command_line() -> str | None:
+    """Return the command of ours that runs, as it was typed; ``None`` in other programs."""
+    program = Path(sys.argv[0]).name
+    if program not in ("scalex-scvi", "SCALEX.py"):
+        return None
+    return shlex.join([program, *sys.argv[1:]])
 
 
 @contextmanager
