@@ -244,7 +244,9 @@ class RunFolder:
         handler = logging.FileHandler(log, mode="a", encoding="utf-8")
         handler.setFormatter(logging.Formatter("%(asctime)s - %(levelname)s - %(message)s"))
         with messages_to(handler):
-            _into_file(handler, logging.INFO, f"A run begins: {command_line() or 'called in Python'}")
+            _into_file(
+                handler, logging.INFO, f"A run begins: {command_line() or 'called in Python'}"
+            )
             try:
                 yield
             except BaseException:
