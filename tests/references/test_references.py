@@ -216,6 +216,12 @@ REFUSED: dict[str, tuple[Callable[[sx.SCALEXModel], None], dict[str, Any], type,
         ValueError,
         "fewer than 5 cells: {'rare': 4}",
     ),
+    "not trained": (
+        lambda m: setattr(m, "is_trained_", False),
+        {},
+        ValueError,
+        "never trained",
+    ),
 }
 
 
