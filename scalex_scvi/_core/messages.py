@@ -16,6 +16,8 @@ LIGHTNING_LOGGER = logging.getLogger("lightning.pytorch")
 _HINTS = (
     # Cells are taken from memory in blocks, see train/_loader: workers would only copy them.
     "The '.*' does not have many workers",
+    # A saved model and a query's wait for cells in eval mode; train/_plan takes them out of it.
+    r"Found \d+ module\(s\) in eval mode at the start of training",
     # Of Lightning's own use of torch.
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",
 )
