@@ -30,7 +30,7 @@ LABELS_TABLE = "mapped_labels.csv"
 MAX_DRAWN = 20_000
 """Cells of the reference that are drawn: more hide each other, and a map of them takes minutes."""
 
-_COLUMNS = ("transfer", "probability", "unknown")
+_COLUMNS = ("transfer", "probability", "p_value", "unknown")
 
 
 def map_onto(
@@ -158,7 +158,7 @@ def _of_query(query: AnnData, labels: Sequence[str]) -> pd.DataFrame:
         refused = obs[f"{label}_unknown"].to_numpy(bool)
         transferred = obs[f"{label}_transfer"].astype(object)
         columns[f"{label}_transfer"] = transferred.where(~refused, UNKNOWN)
-        columns[f"{label}_probability"] = obs[f"{label}_probability"]
+        columns |= {name: obs[name] for name in (f"{label}_probability", f"{label}_p_value")}
     return pd.DataFrame(columns, index=query.obs_names)
 
 

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import logging
-import shlex
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -16,6 +13,7 @@ from anndata import AnnData
 
 from . import metrics, pl
 from ._core.columns import as_text
+from ._core.messages import command_line
 from ._core.seeds import resolve_seed
 from ._outputs import LABEL, Outputs
 from .io import RunFolder, batch_column, make_writable, paths_of
@@ -223,11 +221,11 @@ def about_run(
     options: Mapping[str, Any], defaults: Mapping[str, Any], seed: int | None
 ) -> dict[str, Any]:
     """How a run was made: command, seed, and what it was told beside the defaults."""
-    program = Path(sys.argv[0]).name
     about: dict[str, Any] = {"seed": resolve_seed(seed), "options": dict(options)}
     about["defaults"] = {name: value for name, value in defaults.items() if name in options}
-    if program in ("scalex-scvi", "SCALEX.py"):
-        about["command"] = shlex.join([program, *sys.argv[1:]])
+    command = command_line()
+    if command is not None:
+        about["command"] = command
     return about
 
 

@@ -198,8 +198,8 @@ def SCALEX(
         projection, also transferred from the reference into ``obs[f"{label}_transfer"]``.
     unknown
         Whether transferred labels may be ``"unknown"``, by a threshold calibrated on held-out
-        reference cells: see :func:`scalex_scvi.label_transfer`. Also adds
-        ``obs[f"{label}_uncertainty"]``.
+        reference cells: see :func:`scalex_scvi.label_transfer`. Also adds probability, p-value
+        and whether it is unknown, by the names that :func:`scalex_scvi.map_query` uses.
     batch_stats
         Statistics of the encoder: ``"running"`` or ``"batch"``, see
         :meth:`SCALEXModel.get_latent_representation`.
@@ -569,14 +569,15 @@ def _check_label(ref: AnnData | None, source: RunFolder, label: str | None) -> N
 
 
 def _transfer(ref: AnnData, query: AnnData, label: str, *, unknown: bool) -> None:
-    """Write the transferred labels, and with ``unknown`` their uncertainty, into ``query.obs``."""
+    """Write the transferred labels, and with ``unknown`` how sure they are, into ``query.obs``."""
     column = batch_column(query)
     if not unknown:
         query.obs[f"{label}_transfer"] = label_transfer(ref, query, label=label, batch_key=column)
         return
     found = label_scores(ref, query, labels_key=label, batch_key=column)
+    for name, values in found.to_frame().items():
+        query.obs[name] = values
     query.obs[f"{label}_transfer"] = found.labels_or_unknown()
-    query.obs[f"{label}_uncertainty"] = found.uncertainty
 
 
 def _label_as_text(adata: AnnData | None, label: str) -> None:

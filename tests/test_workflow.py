@@ -95,7 +95,10 @@ def test_transferred_labels_may_be_unknown(reference: Path, query: AnnData) -> N
     assert "unknown" not in set(plain.obs["celltype_transfer"])
     # Part of what is odd about a batch as a whole is its offset, which does not count.
     assert (odd.obs["celltype_transfer"] == "unknown").mean() > 0.3
-    assert odd.obs["celltype_uncertainty"].between(0, 1).all()
+    is_unknown = odd.obs["celltype_transfer"] == "unknown"
+    assert (odd.obs["celltype_unknown"] == is_unknown).all()
+    assert ((odd.obs["celltype_p_value"] <= 0.05) == is_unknown).all()
+    assert odd.obs["celltype_probability"].between(0, 1).all()
 
 
 def test_a_projection_can_be_projected_onto(

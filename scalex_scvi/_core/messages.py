@@ -3,30 +3,66 @@
 from __future__ import annotations
 
 import logging
+import shlex
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 PACKAGE_LOGGER = logging.getLogger("scalex_scvi")
 LIGHTNING_LOGGER = logging.getLogger("lightning.pytorch")
+
+_HINTS = (
+    # Cells are taken from memory in blocks, see train/_loader: workers would only copy them.
+    "The '.*' does not have many workers",
+    # A saved model and a query's wait for cells in eval mode; train/_plan takes them out of it.
+    r"Found \d+ module\(s\) in eval mode at the start of training",
+    # Of Lightning's own use of torch.
+    r"`isinstance\(treespec, LeafSpec\)` is deprecated",
+)
+"""Beginnings of Lightning's warnings of which a user of ours can act on none."""
+
+
+def command_line() -> str | None:
+    """Return the command of ours that runs, as it was typed; ``None`` in other programs."""
+    program = Path(sys.argv[0]).name
+    if program not in ("scalex-scvi", "SCALEX.py"):
+        return None
+    return shlex.join([program, *sys.argv[1:]])
 
 
 @contextmanager
 def messages_on_console(wanted: bool, level: int = logging.INFO) -> Iterator[None]:
     """Print the package's messages while the block runs, if ``wanted``.
 
-    Lightning's hints, which are for those who write a trainer, are not shown. Nothing is added
-    where the user's own logging prints the messages already, or a caller of ours has decided.
+    Nothing is added where the user's own logging prints the messages already, or a caller of ours
+    has decided.
     """
-    with warnings.catch_warnings(), _level(LIGHTNING_LOGGER, logging.WARNING):
-        warnings.filterwarnings("ignore", module="lightning")
-        if not wanted or _printed_already(level):
-            yield
-            return
-        handler = _Console()
-        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
-        with messages_to(handler, level):
-            yield
+    if not wanted or _printed_already(level):
+        yield
+        return
+    handler = _Console()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
+    with messages_to(handler, level):
+        yield
+
+
+@contextmanager
+def without_hints_of_lightning() -> Iterator[None]:
+    """Leave out what Lightning tells those who write a trainer, while a training of ours runs.
+
+    These are its messages of level INFO, which neither Lightning nor scvi-tools has a setting for,
+    and warnings of which a user of ours can act on none. Its other warnings are shown. A level
+    that the user gave Lightning's logger stays: ``DEBUG`` shows all of its messages.
+    """
+    level = LIGHTNING_LOGGER.level
+    if level in (logging.NOTSET, logging.INFO):  # by default
+        level = logging.WARNING
+    with warnings.catch_warnings(), _level(LIGHTNING_LOGGER, level):
+        for hint in _HINTS:
+            warnings.filterwarnings("ignore", hint)
+        yield
 
 
 class _Console(logging.StreamHandler):

@@ -122,7 +122,7 @@ def _transfer(args: argparse.Namespace) -> None:
     )
     table = scores.to_frame()
     if args.unknown:
-        table["label"] = scores.labels_or_unknown()
+        table[f"{args.label}_transfer"] = scores.labels_or_unknown()
     _write_table(table, args.out, index_label="cell")
 
 

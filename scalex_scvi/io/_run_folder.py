@@ -15,7 +15,7 @@ from typing import Any
 from anndata import AnnData
 
 from scalex_scvi._core.files import RUN_FILE, own_files
-from scalex_scvi._core.messages import PACKAGE_LOGGER, messages_to
+from scalex_scvi._core.messages import PACKAGE_LOGGER, command_line, messages_to
 from scalex_scvi._core.unfinished import anyone_writes, arrive, current, recover, unfinished
 
 from ._formats import read_h5ad
@@ -195,8 +195,8 @@ class RunFolder:
         """Yield a run folder to write into; its files arrive here together, if the block succeeds.
 
         A run that fails or is interrupted leaves the results of the previous one as they were,
-        all of the same run; only ``log.txt`` is of the failed one. The package's log messages go
-        there while the block runs.
+        all of the same run. The package's log messages go into ``log.txt`` while the block runs,
+        below those of earlier runs: a line says when and by which command each began.
 
         Parameters
         ----------
@@ -238,27 +238,36 @@ class RunFolder:
 
     @contextmanager
     def _logged(self) -> Iterator[None]:
+        """Send messages to the log, below those of earlier runs."""
         log = self.path / _LOG
-        log.unlink(missing_ok=True)  # if it is a link, what it points to stays
-        handler = logging.FileHandler(log, mode="w", encoding="utf-8")
+        _make_own(log)
+        handler = logging.FileHandler(log, mode="a", encoding="utf-8")
         handler.setFormatter(logging.Formatter("%(asctime)s - %(levelname)s - %(message)s"))
         with messages_to(handler):
+            _into_file(
+                handler, logging.INFO, f"A run begins: {command_line() or 'called in Python'}"
+            )
             try:
                 yield
             except BaseException:
-                # Into the file alone: whoever catches the error says it in their own way.
-                handler.handle(
-                    PACKAGE_LOGGER.makeRecord(
-                        PACKAGE_LOGGER.name,
-                        logging.ERROR,
-                        __file__,
-                        0,
-                        "The run ended early.",
-                        (),
-                        sys.exc_info(),
-                    )
-                )
+                _into_file(handler, logging.ERROR, "The run ended early.", sys.exc_info())
                 raise
+
+
+def _make_own(log: Path) -> None:
+    """Replace a log that is a link by a copy: what it points to stays as it is."""
+    if log.is_symlink() or (log.exists() and log.stat().st_nlink > 1):
+        earlier = log.read_bytes() if log.is_file() else b""
+        log.unlink()
+        log.write_bytes(earlier)
+
+
+def _into_file(handler: logging.Handler, level: int, text: str, error: Any = None) -> None:
+    """Write into the file alone: whoever catches an error says it in their own way."""
+    record = PACKAGE_LOGGER.makeRecord(
+        PACKAGE_LOGGER.name, level, __file__, 0, text, (), exc_info=error
+    )
+    handler.handle(record)
 
 
 def paths_of(data: Any) -> list[Path]:

@@ -51,6 +51,8 @@ class SavingMixin(_Base):
     ) -> None:
         """Save the model: tensors and plain types in one file, written whole or not at all.
 
+        A model that was never trained is saved with a warning.
+
         Parameters
         ----------
         dir_path
@@ -77,6 +79,11 @@ class SavingMixin(_Base):
             msg = f"{str(dir_path)!r} exists. Choose another folder, or pass `overwrite=True`."
             raise ValueError(msg)
         check_no_run_has(model_path(folder, prefix))
+        if not self.is_trained:
+            logger.warning(
+                "The model was never trained: it is saved, but cannot place cells or be a "
+                "reference. `train()` it first."
+            )
         if save_anndata:
             _check_replaceable(folder, prefix)
         attributes = {k: v for k, v in self._get_user_attributes() if k.endswith("_")}

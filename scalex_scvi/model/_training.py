@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from scalex_scvi._core.messages import without_hints_of_lightning
 from scalex_scvi._core.ranges import check_share, check_whole
 from scalex_scvi._core.scvi_private import parse_device_args
 from scalex_scvi._core.seeds import resolve_seed, seeded
@@ -183,6 +184,7 @@ class TrainingMixin(_Base):
             seeded(seed),
             self._history_started(),
             ddp_logging(more),
+            without_hints_of_lightning(),
         ):
             if recipe.start_at_mean:
                 self._start_at_mean()

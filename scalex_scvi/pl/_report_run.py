@@ -59,7 +59,15 @@ class Run:
         if self.transferred is None or self.is_query is None:
             return False
         refused = UNKNOWN in self.transferred.cat.categories
-        return refused or f"{self.labels_key}_uncertainty" in self.adata.obs
+        return refused or self.p_values is not None
+
+    @property
+    def p_values(self) -> pd.Series | None:
+        """How well each query cell fits the reference; earlier versions wrote 1 minus that."""
+        obs, key = self.adata.obs, self.labels_key
+        if f"{key}_p_value" in obs:
+            return obs[f"{key}_p_value"]
+        return 1 - obs[f"{key}_uncertainty"] if f"{key}_uncertainty" in obs else None
 
     @property
     def groups(self) -> pd.Series | None:

@@ -101,10 +101,10 @@ def confidence_of_clusters(run: Run) -> dict[str, Any] | None:
     labels = run.transferred[run.is_query].astype(str)
     key = run.labels_key
     values, measure = None, "mean confidence"
-    if f"{key}_probability" in query:
+    if run.p_values is not None:
+        values, measure = run.p_values[run.is_query], "mean fit to the reference (p-value)"
+    elif f"{key}_probability" in query:
         values, measure = query[f"{key}_probability"], "mean probability of the label"
-    elif f"{key}_uncertainty" in query:
-        values, measure = 1 - query[f"{key}_uncertainty"], "mean fit to the reference (p-value)"
     rows = []
     for cluster, cells in query.groupby("leiden", observed=True).groups.items():
         counted = labels[cells].value_counts()

@@ -87,8 +87,8 @@ def save(
         If there is no such column.
     ValueError
         If the folder exists (unless it is a reference, and ``overwrite``), a label has fewer than
-        five cells, the model has no cells or does not know how its counts were prepared, or for a
-        name or ``about`` that cannot be used. Nothing is written then.
+        five cells, the model was never trained, has no cells or does not know how its counts were
+        prepared, or for a name or ``about`` that cannot be used. Nothing is written then.
 
     Examples
     --------
@@ -151,6 +151,9 @@ def _check_model(model: SCALEXModel, columns: Sequence[str]) -> None:
             "A reference is made of a model with its cells and their counts, which are not "
             "written: `SCALEXModel.load(folder, adata)`."
         )
+        raise ValueError(msg)
+    if not model.is_trained:
+        msg = "The model was never trained: no cell can be placed by it. `train()` it first."
         raise ValueError(msg)
     record = model.preprocessing
     if record is None or record.log_normalized:

@@ -46,11 +46,6 @@ class LabelScores:
     is_unknown: pd.Series
     misfit: pd.Series
 
-    @property
-    def uncertainty(self) -> pd.Series:
-        """Share of held-out reference cells that fit better, in [0, 1): 1 − p-value."""
-        return (1 - self.p_values).rename("uncertainty")
-
     def labels_or_unknown(self) -> pd.Series:
         """Return the labels, with ``"unknown"``, the last category, for cells that do not fit.
 
@@ -100,13 +95,23 @@ class LabelScores:
         )
 
     def to_frame(self) -> pd.DataFrame:
-        """Return columns ``label``, ``probability`` (of it), ``uncertainty`` and ``is_unknown``."""
+        """Return a table of the cells, by the names that :func:`scalex_scvi.map_query` uses, too.
+
+        Returns
+        -------
+        For labels of ``"celltype"``: ``celltype_transfer``, the label; ``celltype_probability``,
+        that of this label; ``celltype_p_value``, how well the cell fits the reference; and
+        ``celltype_unknown``, whether it fits no label.
+        """
+        chosen = self.labels.cat.codes.to_numpy()
+        of_chosen = self.probabilities.to_numpy()[np.arange(len(chosen)), chosen]
+        key = self.labels.name
         return pd.DataFrame(
             {
-                "label": self.labels,
-                "probability": self.probabilities.max(axis=1),
-                "uncertainty": self.uncertainty,
-                "is_unknown": self.is_unknown,
+                f"{key}_transfer": self.labels,
+                f"{key}_probability": of_chosen,
+                f"{key}_p_value": self.p_values,
+                f"{key}_unknown": self.is_unknown,
             }
         )
 

@@ -48,8 +48,9 @@ def map_query(
 
         - ``obsm["X_scalex"]``: the latent, cells × latent dimensions, float32;
         - for each of ``labels``: ``obs[f"{label}_transfer"]``, the most probable label of the
-          reference; ``obs[f"{label}_probability"]``, its probability; ``obs[f"{label}_unknown"]``,
-          whether the cell fits no label, worse than nearly all held-out reference cells do;
+          reference; ``obs[f"{label}_probability"]``, its probability; ``obs[f"{label}_p_value"]``,
+          the share of held-out reference cells that fit as badly as the cell does;
+          ``obs[f"{label}_unknown"]``, whether that is at most ``max_refused``: it fits no label;
         - with ``vote_by``: ``obs[f"{label}_voted"]``, what most cells of the cell's cluster are
           called, ``"unknown"`` among it, and ``obs[f"{label}_vote_share"]``, how many are;
         - ``obsm["X_umap"]``, if the reference has one: the position on the reference's own map, of
@@ -204,11 +205,7 @@ def _columns(scores: dict[str, LabelScores], clusters: pd.Series | None) -> dict
     """Columns for the query's ``obs``."""
     columns: dict[str, object] = {}
     for label, found in scores.items():
-        chosen = found.labels.cat.codes.to_numpy()
-        of_chosen = found.probabilities.to_numpy()[np.arange(len(chosen)), chosen]
-        columns[f"{label}_transfer"] = found.labels
-        columns[f"{label}_probability"] = pd.Series(of_chosen, index=found.labels.index)
-        columns[f"{label}_unknown"] = found.is_unknown
+        columns |= dict(found.to_frame().items())
         if clusters is not None:
             vote = found.vote(clusters)
             columns[f"{label}_voted"] = vote["label"]

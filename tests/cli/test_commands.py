@@ -183,11 +183,15 @@ def test_transfer_writes_a_table(projected: str, tmp_path: Path) -> None:
     assert cli.main(["transfer", projected, "--unknown", "-o", out, "-q"]) == 0
     labels = pd.read_csv(out, index_col="cell")
     assert len(labels) == 80
-    assert labels["uncertainty"].between(0, 1).all()
+    assert list(labels) == [
+        f"celltype_{what}" for what in ("transfer", "probability", "p_value", "unknown")
+    ]
+    assert ((labels["celltype_transfer"] == "unknown") == labels["celltype_unknown"]).all()
+    assert (labels["celltype_unknown"] == (labels["celltype_p_value"] <= 0.05)).all()
     adata = ad.read_h5ad(Path(projected) / "adata.h5ad")
     plain = adata.obs["celltype_transfer"].dropna().astype(str)
-    accepted = labels["label"] != "unknown"
-    assert list(labels["label"][accepted]) == list(plain[labels.index[accepted]])
+    accepted = ~labels["celltype_unknown"]
+    assert list(labels["celltype_transfer"][accepted]) == list(plain[labels.index[accepted]])
 
 
 def test_impute_writes_expression(run: str, tmp_path: Path) -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from anndata import AnnData
@@ -73,3 +76,44 @@ def test_run_folder_logs_the_run(tmp_path: Path) -> None:
         logging.getLogger("scalex_scvi.something").info("a message")
     assert "a message" in (folder.path / "log.txt").read_text()
     assert folder.read_adata() is None
+
+
+def test_the_log_of_a_run_stands_below_those_of_earlier_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also of one that was interrupted: each begins with the time and the command."""
+    folder = RunFolder(tmp_path / "run")
+    monkeypatch.setattr("sys.argv", ["/bin/scalex-scvi", "integrate", "my cells.h5ad"])
+    with pytest.raises(KeyboardInterrupt), folder.run():
+        logging.getLogger("scalex_scvi").info("of the first")
+        raise KeyboardInterrupt
+    monkeypatch.setattr("sys.argv", ["script.py"])
+    with folder.run():
+        logging.getLogger("scalex_scvi").info("of the second")
+    text = (folder.path / "log.txt").read_text()
+    lines = [line.split(" - ", 2) for line in text.splitlines() if " - " in line]
+    assert [line[2] for line in lines] == [
+        "A run begins: scalex-scvi integrate 'my cells.h5ad'",
+        "of the first",
+        "The run ended early.",
+        "A run begins: called in Python",
+        "of the second",
+    ]
+    assert all(datetime.fromisoformat(line[0].replace(",", ".")) for line in lines)
+    assert "KeyboardInterrupt" in text
+
+
+@pytest.mark.parametrize("link", [os.symlink, os.link])
+def test_a_log_that_is_a_link_becomes_a_file_of_its_own(tmp_path: Path, link: Any) -> None:
+    folder = RunFolder(tmp_path / "run")
+    with folder.run():
+        pass
+    log, kept = folder.path / "log.txt", tmp_path / "kept.txt"
+    log.rename(kept)
+    before = kept.read_text()
+    link(kept, log)
+    with folder.run():
+        pass
+    assert kept.read_text() == before
+    assert log.read_text().startswith(before)
+    assert log.read_text().count("A run begins") == 2

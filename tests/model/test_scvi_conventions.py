@@ -357,14 +357,28 @@ def test_load_without_cells(model: SCALEXModel, adata: AnnData, tmp_path: Path) 
         SCALEXModel.load(tmp_path / "m", adata=False).get_latent_representation()
 
 
-def test_load_an_untrained_model(adata: AnnData, tmp_path: Path) -> None:
+def test_load_an_untrained_model(
+    adata: AnnData, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is saved with a warning, and is no reference."""
     model = new_model(adata, train=False)
     assert not model.is_trained
     model.save(tmp_path / "m")
+    assert [(r.levelname, r.message[:27]) for r in caplog.records] == [
+        ("WARNING", "The model was never trained")
+    ]
     loaded = SCALEXModel.load(tmp_path / "m", adata=adata)
     assert not loaded.is_trained
+    for reference in (loaded, tmp_path / "m"):
+        with pytest.raises(RuntimeError, match="untrained model"):
+            SCALEXModel.load_query_data(adata.copy(), reference)
+        with pytest.raises(RuntimeError, match="untrained model"):
+            sx.map_query(adata.copy(), reference)
     loaded.train(**FEW)
     assert loaded.is_trained
+    caplog.clear()
+    loaded.save(tmp_path / "trained")
+    assert not caplog.records
 
 
 def test_load_with_other_cells(model: SCALEXModel, adata: AnnData, tmp_path: Path) -> None:

@@ -56,7 +56,7 @@ def projected(counts: AnnData) -> AnnData:
     labels = counts.obs["celltype"].astype(str).where(is_query)
     labels[is_query & (counts.obs["celltype"] == "type0")] = "unknown"
     counts.obs["celltype_transfer"] = labels.astype("category")
-    counts.obs["celltype_uncertainty"] = np.where(is_query, 0.5, np.nan)
+    counts.obs["celltype_p_value"] = np.where(is_query, 0.5, np.nan)
     return counts
 
 

@@ -216,6 +216,12 @@ REFUSED: dict[str, tuple[Callable[[sx.SCALEXModel], None], dict[str, Any], type,
         ValueError,
         "fewer than 5 cells: {'rare': 4}",
     ),
+    "not trained": (
+        lambda m: setattr(m, "is_trained_", False),
+        {},
+        ValueError,
+        "never trained",
+    ),
 }
 
 
@@ -564,7 +570,9 @@ def test_map(
     assert list(found.obs["celltype_transfer"]) == list(expected.obs["celltype_transfer"])
     assert not [column for column in found.obs if column.startswith("_scvi")]
     lines = (out / "mapped_labels.csv").read_text().splitlines()
-    assert lines[0] == "cell,celltype_transfer,celltype_probability,celltype_unknown"
+    assert (
+        lines[0] == "cell,celltype_transfer,celltype_probability,celltype_p_value,celltype_unknown"
+    )
     assert len(lines) == 101
     report = (out / "report.html").read_text()
     for said in ("Projection of query", "100", "unknown", "reference", "cc-by-4.0", "ductal"):

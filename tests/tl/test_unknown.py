@@ -88,7 +88,7 @@ def test_expression_finds_a_type_that_the_latent_hides(ref: AnnData) -> None:
 
 
 def test_misfit_is_one_minus_correlation_with_the_neighbors_by_agreement(ref: AnnData) -> None:
-    """Ranks of the uncertainty against numpy's correlation, cell by cell."""
+    """Ranks of the p-values against numpy's correlation, cell by cell."""
     ref = with_expression(ref)
     query = with_expression(blobs({"a": 10, "b": 10}, seed=3), seed=3)
     details = sx.tl.label_scores(ref, query, batch_key="batch", novelty="expression").to_frame()
@@ -96,27 +96,29 @@ def test_misfit_is_one_minus_correlation_with_the_neighbors_by_agreement(ref: An
     apart = np.linalg.norm(ref.obsm["latent"][None] - query.obsm["latent"][:, None], axis=2)
     nearest = np.argsort(apart, axis=1)[:, :10]
     expected = [1 - np.corrcoef(y[i], x[nearest[i]].mean(axis=0))[0, 1] for i in range(20)]
-    expected = np.array(expected) / details["probability"].to_numpy()
-    assert stats.spearmanr(expected, details["uncertainty"]).statistic > 0.999
+    expected = np.array(expected) / details["celltype_probability"].to_numpy()
+    assert stats.spearmanr(expected, details["celltype_p_value"]).statistic < -0.999
 
 
 def test_scores_hold_labels_probabilities_and_p_values(ref: AnnData) -> None:
     query = blobs({"a": 30, "absent": 30}, seed=1)
     scores = sx.tl.label_scores(ref, query, **SCORES, max_refused=0.1)
     details, proba = scores.to_frame(), scores.probabilities
-    assert list(details) == ["label", "probability", "uncertainty", "is_unknown"]
+    assert list(details) == [
+        f"celltype_{what}" for what in ("transfer", "probability", "p_value", "unknown")
+    ]
     assert details.index.equals(query.obs_names)
-    assert details["uncertainty"].between(0, 1, inclusive="left").all()
+    assert details["celltype_p_value"].between(0, 1, inclusive="right").all()
     labels = scores.labels_or_unknown()
     assert labels.equals(sx.label_transfer(ref, query, **LATENT, max_refused=0.1))
     assert labels.cat.categories[-1] == "unknown"
-    assert ((labels == "unknown") == details["is_unknown"]).all()
-    assert (details["is_unknown"] == (details["uncertainty"] >= 0.9 - 1e-12)).all()
-    np.testing.assert_allclose(details["probability"], proba.max(axis=1))
+    assert ((labels == "unknown") == details["celltype_unknown"]).all()
+    assert (details["celltype_unknown"] == (details["celltype_p_value"] <= 0.1)).all()
+    np.testing.assert_allclose(details["celltype_probability"], proba.max(axis=1))
     assert list(proba) == ["a", "b", "c"]
-    np.testing.assert_array_equal(scores.uncertainty, 1 - scores.p_values)
+    np.testing.assert_array_equal(details["celltype_p_value"], scores.p_values)
     assert scores.labels.equals(sx.label_transfer(ref, query, batch_key="batch"))
-    assert details["label"].equals(scores.labels.rename("label"))
+    assert details["celltype_transfer"].equals(scores.labels.rename("celltype_transfer"))
     with pytest.raises(AttributeError):
         scores.labels = labels
 
@@ -137,8 +139,8 @@ def test_a_type_of_two_cells_is_still_transferred(ref: AnnData) -> None:
     query = blobs({"a": 30, "b": 30, "c": 1}, seed=1)
     how = SCORES | {"method": "neighbors", "n_neighbors": 3}
     details = sx.tl.label_scores(ref, query, **how).to_frame()
-    assert details["label"].astype(str).iloc[-1] == "c"
-    assert details["probability"].iloc[-1] == pytest.approx(2 / 3)
+    assert details["celltype_transfer"].astype(str).iloc[-1] == "c"
+    assert details["celltype_probability"].iloc[-1] == pytest.approx(2 / 3)
 
 
 def test_a_tie_goes_to_the_label_that_sorts_first_and_lowers_the_fit() -> None:
@@ -147,9 +149,9 @@ def test_a_tie_goes_to_the_label_that_sorts_first_and_lowers_the_fit() -> None:
     query = blobs({"a": 1})
     query.obsm["latent"][:] = 0
     details = sx.tl.label_scores(ref, query, **SCORES, n_neighbors=80).to_frame()
-    assert details["label"].iloc[0] == "a"
-    assert details["probability"].iloc[0] == 0.5
-    assert not details["is_unknown"].iloc[0]  # all cells fit alike: nothing is worse
+    assert details["celltype_transfer"].iloc[0] == "a"
+    assert details["celltype_probability"].iloc[0] == 0.5
+    assert not details["celltype_unknown"].iloc[0]  # all cells fit alike: nothing is worse
 
 
 def test_types_of_one_batch_are_no_example_of_the_known(ref: AnnData) -> None:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import logging
+import warnings
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from anndata import AnnData
 from conftest import QUIET, share_between_batches, small_model, trained_model
+from lightning.pytorch.callbacks import Callback
 
 import scalex_scvi as sx
 from scalex_scvi.train import BestTrainingLoss, SCALEXTrainingPlan
@@ -184,3 +189,45 @@ def test_workers_do_not_change_the_latent(prepared: AnnData) -> None:
         for n in (0, 2)
     ]
     assert np.array_equal(*latents)
+
+
+class Says(Callback):
+    """Says what Lightning says on machines with more cores, and what a user must know."""
+
+    def on_fit_start(self, *args: Any) -> None:
+        warnings.warn(
+            "The 'train_dataloader' does not have many workers which may be", stacklevel=1
+        )
+        warnings.warn("something is wrong", stacklevel=1)
+        logging.getLogger("lightning.pytorch.utilities.rank_zero").warning("a warning")
+
+
+@pytest.mark.parametrize(
+    ("level", "heard"),
+    [(logging.INFO, {"a warning"}), (logging.ERROR, set()), (logging.DEBUG, {"a warning", "GPU"})],
+)
+def test_hints_of_lightning_are_left_out_and_warnings_are_not(
+    prepared: AnnData, level: int, heard: set[str]
+) -> None:
+    logger, said = logging.getLogger("lightning.pytorch"), []
+    handler, before = logging.Handler(), logger.level
+    handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
+    logger.addHandler(handler)
+    logger.setLevel(level)
+    try:
+        with warnings.catch_warnings(record=True) as warned:
+            warnings.simplefilter("always")
+            filters = list(warnings.filters)
+            model = trained_model(prepared, max_epochs=1, callbacks=[Says()])
+            model.train(max_epochs=1, **QUIET)  # from eval mode
+            assert warnings.filters == filters
+        assert logger.level == level
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before)
+    assert {message.split(" available")[0] for message in said} & {"a warning", "GPU"} == heard
+    if level > logging.DEBUG:
+        assert set(said) == heard
+    shown = [str(warning.message) for warning in warned]
+    assert "something is wrong" in shown
+    assert not [text for text in shown if "workers" in text or "eval mode" in text]
