@@ -142,6 +142,7 @@ DOCUMENTED = {
     "model/_model.py:__init__",
     "module/_scalexvae.py:__init__",  # the same arguments
     "model/_model.py:setup_anndata",
+    "model/_mudata.py:setup_mudata",  # the same arguments, and modalities
     "model/_latent.py:get_latent_representation",
     "model/_expression.py:get_normalized_expression",
     "model/_differential.py:differential_expression",

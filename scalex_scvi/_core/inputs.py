@@ -8,7 +8,10 @@ import pandas as pd
 from anndata import AnnData
 
 _WAYS_OUT = {
-    "MuData": "Give one modality, `mdata['rna']` for example.",
+    "MuData": (
+        "Give one modality, `mdata['rna']` for example, or set up a model by "
+        "`SCALEXModel.setup_mudata`."
+    ),
     "SpatialData": "Give its table, `sdata.tables['table']` for example.",
     "DataFrame": "Make it one: `AnnData(frame)`, with cells in rows, and its `obs`.",
     "ndarray": "Make it one: `AnnData(array, obs=..., var=...)`.",

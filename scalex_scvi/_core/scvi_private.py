@@ -17,7 +17,7 @@ from scvi.data._constants import _STATE_REGISTRY_KEY as STATE_REGISTRY_KEY
 from scvi.data._constants import ADATA_MINIFY_TYPE
 from scvi.data._utils import _check_if_view as check_if_view
 from scvi.data._utils import _get_adata_minify_type as minify_type
-from scvi.data._utils import scipy_to_torch_sparse
+from scvi.data._utils import get_anndata_attribute, scipy_to_torch_sparse
 from scvi.model._utils import parse_device_args, use_distributed_sampler
 from scvi.model.base._constants import SAVE_KEYS
 from scvi.model.base._de_core import _de_core as compare_groups
@@ -41,6 +41,7 @@ __all__ = [
     "AnnTorchDataset",
     "check_if_view",
     "compare_groups",
+    "get_anndata_attribute",
     "has_no_counts",
     "minify_type",
     "parse_device_args",

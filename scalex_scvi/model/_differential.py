@@ -17,6 +17,7 @@ from scvi import REGISTRY_KEYS
 
 from scalex_scvi._core.blocks import blocks_of
 from scalex_scvi._core.matrices import is_lazy
+from scalex_scvi._core.modalities import Cells
 from scalex_scvi._core.scvi_private import compare_groups, has_no_counts
 from scalex_scvi._core.seeds import seeded, seeded_numpy
 from scalex_scvi.pp import unscale
@@ -40,7 +41,7 @@ class DifferentialMixin(_Base):
 
     def differential_expression(
         self,
-        adata: AnnData | None = None,
+        adata: Cells | None = None,
         groupby: str | None = None,
         group1: Sequence[str] | None = None,
         group2: str | None = None,
@@ -174,7 +175,7 @@ class DifferentialMixin(_Base):
     def _batches_with_a_decoder(self) -> list[Any]:
         return [name for name in self.batch_names if name not in self.untrained_batches_]
 
-    def _grouped_cells(self, adata: AnnData) -> GroupedCells:
+    def _grouped_cells(self, adata: Cells) -> GroupedCells:
         self._to_counts(np.arange(0), 1.0)  # raises where there is no normalized expression
         manager = self.get_anndata_manager(adata, required=True)
         posterior = self._posterior_of_cells(adata, np.arange(adata.n_obs), None)
@@ -184,11 +185,11 @@ class DifferentialMixin(_Base):
             if manager.get_state_registry(REGISTRY_KEYS.X_KEY)[PROCESSED_KEY]:
                 counts = self._normalized_counts(adata)
             else:
-                counts = _counts_of_genes(manager, adata.var_names, genes)
+                counts = _counts_of_genes(manager, manager.owner.var_names, genes)
         light = AnnData(obs=adata.obs.copy())
         return GroupedCells(light, manager, counts, posterior)
 
-    def _normalized_counts(self, adata: AnnData) -> sparse.csr_matrix:
+    def _normalized_counts(self, adata: Cells) -> sparse.csr_matrix:
         """Undo the scaling and the logarithms of cells that came in [0, 1]."""
         counts = unscale(self.get_prepared(adata))
         if counts is None:

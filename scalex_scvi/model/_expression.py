@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 import torch
-from anndata import AnnData
 from scvi import REGISTRY_KEYS
 from torch import Tensor
 
+from scalex_scvi._core.modalities import Cells
 from scalex_scvi._core.scvi_private import MODULE_KEYS
 from scalex_scvi._core.seeds import seeded
 from scalex_scvi.pp import Preprocessing
@@ -59,7 +59,7 @@ class ExpressionMixin(_Base):
 
     def get_normalized_expression(
         self,
-        adata: AnnData | None = None,
+        adata: Cells | None = None,
         indices: Sequence[int] | None = None,
         transform_batch: Any | Sequence[Any] | None = None,
         gene_list: Sequence[str] | None = None,
@@ -164,7 +164,7 @@ class ExpressionMixin(_Base):
         return pd.DataFrame(expression, index=adata.obs_names[cells], columns=names)
 
     def _posterior_of_cells(
-        self, adata: AnnData, cells: np.ndarray, batch_size: int | None
+        self, adata: Cells, cells: np.ndarray, batch_size: int | None
     ) -> Posterior:
         self._check_if_trained(warn=False)
         mean, var = self.get_latent_representation(

@@ -39,9 +39,10 @@ def model_path(folder: str | os.PathLike[str], prefix: str | None) -> Path:
     return current(current(Path(folder).expanduser()) / f"{prefix or ''}{SAVE_KEYS.MODEL_FNAME}")
 
 
-def adata_path(folder: str | os.PathLike[str], prefix: str | None) -> Path:
-    """Path of the AnnData that was saved with a model."""
-    return current(current(Path(folder).expanduser()) / f"{prefix or ''}{SAVE_KEYS.ADATA_FNAME}")
+def cells_path(folder: str | os.PathLike[str], prefix: str | None, *, mudata: bool) -> Path:
+    """Path of the AnnData or MuData that was saved with a model."""
+    name = SAVE_KEYS.MDATA_FNAME if mudata else SAVE_KEYS.ADATA_FNAME
+    return current(current(Path(folder).expanduser()) / f"{prefix or ''}{name}")
 
 
 def write_model(

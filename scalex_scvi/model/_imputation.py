@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import numpy as np
 import pandas as pd
 import torch
-from anndata import AnnData
 from scipy import sparse
 from scvi import REGISTRY_KEYS
 
 from scalex_scvi._core.columns import text_of
 from scalex_scvi._core.files import check_store_path
+from scalex_scvi._core.modalities import Cells
 from scalex_scvi._core.ranges import check_whole
 from scalex_scvi._core.scvi_private import SETUP_ARGS_KEY
 
@@ -42,7 +42,7 @@ class ImputationMixin(_Base):
 
     def get_imputed_expression(
         self,
-        adata: AnnData | None = None,
+        adata: Cells | None = None,
         indices: Sequence[int] | None = None,
         transform_batch: Any | Sequence[Any] | None = None,
         gene_list: Sequence[str] | None = None,
@@ -107,7 +107,7 @@ class ImputationMixin(_Base):
 
     def impute(
         self,
-        adata: AnnData | None = None,
+        adata: Cells | None = None,
         *,
         layer: str = "impute",
         path: str | os.PathLike[str] | None = None,
@@ -129,7 +129,8 @@ class ImputationMixin(_Base):
             Cells with the model's genes; default: the model's own. With ``path`` it is not
             changed.
         layer
-            Layer of ``adata`` to write; one of this name is overwritten, as scanpy does.
+            Layer of ``adata`` to write (of a MuData, of the model's modality); one of this name is
+            overwritten, as scanpy does.
         path
             Write ``.h5ad`` or ``.zarr`` here instead, whole or not at all: ``X`` is the imputed
             expression, ``obs`` and ``var`` are those of ``adata``. An earlier file is replaced.
@@ -158,10 +159,11 @@ class ImputationMixin(_Base):
         check_whole(chunk_size, 1, name="chunk_size")
         _check_positive(threshold=threshold)
         adata = self._validate_anndata(adata)
+        owner = self.get_anndata_manager(adata, required=True).owner
         if path is None:
             self._check_layer(layer, gene_list)
         else:
-            path = check_store_path(path, adata)
+            path = check_store_path(path, owner)
         genes = self._gene_indices(gene_list)
         chunks = self._decoded_chunks(
             adata,
@@ -176,12 +178,12 @@ class ImputationMixin(_Base):
             decoded if threshold is None else _sparse(decoded, threshold) for _, decoded in chunks
         )
         if path is not None:
-            write_store(path, blocks, adata.obs, adata.var.iloc[genes])
+            write_store(path, blocks, adata.obs, owner.var.iloc[genes])
             logger.info("Imputed expression of %d cells is in %s.", adata.n_obs, path)
             return
-        if layer in adata.layers:
+        if layer in owner.layers:
             logger.info("adata.layers[%r] is overwritten.", layer)
-        adata.layers[layer] = _stacked(blocks, adata.shape)
+        owner.layers[layer] = _stacked(blocks, owner.shape)
 
     def _check_layer(self, layer: str, gene_list: Sequence[str] | None) -> None:
         if gene_list is not None:
@@ -196,7 +198,7 @@ class ImputationMixin(_Base):
 
     def _decoded_chunks(
         self,
-        adata: AnnData,
+        adata: Cells,
         cells: np.ndarray,
         genes: np.ndarray,
         *,

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from anndata import AnnData
 from scvi import REGISTRY_KEYS, settings
 from torch import Tensor
 
 from scalex_scvi._core.blocks import blocks_of
 from scalex_scvi._core.matrices import in_memory
+from scalex_scvi._core.modalities import Cells
 from scalex_scvi._core.ranges import check_whole
 from scalex_scvi._core.scvi_private import minify_type
 from scalex_scvi._core.seeds import seeded
@@ -33,7 +33,7 @@ class LatentMixin(_Base):
     @torch.inference_mode()
     def get_latent_representation(
         self,
-        adata: AnnData | None = None,
+        adata: Cells | None = None,
         indices: Sequence[int] | None = None,
         give_mean: bool = True,
         mc_samples: int = 5_000,
@@ -107,7 +107,7 @@ class LatentMixin(_Base):
 
     def _encode(
         self,
-        adata: AnnData | None,
+        adata: Cells | None,
         indices: Sequence[int] | None,
         batch_size: int | None,
         batch_stats: BatchStats,
@@ -167,7 +167,7 @@ class LatentMixin(_Base):
 
     def _check_own_decoders(
         self,
-        adata: AnnData | None = None,
+        adata: Cells | None = None,
         indices: Sequence[int] | None = None,
         *args: Any,
         **kwargs: Any,

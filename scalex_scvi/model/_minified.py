@@ -66,7 +66,7 @@ class MinifiedMixin(_Base):
         self._check_if_trained(warn=False)
         light = self._light(obs, obsm)
         registry = _without_labels(self.registry_)
-        self.setup_anndata(light, source_registry=registry, **registry[SETUP_ARGS_KEY])
+        self.set_up_alike(light, registry)
         model = type(self)(light, **self.init_params_["non_kwargs"])
         for name, value in self._get_user_attributes():
             if name.endswith("_") and name not in _OWN:
@@ -77,7 +77,7 @@ class MinifiedMixin(_Base):
         return model
 
     def _light(self, obs: Sequence[str], obsm: Sequence[str]) -> AnnData:
-        adata, genes = self.adata, list(self.get_var_names())
+        adata, genes = self.adata_manager.annotated, list(self.get_var_names())
         batch_key = self.registry_[SETUP_ARGS_KEY]["batch_key"]
         for name, given, there in (("obs", obs, adata.obs), ("obsm", obsm, adata.obsm)):
             for key in given:

@@ -19,6 +19,7 @@ from scalex_scvi._core.columns import check_batch_column, text_of
 from scalex_scvi._core.inputs import check_adata
 from scalex_scvi._core.keys import own_keys
 from scalex_scvi._core.matrices import without_matrix
+from scalex_scvi._core.modalities import Cells, check_cells, one_modality
 from scalex_scvi._core.ranges import check_whole
 from scalex_scvi._core.scvi_private import (
     FIELD_REGISTRIES_KEY,
@@ -55,6 +56,7 @@ from ._fields import (
 from ._imputation import ImputationMixin
 from ._latent import LatentMixin
 from ._minified import MinifiedMixin
+from ._mudata import MuDataMixin
 from ._published import PublishedMixin
 from ._query import QueryMixin
 from ._refused import RefusedMixin
@@ -99,6 +101,7 @@ class SCALEXModel(
     ExpressionMixin,
     ImputationMixin,
     QueryMixin,
+    MuDataMixin,
     MinifiedMixin,
     PublishedMixin,
     RefusedMixin,
@@ -116,7 +119,7 @@ class SCALEXModel(
     Parameters
     ----------
     adata
-        AnnData registered by :meth:`setup_anndata`.
+        AnnData registered by :meth:`setup_anndata`, or MuData by :meth:`setup_mudata`.
     registry
         Registry of a saved model, to build one without data.
     n_hidden
@@ -171,7 +174,7 @@ class SCALEXModel(
 
     def __init__(
         self,
-        adata: AnnData | None = None,
+        adata: Cells | None = None,
         registry: dict[str, Any] | None = None,
         n_hidden: int = 1024,
         n_latent: int = 10,
@@ -191,7 +194,7 @@ class SCALEXModel(
             check_whole(n_residual, 0, name="n_residual")
         _check_dropout(dropout_rate)
         if adata is not None:
-            check_adata(adata)
+            self._check_set_up(adata)
         super().__init__(adata, registry)
         if n_residual is None:
             n_residual = self._default_residual(n_layers_decoder)
@@ -285,31 +288,36 @@ class SCALEXModel(
             registered then.
         """
         check_adata(adata)
-        _refuse_covariates(kwargs)
-        setup_method_args = cls._get_setup_method_args(**locals())
-        check_batch_column(adata, batch_key, lone_cells=True)
-        preparation = Preparation(
-            profile=profile,
-            n_top_features=-1 if n_top_features is None else n_top_features,
-            # Genes are those of the object, as with scvi-tools, unless some are to be selected.
-            min_cells=0 if n_top_features is None else None,
-            dropped_prefixes=None if isinstance(n_top_features, int) else (),
-            log_normalized=log_normalized,
-            new_batches=new_batches,
-        )
+        cls._register(adata, cls._get_setup_method_args(**locals()), kwargs)
+
+    @classmethod
+    def _register(
+        cls, adata: Cells, setup_method_args: dict[str, Any], transfer: dict[str, Any]
+    ) -> None:
+        """Register cells: see :meth:`setup_anndata` and :meth:`setup_mudata`."""
+        _refuse_covariates(transfer)
+        arguments = setup_method_args[SETUP_ARGS_KEY]
+        batch_key, labels_key = arguments["batch_key"], arguments["labels_key"]
+        cells = one_modality(adata, arguments)
+        check_batch_column(cells, batch_key, lone_cells=True)
         columns: list[BatchField | LabelsField] = [
             BatchField(REGISTRY_KEYS.BATCH_KEY, batch_key),
             LabelsField(REGISTRY_KEYS.LABELS_KEY, labels_key),
         ]
         # Registration writes one field after the other: find mistakes before the first.
-        if "source_registry" not in kwargs:
+        if "source_registry" not in transfer:
             for field in columns:
                 if not field.is_default:
-                    field.validate_field(adata)
+                    field.validate_field(cells)
         # Of a query, not of the model: it is not kept with the arguments.
-        least = kwargs.pop("min_gene_share", MIN_GENE_SHARE)
+        least = transfer.pop("min_gene_share", MIN_GENE_SHARE)
         expression = ExpressionField(
-            REGISTRY_KEYS.X_KEY, layer, batch_key, preparation, processed, least
+            REGISTRY_KEYS.X_KEY,
+            arguments["layer"],
+            batch_key,
+            _preparation(arguments),
+            arguments["processed"],
+            least,
         )
         fields = [expression, *columns]
         kind = minify_type(adata)
@@ -317,13 +325,14 @@ class SCALEXModel(
             fields += cls._get_fields_for_adata_minification(kind)
         manager = SCALEXDataManager(fields=fields, setup_method_args=setup_method_args)
         manager.transform_of = transform_of
-        manager.register_fields(adata, **kwargs)
+        manager.register_fields(adata, **transfer)
         cls.register_manager(manager)
 
-    def _validate_anndata(self, adata: AnnData | None = None, copy_if_view: bool = True) -> AnnData:
+    def _validate_anndata(self, adata: Cells | None = None, copy_if_view: bool = True) -> Cells:
         """Register cells as the model's are; for what the decoder does, their batches are known."""
         if adata is not None:
-            check_adata(adata)
+            check_cells(adata)
+            self._adopt_first(adata, copy_if_view=copy_if_view)
         adata = super()._validate_anndata(adata, copy_if_view)
         manager = self.get_anndata_manager(adata, required=True)
         new = [name for name in self.batch_names_of(manager) if name not in self._known_batches]
@@ -335,7 +344,7 @@ class SCALEXModel(
             raise ValueError(msg)
         return adata
 
-    def manager_of(self, adata: AnnData | None = None, **declared: Any) -> SCALEXDataManager:
+    def manager_of(self, adata: Cells | None = None, **declared: Any) -> SCALEXDataManager:
         """Return what knows the matrix, batches and transform of cells, of new batches too.
 
         Parameters
@@ -349,21 +358,19 @@ class SCALEXModel(
         if adata is None:
             msg = "The model was loaded without cells: give `adata`."
             raise ValueError(msg)
-        check_adata(adata)
+        check_cells(adata)
         check_if_view(adata, copy_if_view=True)
         manager = self.get_anndata_manager(adata)
         if manager is None:
-            arguments = self.registry_[SETUP_ARGS_KEY] | {"processed": None} | declared
-            self.setup_anndata(
-                adata, source_registry=self.registry_, extend_categories=True, **arguments
-            )
+            declared = {"processed": None, "extend_categories": True} | declared
+            self.set_up_alike(adata, self.registry_, **declared)
             manager = self._get_most_recent_anndata_manager(adata, required=True)
             self._register_manager_for_instance(manager)
         else:
             manager.validate()
         return manager
 
-    def get_prepared(self, adata: AnnData | None = None) -> AnnData:
+    def get_prepared(self, adata: Cells | None = None) -> AnnData:
         """Return cells as the encoder sees them, as a new AnnData.
 
         Parameters
@@ -381,15 +388,14 @@ class SCALEXModel(
         ValueError
             If the cells are minified to their latent, and have no expression.
         """
-        adata = self.adata if adata is None else adata
         manager = self.manager_of(adata)
-        if has_no_counts(adata):
+        if has_no_counts(manager.owner):
             msg = (
                 "The cells are minified to their latent: they have no expression to prepare. Give "
                 "them with their counts."
             )
             raise ValueError(msg)
-        light = without_matrix(adata)
+        light = without_matrix(manager.annotated)
         own = own_keys(light.obs)
         genes = list(self.get_var_names())
         matrix, transform = manager.get_from_registry(REGISTRY_KEYS.X_KEY), manager.transform
@@ -441,23 +447,34 @@ class SCALEXModel(
         return self._expression_state[ExpressionField.COLUMN_NAMES_KEY]
 
 
+def _preparation(arguments: dict[str, Any]) -> Preparation:
+    """Return what is to be done to counts, by the arguments of a set-up."""
+    n_top_features = arguments["n_top_features"]
+    return Preparation(
+        profile=arguments["profile"],
+        n_top_features=-1 if n_top_features is None else n_top_features,
+        # Genes are those of the object, as with scvi-tools, unless some are to be selected.
+        min_cells=0 if n_top_features is None else None,
+        dropped_prefixes=None if isinstance(n_top_features, int) else (),
+        log_normalized=arguments["log_normalized"],
+        new_batches=arguments["new_batches"],
+    )
+
+
 def transform_of(manager: SCALEXDataManager) -> Transform | None:
     """Return the transform of registered counts, with the scale of their batches."""
     state = manager.get_state_registry(REGISTRY_KEYS.X_KEY)
-    genes = state[ExpressionField.COLUMN_NAMES_KEY]
-    same = (
-        len(genes) == manager.adata.n_vars
-        and (genes == manager.adata.var_names.to_numpy().astype(str)).all()
-    )
-    if has_no_counts(manager.adata) or (state[PROCESSED_KEY] and same):
+    genes, owner = state[ExpressionField.COLUMN_NAMES_KEY], manager.owner
+    same = len(genes) == owner.n_vars and (genes == owner.var_names.to_numpy().astype(str)).all()
+    if has_no_counts(owner) or (state[PROCESSED_KEY] and same):
         return None
     if state[PROCESSED_KEY]:
         as_they_are = Preprocessing(genes=tuple(genes), log_normalized=True)
-        return Transform.plan(as_they_are, manager.adata.var, log_normalized=True, report=False)
+        return Transform.plan(as_they_are, owner.var, log_normalized=True, report=False)
     record = record_in(state)
     assert record is not None, "counts are registered with their transform"
     transform = Transform.plan(
-        record, manager.adata.var, log_normalized=bool(state[LOGARITHMS_KEY]), report=False
+        record, owner.var, log_normalized=bool(state[LOGARITHMS_KEY]), report=False
     )
     one_batch = manager.registry[SETUP_ARGS_KEY]["batch_key"] is None
     names = ["0"] if one_batch else SCALEXModel.batch_names_of(manager)

@@ -16,8 +16,8 @@ from scipy import sparse
 
 from scalex_scvi._core.files import check_store_path, write_adata
 from scalex_scvi._core.inputs import check_adata
+from scalex_scvi._core.modalities import Cells, check_cells
 from scalex_scvi._core.ranges import check_whole
-from scalex_scvi._core.scvi_private import SETUP_ARGS_KEY
 from scalex_scvi.io import Stored, read_lazy, with_raw
 from scalex_scvi.pp import MIN_GENE_SHARE, check_share_found
 
@@ -49,7 +49,7 @@ class QueryMixin(_Base):
     @classmethod
     def load_query_data(
         cls,
-        adata: AnnData,
+        adata: Cells,
         reference_model: str | os.PathLike[str] | Self,
         inplace_subset_query_vars: bool = False,
         accelerator: str = "auto",
@@ -71,7 +71,7 @@ class QueryMixin(_Base):
             Raw counts of the new cells, with the reference's ``batch_key`` in ``obs``. Genes may
             be missing, additional or in another order. It becomes the ``adata`` of the model, and
             is not changed but for scvi-tools' registration (columns and keys that begin with
-            ``_scvi``).
+            ``_scvi``). Or a MuData with the reference's modality, see :meth:`setup_mudata`.
         reference_model
             Trained model, or the folder of a saved one.
         inplace_subset_query_vars
@@ -91,30 +91,34 @@ class QueryMixin(_Base):
             :func:`scalex_scvi.pp.rna` or :func:`scalex_scvi.pp.prepare_query`, or if the reference
             has none). Further arguments of scvi-tools' method (``freeze_expression`` …) have one
             possible value here each; another is said to have no effect.
-            ``min_gene_share``: see :func:`scalex_scvi.pp.prepare_query` (0.3).
+            ``min_gene_share``: see :func:`scalex_scvi.pp.prepare_query` (0.3). ``modalities``: of a
+            MuData, see :meth:`setup_mudata`; default: those of the reference.
 
         Raises
         ------
         KeyError, ValueError
-            See :func:`scalex_scvi.pp.prepare_query`.
+            See :func:`scalex_scvi.pp.prepare_query` and :meth:`setup_mudata`.
         TypeError
             For an argument that neither this method nor scvi-tools' has.
         """
-        check_adata(adata)
+        check_cells(adata)
         declared = {name: more.pop(name, None) for name in ("log_normalized", "processed")}
         declared["min_gene_share"] = more.pop("min_gene_share", MIN_GENE_SHARE)
+        if "modalities" in more:
+            declared["modalities"] = more.pop("modalities")
         _check_switches(more)
         reference = cls.as_model(reference_model)
         reference._check_if_trained(warn=False)
         if inplace_subset_query_vars:
+            check_adata(adata)
             known = adata.var_names.isin(reference.get_var_names())
             adata._inplace_subset_var(known)
-        registry = reference.registry_
-        arguments = registry[SETUP_ARGS_KEY] | declared
         if layer is not None:
-            adata, layer = with_raw(adata, layer)
-            arguments["layer"] = None if layer == "X" else layer
-        cls.setup_anndata(adata, source_registry=registry, extend_categories=True, **arguments)
+            if layer == "raw":
+                check_adata(adata)
+                adata, layer = with_raw(adata, layer)
+            declared["layer"] = None if layer == "X" else layer
+        cls.set_up_alike(adata, reference.registry_, extend_categories=True, **declared)
         model = cls(adata, **reference.init_params_["non_kwargs"])
         state = {name: value.cpu() for name, value in reference.module.state_dict().items()}
         model.module.load_state_dict(_padded(state, model.module.state_dict()))

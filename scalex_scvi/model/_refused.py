@@ -67,28 +67,6 @@ class RefusedMixin:
         """
         refuse("a library size in its latent", "the totals of the counts")
 
-    @classmethod
-    def setup_mudata(cls, mdata: Any, *args: Any, **kwargs: Any) -> NoReturn:
-        """Refuse: a model reads one modality, which is an AnnData of its own.
-
-        :class:`scvi.model.SCVI` has no such method either, for the same reason. Two modalities are
-        integrated as two batches of one set of features, RNA beside gene activity: see
-        :func:`scalex_scvi.SCALEX`.
-
-        Raises
-        ------
-        NotImplementedError
-            Always.
-        """
-        modalities = kwargs.get("modalities") or {}
-        name = next((str(value) for value in modalities.values()), "rna")
-        msg = (
-            "SCALEX reads one modality: use "
-            f"`{cls.__name__}.setup_anndata(mdata.mod[{name!r}], …)`, with `batch_key` in the "
-            "`obs` of that modality (`mdata.push_obs()` copies columns of `mdata.obs` there)."
-        )
-        raise NotImplementedError(msg)
-
 
 def refuse(what: str, instead: str) -> NoReturn:
     """Raise, with the one reason that all of these have."""

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 import torch
-from anndata import AnnData
+from mudata import MuData, read_h5mu
 from scvi import REGISTRY_KEYS
 
 from scalex_scvi._core.files import check_no_run_has
-from scalex_scvi._core.inputs import check_adata
+from scalex_scvi._core.modalities import Cells, check_cells
 from scalex_scvi._core.scvi_private import (
     FIELD_REGISTRIES_KEY,
     MODEL_NAME_KEY,
@@ -26,7 +26,7 @@ from scalex_scvi.io import read_h5ad
 from scalex_scvi.pp import Preprocessing
 
 from ._fields import LOGARITHMS_KEY, PROCESSED_KEY, RECORD_KEY
-from ._files import SavedModel, adata_path, model_path, read_model, write_model
+from ._files import SavedModel, cells_path, model_path, read_model, write_model
 
 if TYPE_CHECKING:
     from scvi.model.base import BaseModelClass as _Base
@@ -62,11 +62,11 @@ class SavingMixin(_Base):
         overwrite
             Whether the folder may exist already.
         save_anndata
-            Whether to save the model's AnnData too.
+            Whether to save the model's AnnData or MuData too.
         save_kwargs
             Passed into :func:`torch.save`.
         **anndata_write_kwargs
-            Passed into :meth:`anndata.AnnData.write_h5ad`.
+            Passed into :meth:`anndata.AnnData.write_h5ad`, or ``write_h5mu`` of a MuData.
 
         Raises
         ------
@@ -84,8 +84,9 @@ class SavingMixin(_Base):
                 "The model was never trained: it is saved, but cannot place cells or be a "
                 "reference. `train()` it first."
             )
+        of_mudata = isinstance(self.adata, MuData)
         if save_anndata:
-            _check_replaceable(folder, prefix)
+            _check_replaceable(cells_path(folder, prefix, mudata=of_mudata), folder, prefix)
         attributes = {k: v for k, v in self._get_user_attributes() if k.endswith("_")}
         state = {name: value.cpu() for name, value in self.module.state_dict().items()}
         saved = SavedModel(state, [str(gene) for gene in self.get_var_names()], attributes)
@@ -93,7 +94,8 @@ class SavingMixin(_Base):
         with unfinished(folder) as place:  # model and cells arrive together
             new = place / "new"
             if save_anndata:
-                self._write_cells(adata_path(new, prefix), anndata_write_kwargs)
+                path = cells_path(new, prefix, mudata=of_mudata)
+                self._write_cells(path, anndata_write_kwargs)
             path = model_path(new, prefix)
             write_model(path, saved, with_adata=save_anndata, **(save_kwargs or {}))
             arrive(place)
@@ -101,6 +103,8 @@ class SavingMixin(_Base):
     def _write_cells(self, path: Path, anndata_write_kwargs: dict[str, Any]) -> None:
         if self.adata.isbacked:  # writing would make the new file that of the user's object
             self.adata.copy(path).file.close()
+        elif isinstance(self.adata, MuData):
+            self.adata.write_h5mu(path, **anndata_write_kwargs)
         else:
             self.adata.write_h5ad(path, **anndata_write_kwargs)
 
@@ -108,7 +112,7 @@ class SavingMixin(_Base):
     def load(
         cls,
         dir_path: str | os.PathLike[str],
-        adata: AnnData | Literal[False] | None = None,
+        adata: Cells | Literal[False] | None = None,
         accelerator: str = "auto",
         device: int | str = "auto",
         prefix: str | None = None,
@@ -120,8 +124,8 @@ class SavingMixin(_Base):
         dir_path
             Folder that :meth:`save` wrote.
         adata
-            Prepared data with the model's genes. ``None``: the AnnData saved with the model, if
-            there is one; ``False``: no data.
+            Cells with the model's genes, counts or prepared as those of the model. ``None``: the
+            AnnData or MuData saved with the model, if there is one; ``False``: no data.
         accelerator, device
             Where to put the model.
         prefix
@@ -134,25 +138,26 @@ class SavingMixin(_Base):
             numbers, or is of another class. Damage is found by a checksum.
         """
         if adata is not None and adata is not False:
-            check_adata(adata)
+            check_cells(adata)
         dir_path = Path(dir_path).expanduser()
         saved = read_model(model_path(dir_path, prefix))
-        stored_adata = adata_path(dir_path, prefix)
-        if adata is None and stored_adata.exists():
-            if saved.with_adata:
-                adata = read_h5ad(stored_adata)
-            else:
-                logger.warning("%s was not saved with this model: it is not read.", stored_adata)
         registry = _with_record(saved.attributes)
         if registry.get(MODEL_NAME_KEY) != cls.__name__:
             found = registry.get(MODEL_NAME_KEY)
             msg = f"{str(dir_path)!r} holds a {found!r}, not a {cls.__name__!r}."
             raise ValueError(msg)
-        if isinstance(adata, AnnData):
-            cls.setup_anndata(adata, source_registry=registry, **registry[SETUP_ARGS_KEY])
+        of_mudata = registry[SETUP_ARGS_KEY].get("modalities") is not None
+        stored = cells_path(dir_path, prefix, mudata=of_mudata)
+        if adata is None and stored.exists():
+            if saved.with_adata:
+                adata = _read_mudata(stored) if of_mudata else read_h5ad(stored)
+            else:
+                logger.warning("%s was not saved with this model: it is not read.", stored)
+        data = None if adata is None or adata is False else adata
+        if data is not None:
+            cls.set_up_alike(data, registry)
         # Earlier versions had linear decoders.
         init_params = {"n_residual": 0} | saved.attributes.pop("init_params_")["non_kwargs"]
-        data = adata if isinstance(adata, AnnData) else None
         model = cls(data, registry=registry, **init_params)
         for name, value in saved.attributes.items():
             setattr(model, name, value)
@@ -172,9 +177,8 @@ class SavingMixin(_Base):
         return model
 
 
-def _check_replaceable(folder: Path, prefix: str | None) -> None:
-    """Raise if the AnnData of an earlier save would be replaced that is not one."""
-    cells = adata_path(folder, prefix)
+def _check_replaceable(cells: Path, folder: Path, prefix: str | None) -> None:
+    """Raise if cells would be replaced that no model was saved with."""
     check_no_run_has(cells)
     if cells.exists() and not model_path(folder, prefix).exists():
         msg = (
@@ -182,6 +186,14 @@ def _check_replaceable(folder: Path, prefix: str | None) -> None:
             "folder, or a `prefix`."
         )
         raise ValueError(msg)
+
+
+def _read_mudata(path: Path) -> MuData:
+    try:
+        return read_h5mu(path)
+    except (OSError, KeyError, ValueError) as error:
+        msg = f"{str(path)!r} is no .h5mu file, or is damaged: {error}"
+        raise ValueError(msg) from error
 
 
 def _with_record(attributes: dict[str, Any]) -> dict[str, Any]:

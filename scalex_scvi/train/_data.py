@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from anndata import AnnData
 from scipy import sparse
 from scvi import REGISTRY_KEYS
 from scvi.data import AnnDataManager
@@ -16,8 +17,15 @@ from torch.utils.data import Dataset, Subset
 
 from scalex_scvi._core.blocks import LocalBlocks, blocks_of
 from scalex_scvi._core.matrices import by_rows, in_memory, is_lazy
+from scalex_scvi._core.modalities import annotated, one_modality, owner_of
 from scalex_scvi._core.reading import reading
-from scalex_scvi._core.scvi_private import AnnTorchDataset, scipy_to_torch_sparse
+from scalex_scvi._core.scvi_private import (
+    SETUP_ARGS_KEY,
+    AnnTorchDataset,
+    check_if_view,
+    get_anndata_attribute,
+    scipy_to_torch_sparse,
+)
 from scalex_scvi.pp import DeviceRows, Transform, on_device
 
 TransformOf = Callable[["SCALEXDataManager"], "Transform | None"]
@@ -28,6 +36,9 @@ _UNKNOWN = object()
 
 class SCALEXDataManager(AnnDataManager):
     """scvi-tools' data manager, whose expression goes through a transform as it is read.
+
+    Of a MuData, ``adata`` is the whole, which gets nothing but scvi-tools' marks in ``uns``. What
+    is registered of its cells is kept here, and the matrix stays in its modality, :attr:`owner`.
 
     Attributes
     ----------
@@ -43,6 +54,7 @@ class SCALEXDataManager(AnnDataManager):
     held_values: sparse.csr_matrix | None = None
     on_device: DeviceRows | None = None
     _transform: Any = None
+    _registered: AnnData | None = None
 
     def transfer_fields(self, adata_target: Any, **kwargs: Any) -> AnnDataManager:
         """Register other cells in the same way; their batches may be new."""
@@ -61,7 +73,37 @@ class SCALEXDataManager(AnnDataManager):
     def register_fields(self, adata: Any, *args: Any, **kwargs: Any) -> None:
         """Register cells; what was known of others is forgotten."""
         self._transform = _UNKNOWN
-        super().register_fields(adata, *args, **kwargs)
+        self._registered = None
+        if isinstance(adata, AnnData):
+            super().register_fields(adata, *args, **kwargs)
+            return
+        if adata.is_view:
+            check_if_view(adata)
+        cells = one_modality(adata, self.registry[SETUP_ARGS_KEY])
+        super().register_fields(cells, *args, **kwargs)
+        self._registered = AnnData(obs=cells.obs, uns=cells.uns)
+        self.adata = adata
+        self._assign_uuid()
+        self._assign_most_recent_manager_uuid()
+
+    @property
+    def owner(self) -> AnnData:
+        """The AnnData that the matrix lies in: ``adata``, or one modality of it."""
+        return owner_of(self.adata, self.registry[SETUP_ARGS_KEY])
+
+    @property
+    def annotated(self) -> AnnData:
+        """What has ``obs``, ``obsm`` and ``uns`` of the cells: ``adata``, or those of a MuData."""
+        return annotated(self.adata, self.registry[SETUP_ARGS_KEY])
+
+    def get_from_registry(self, registry_key: str) -> Any:
+        """Return registered data, the expression as it is now."""
+        if self._registered is None:
+            return super().get_from_registry(registry_key)
+        where = self.data_registry[registry_key]
+        is_matrix = where.attr_name in ("X", "layers")
+        place = self.owner if is_matrix else self._registered
+        return get_anndata_attribute(place, where.attr_name, where.attr_key)
 
     @property
     def codes(self) -> np.ndarray:
@@ -137,7 +179,7 @@ class TransformedDataset(AnnTorchDataset):
         """Rows of all registered data in the order of ``indexes``."""
         rows = np.atleast_1d(np.arange(len(self))[indexes])
         inverse = None
-        if self.adata_manager.adata.isbacked or (np.diff(rows) < 0).any():
+        if self.adata_manager.owner.isbacked or (np.diff(rows) < 0).any():
             # Files want ascending rows; so do many others, to be fast.
             rows, inverse = np.unique(rows, return_inverse=True)
         found = {}

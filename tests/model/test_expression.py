@@ -7,13 +7,12 @@ import logging
 from typing import Any
 
 import anndata as ad
-import mudata
 import numpy as np
 import pandas as pd
 import pytest
 import scvi
 from anndata import AnnData
-from conftest import QUIET, simulate_counts, small_model
+from conftest import QUIET, small_model
 from scipy import sparse, stats
 from scvi.dataloaders import AnnDataLoader
 
@@ -228,33 +227,6 @@ REASONS = [
     "get_feature_correlation_matrix",
     "get_latent_library_size",
 ]
-
-
-def test_mudata_is_referred_to_its_modality(model: sx.SCALEXModel) -> None:
-    with pytest.raises(NotImplementedError, match=r"setup_anndata\(mdata.mod\['rna'\]"):
-        sx.SCALEXModel.setup_mudata("a MuData", modalities={"layer": "rna"})
-    assert not hasattr(scvi.model.SCVI, "setup_mudata")  # nor does that of scvi-tools for one
-
-
-def test_a_modality_is_taken_with_the_batches_of_the_whole() -> None:
-    """As the message says: the peer, scVI, is set up in the same way."""
-    rna = simulate_counts(60, 20, 2)
-    protein = AnnData(np.ones((60, 3), np.float32), obs=rna.obs[[]].copy())
-    batch = rna.obs.pop("batch")
-    whole = mudata.MuData({"rna": rna, "protein": protein})
-    whole.obs["batch"] = batch.astype(str)
-    whole.push_obs()
-    latents = {}
-    for cls in (sx.SCALEXModel, scvi.model.SCVI):
-        cls.setup_anndata(whole.mod["rna"], batch_key="batch")
-        one = cls(whole.mod["rna"], n_hidden=32, n_latent=5)
-        one.train(max_epochs=1, **QUIET)
-        latents[cls] = one.get_latent_representation()
-        assert latents[cls].shape == (60, 5)
-    rna.obs["batch"] = batch
-    alone = small_model(rna)
-    alone.train(max_epochs=1, **QUIET)
-    np.testing.assert_array_equal(alone.get_latent_representation(), latents[sx.SCALEXModel])
 
 
 def test_data_modules_of_others_are_refused(model: sx.SCALEXModel) -> None:
