@@ -156,7 +156,7 @@ def test_the_table_has_the_figures_of_the_pages() -> None:
     seconds = [row(trained, n)[0] for n in ("**ours, by", "**ours, `recipe", "scalex", "scVI")]
     ours, quick, published, scvi = map(rounded, seconds)
     assert row(TEXT, "training")[:3] == [f"{ours} ({quick})", published, scvi]
-    job = speed.split("## From a file")[1].split("\n## ")[0]
+    job = speed.split("| 12 000 cells |")[1].split("| 3 000 cells |")[0]
     ours, quick, harmony = (
         rounded(row(job, name)[0]) for name in ("ours, default", "ours, `QUICK`", "scanpy")
     )
