@@ -13,7 +13,9 @@ from scvi.data._constants import _ADATA_MINIFY_TYPE_UNS_KEY as MINIFY_TYPE_KEY
 from scvi.data._constants import _FIELD_REGISTRIES_KEY as FIELD_REGISTRIES_KEY
 from scvi.data._constants import _MODEL_NAME_KEY as MODEL_NAME_KEY
 from scvi.data._constants import _SETUP_ARGS_KEY as SETUP_ARGS_KEY
+from scvi.data._constants import _SETUP_METHOD_NAME as SETUP_METHOD_KEY
 from scvi.data._constants import _STATE_REGISTRY_KEY as STATE_REGISTRY_KEY
+from scvi.data._constants import _SUMMARY_STATS_KEY as SUMMARY_STATS_KEY
 from scvi.data._constants import ADATA_MINIFY_TYPE
 from scvi.data._utils import _check_if_view as check_if_view
 from scvi.data._utils import _get_adata_minify_type as minify_type
@@ -37,7 +39,9 @@ __all__ = [
     "MODULE_KEYS",
     "SAVE_KEYS",
     "SETUP_ARGS_KEY",
+    "SETUP_METHOD_KEY",
     "STATE_REGISTRY_KEY",
+    "SUMMARY_STATS_KEY",
     "AnnTorchDataset",
     "check_if_view",
     "compare_groups",

@@ -118,7 +118,8 @@ class ExpressionMixin(_Base):
         silent
             Without effect: there is no progress bar.
         dataloader
-            Minibatches of values in [0, 1] to use instead of ``adata``; the result is an array.
+            Minibatches to use instead of ``adata``: values in [0, 1]; of a model of a data module,
+            counts, as the module gives them. The result is an array.
         **more
             Arguments of scVI's method for importance weights and data loaders are refused.
 
@@ -179,7 +180,7 @@ class ExpressionMixin(_Base):
     ) -> Posterior:
         self._check_if_trained(warn=False)
         parts = []
-        for tensors in dataloader:
+        for tensors in self._prepared(dataloader):
             inputs = self.module._get_inference_input(tensors)
             qz = self.module.inference(**inputs)[MODULE_KEYS.QZ_KEY]
             codes = tensors[REGISTRY_KEYS.BATCH_KEY]

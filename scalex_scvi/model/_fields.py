@@ -105,9 +105,9 @@ class ExpressionField(LayerField):
             declared = self.preparation.log_normalized is not None
             processed = prepared or (not declared and looks_scaled(matrix))
         if not processed:
-            _advise(adata, self.preparation)
+            advise(adata.n_vars, self.preparation)
             record = self._fit(adata)
-            return _state(adata.n_obs, record.genes, record, False, record.log_normalized)
+            return new_state(adata.n_obs, record.genes, record, False, record.log_normalized)
         if not adata.var_names.is_unique:
             repeated = list(adata.var_names[adata.var_names.duplicated()].unique())
             msg = (
@@ -116,7 +116,7 @@ class ExpressionField(LayerField):
             )
             raise ValueError(msg)
         check_unit_interval(matrix, name=name)
-        return _state(adata.n_obs, adata.var_names, record, True, False)
+        return new_state(adata.n_obs, adata.var_names, record, True, False)
 
     def _fit(self, adata: AnnData) -> Preprocessing:
         preparation = self.preparation
@@ -152,7 +152,7 @@ class ExpressionField(LayerField):
             if reference is not None and own is not None:
                 scale = own.scale.reindex(list(genes), fill_value=0)
                 reference = reference.with_new_batches(scale, self.batch_key)
-            return _state(adata_target.n_obs, genes, reference, True, False)
+            return new_state(adata_target.n_obs, genes, reference, True, False)
         if reference is None:
             msg = (
                 "The reference does not know how its counts were prepared, so that "
@@ -171,7 +171,7 @@ class ExpressionField(LayerField):
             log_normalized=logarithms,
             min_gene_share=self.min_gene_share,
         )
-        return _state(adata_target.n_obs, genes, found.record, False, bool(logarithms))
+        return new_state(adata_target.n_obs, genes, found.record, False, bool(logarithms))
 
 
 def _point_to_raw(adata: AnnData, layer: str | None) -> None:
@@ -186,13 +186,28 @@ def _point_to_raw(adata: AnnData, layer: str | None) -> None:
             )
 
 
-def _advise(adata: AnnData, preparation: Preparation) -> None:
-    if preparation.n_top_features == -1 and adata.n_vars > MANY_GENES:
+def advise(n_vars: int, preparation: Preparation) -> None:
+    """Say so if the model takes more genes than is usual."""
+    if preparation.n_top_features == -1 and n_vars > MANY_GENES:
         logger.warning(
             "The model will have all %d genes of `adata`. Some thousand variable ones are usual: "
             "pass `n_top_features=2000`, or 'highly_variable' for those of adata.var.",
-            adata.n_vars,
+            n_vars,
         )
+
+
+def preparation_of(arguments: dict[str, Any]) -> Preparation:
+    """Return what is to be done to counts, by the arguments of a set-up."""
+    n_top_features = arguments["n_top_features"]
+    return Preparation(
+        profile=arguments["profile"],
+        n_top_features=-1 if n_top_features is None else n_top_features,
+        # Genes are those of the object, as with scvi-tools, unless some are to be selected.
+        min_cells=0 if n_top_features is None else None,
+        dropped_prefixes=None if isinstance(n_top_features, int) else (),
+        log_normalized=arguments["log_normalized"],
+        new_batches=arguments["new_batches"],
+    )
 
 
 def _highly_variable(adata: AnnData) -> list[str]:
@@ -205,9 +220,10 @@ def _highly_variable(adata: AnnData) -> list[str]:
     return list(adata.var_names[adata.var["highly_variable"].to_numpy(bool)])
 
 
-def _state(
+def new_state(
     n_obs: int, genes: Any, record: Preprocessing | None, processed: bool, logarithms: bool
 ) -> dict[str, Any]:
+    """Return what the registry says of the expression of cells."""
     names = np.asarray([str(gene) for gene in genes], dtype=object)
     return {
         LayerField.N_OBS_KEY: n_obs,

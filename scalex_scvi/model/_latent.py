@@ -64,7 +64,8 @@ class LatentMixin(_Base):
         return_dist
             Whether to return mean and variance.
         dataloader
-            Minibatches to use instead of ``adata``, for ``batch_stats="running"``.
+            Minibatches to use instead of ``adata``, for ``batch_stats="running"``: values in
+            [0, 1]; of a model of a data module, counts, as the module gives them.
         batch_stats
             Statistics of the encoder's batch normalization. ``"running"`` (default): those of the
             training, so that, given the scale of its batch, the latent of a cell depends on that
@@ -95,7 +96,7 @@ class LatentMixin(_Base):
                 mc_samples=mc_samples,
                 batch_size=batch_size,
                 return_dist=return_dist,
-                dataloader=dataloader,
+                dataloader=self._prepared(dataloader),
             )
         self._check_if_trained(warn=False)
         mean, var = self._encode(adata, indices, batch_size, batch_stats)
@@ -149,7 +150,7 @@ class LatentMixin(_Base):
         """
         self._check_own_decoders(*args, **kwargs)
         with seeded(None):
-            return super().get_elbo(*args, **kwargs)
+            return super().get_elbo(*args, **self._with_prepared(kwargs))
 
     def get_reconstruction_error(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """See :meth:`scvi.model.base.VAEMixin.get_reconstruction_error`; the noise is seeded.
@@ -163,7 +164,12 @@ class LatentMixin(_Base):
         """
         self._check_own_decoders(*args, **kwargs)
         with seeded(None):
-            return super().get_reconstruction_error(*args, **kwargs)
+            return super().get_reconstruction_error(*args, **self._with_prepared(kwargs))
+
+    def _with_prepared(self, kwargs: dict[str, Any]) -> dict[str, Any]:
+        if "dataloader" not in kwargs:
+            return kwargs
+        return kwargs | {"dataloader": self._prepared(kwargs["dataloader"])}
 
     def _check_own_decoders(
         self,

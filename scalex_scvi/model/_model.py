@@ -32,7 +32,7 @@ from scalex_scvi._core.scvi_private import (
 from scalex_scvi._core.seeds import seeded
 from scalex_scvi.module import SCALEXVAE
 from scalex_scvi.nn import ActivationName
-from scalex_scvi.pp import MIN_GENE_SHARE, NewBatches, Preparation, Preprocessing, Transform
+from scalex_scvi.pp import MIN_GENE_SHARE, NewBatches, Preprocessing, Transform
 from scalex_scvi.train import (
     SCALEXDataManager,
     SCALEXDataSplitter,
@@ -41,6 +41,7 @@ from scalex_scvi.train import (
     default_residual,
 )
 
+from ._datamodule import DataModuleMixin
 from ._differential import DifferentialMixin
 from ._expression import ExpressionMixin
 from ._fields import (
@@ -50,6 +51,7 @@ from ._fields import (
     BatchField,
     ExpressionField,
     LabelsField,
+    preparation_of,
     record_in,
     stored_record,
 )
@@ -102,6 +104,7 @@ class SCALEXModel(
     ImputationMixin,
     QueryMixin,
     MuDataMixin,
+    DataModuleMixin,
     MinifiedMixin,
     PublishedMixin,
     RefusedMixin,
@@ -121,7 +124,7 @@ class SCALEXModel(
     adata
         AnnData registered by :meth:`setup_anndata`, or MuData by :meth:`setup_mudata`.
     registry
-        Registry of a saved model, to build one without data.
+        Of a saved model, to build one without data; or that of :meth:`setup_datamodule`.
     n_hidden
         Width of the encoder's hidden layer (1024, as published).
     n_latent
@@ -224,8 +227,10 @@ class SCALEXModel(
 
     def _default_residual(self, n_layers_decoder: int) -> int:
         """Width of the decoder's nonlinear part, by the cells, if there are any."""
-        if n_layers_decoder or self.adata is None or self.minified_data_type is not None:
+        if n_layers_decoder or self.minified_data_type is not None:
             return 0
+        if self.adata is None:
+            return self._seen_in_module("n_residual") or 0
         return default_residual(self.adata_manager)
 
     @classmethod
@@ -315,7 +320,7 @@ class SCALEXModel(
             REGISTRY_KEYS.X_KEY,
             arguments["layer"],
             batch_key,
-            _preparation(arguments),
+            preparation_of(arguments),
             arguments["processed"],
             least,
         )
@@ -445,20 +450,6 @@ class SCALEXModel(
     def get_var_names(self, legacy_mudata_format: bool = False) -> Any:
         """Names of the model's features, which may be some of those of the AnnData."""
         return self._expression_state[ExpressionField.COLUMN_NAMES_KEY]
-
-
-def _preparation(arguments: dict[str, Any]) -> Preparation:
-    """Return what is to be done to counts, by the arguments of a set-up."""
-    n_top_features = arguments["n_top_features"]
-    return Preparation(
-        profile=arguments["profile"],
-        n_top_features=-1 if n_top_features is None else n_top_features,
-        # Genes are those of the object, as with scvi-tools, unless some are to be selected.
-        min_cells=0 if n_top_features is None else None,
-        dropped_prefixes=None if isinstance(n_top_features, int) else (),
-        log_normalized=arguments["log_normalized"],
-        new_batches=arguments["new_batches"],
-    )
 
 
 def transform_of(manager: SCALEXDataManager) -> Transform | None:

@@ -29,10 +29,10 @@ def to_plain(value: Any, *, name: str) -> Any:
     """
     if isinstance(value, str):
         return str(value)  # not a class of its own, which no file would be read with
+    if isinstance(value, np.generic):  # before floats, of which numpy's are a subclass
+        return value.item()
     if value is None or isinstance(value, bool | int | float | torch.Tensor):
         return value
-    if isinstance(value, np.generic):
-        return value.item()
     if isinstance(value, Mapping):
         return {
             to_plain(key, name=name): to_plain(item, name=f"{name}[{key!r}]")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from scalex_scvi.train import (
     DEFAULT,
     Checkpoint,
     Recipe,
+    TransformedDataModule,
     count_processes,
     ddp_logging,
     default_steps,
@@ -47,6 +48,8 @@ class TrainingMixin(_Base):
     is_trained_: bool
     untrained_batches_: list[str]
     _summarize: Callable[[], None]
+    _seen_in_module: Callable[[str], Any]
+    _module_to_train_on: Callable[..., TransformedDataModule | None]
 
     def train(
         self,
@@ -73,6 +76,9 @@ class TrainingMixin(_Base):
 
         Cells of a store (:func:`scalex_scvi.io.open_store`) are read in blocks by annbatch (see
         :class:`scalex_scvi.train.StoreDataModule`), or row by row where that is not installed.
+
+        A model of a data module (:meth:`setup_datamodule`) is trained with ``datamodule=``, in the
+        minibatches that the module makes.
 
         On a model from :meth:`load_query_data` this fits the decoder's normalization of the new
         batches and nothing else: the latent cannot change, what changes is
@@ -123,22 +129,27 @@ class TrainingMixin(_Base):
             check_whole(max_epochs, 1, name="max_epochs")
         changes = {name: more.pop(name) for name in Recipe.names() if name in more}
         recipe = DEFAULT.but(**(dict(recipe) | changes))
-        self._check_trainable()
+        n_processes = count_processes(accelerator, devices, more)
+        module = self._module_to_train_on(
+            more.get("datamodule"), _up_to_module(changes, train_size, validation_size), n_processes
+        )
+        self._check_trainable(module)
         if not recipe.residual and not self.is_trained_ and not self.n_reference_batches_:
             self._drop_residual()
         if self.n_reference_batches_ == self.summary_stats.n_batch:
             logger.warning("The query has no new batches: there is nothing to train.")
             return
-        n_processes = count_processes(accelerator, devices, more)
         device = _device(accelerator, devices, n_processes)
-        n_train = self._count_training_cells(train_size, n_processes)
+        n_train = self._count_training_cells(train_size, n_processes, module)
         batch_size = min(recipe.batch_size, n_train // n_processes)
-        steps_per_epoch = n_train // n_processes // batch_size
+        steps_per_epoch = n_train // n_processes // batch_size if module is None else len(module)
         if max_epochs is None:
             max_epochs = math.ceil(self._steps(recipe) / steps_per_epoch)
         more.setdefault("log_every_n_steps", min(10, steps_per_epoch))
         more |= self._stopping(recipe, train_size, seed, n_processes, more.pop("callbacks", []))
-        if "datamodule" not in more:
+        if module is not None:
+            more["datamodule"] = module
+        elif "datamodule" not in more:
             more["datamodule"] = store_data_module(
                 self.adata_manager,
                 batch_size=batch_size,
@@ -180,7 +191,7 @@ class TrainingMixin(_Base):
     ) -> Iterator[None]:
         """Hold the cells' values, the generators and the start of the decoder ready."""
         with (
-            self.adata_manager.transformed_once(device),
+            nullcontext() if self.adata is None else self.adata_manager.transformed_once(device),
             seeded(seed),
             self._history_started(),
             ddp_logging(more),
@@ -190,13 +201,13 @@ class TrainingMixin(_Base):
                 self._start_at_mean()
             yield
 
-    def _check_trainable(self) -> None:
-        if self.adata is None:
+    def _check_trainable(self, module: TransformedDataModule | None) -> None:
+        if self.adata is None and module is None:
             msg = (
-                "The model was built from a registry, without cells. Data modules of others are "
-                "not taken: the transform, the decoder's start and the length of the training are "
-                "fitted to all cells. Use `setup_anndata` with cells in memory, backed, of a store "
-                "or of dask."
+                "The model was built from a registry, without cells, and the registry has no "
+                "transform of counts, which is fitted to all cells. That of a data module: "
+                "`SCALEXModel(registry=SCALEXModel.setup_datamodule(datamodule))`. Cells in "
+                "memory, backed, of a store or of dask: `setup_anndata`."
             )
             raise ValueError(msg)
         if self.minified_data_type is not None:
@@ -212,7 +223,11 @@ class TrainingMixin(_Base):
         self.init_params_["non_kwargs"]["n_residual"] = 0
         self._summarize()
 
-    def _count_training_cells(self, train_size: float, n_processes: int) -> int:
+    def _count_training_cells(
+        self, train_size: float, n_processes: int, module: TransformedDataModule | None
+    ) -> int:
+        if module is not None:
+            return module.n_train
         n_train = math.ceil(self.adata.n_obs * train_size)
         if n_train < n_processes:
             msg = f"{n_train} cells cannot be shared out between {n_processes} processes."
@@ -222,6 +237,8 @@ class TrainingMixin(_Base):
     def _steps(self, recipe: Recipe) -> int:
         if recipe.max_steps is not None:
             return recipe.max_steps
+        if self.adata is None:
+            return default_steps(self._seen_in_module("share_of_nonzero"))
         return default_steps(share_of_nonzero(self.adata_manager))
 
     def _plan(self, recipe: Recipe, plan_kwargs: dict[str, Any] | None) -> dict[str, Any]:
@@ -266,6 +283,8 @@ class TrainingMixin(_Base):
         """Arguments of the data splitter; those of ``more`` that are its own are taken out."""
         shuffle = more.pop("shuffle_set_split", True)
         given = more.pop("datasplitter_kwargs", None) or {}
+        if self.adata is None:  # a data module of others
+            return given
         # `drop_dataset_tail`: no cell twice in an epoch to fill up the last process.
         splitter = {
             "order_seed": resolve_seed(seed),
@@ -293,8 +312,9 @@ class TrainingMixin(_Base):
         """Before the first training, of all batches or of a query's, place the decoder's output."""
         is_first = not self.is_trained_ or (self.n_reference_batches_ > 0 and not self.history_)
         if is_first:
-            mean = torch.from_numpy(mean_expression(self.adata_manager))
-            self.module.decoder.start_at(mean.to(self.module.device))
+            mean = self._seen_in_module("mean")
+            mean = mean_expression(self.adata_manager) if self.adata is not None else mean
+            self.module.decoder.start_at(torch.from_numpy(mean).to(self.module.device))
 
     @contextmanager
     def _history_started(self) -> Iterator[None]:
@@ -319,6 +339,15 @@ def _checked_shares(train_size: float | None, validation_size: float | None) -> 
     if validation_size is not None:
         check_share(validation_size, name="validation_size", zero=True)
     return train_size
+
+
+def _up_to_module(
+    changes: Mapping[str, Any], train_size: float, validation_size: float | None
+) -> list[str]:
+    """Names of the arguments that were given, and are up to a data module of others."""
+    given = [name for name in ("batch_size",) if name in changes]
+    given += ["train_size"] if train_size < 1 else []
+    return given + (["validation_size"] if validation_size is not None else [])
 
 
 def _device(accelerator: str, devices: int | list[int] | str, n_processes: int) -> torch.device:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import unquote
@@ -13,6 +13,7 @@ import pandas as pd
 from anndata import AnnData
 from scipy import sparse
 
+from scalex_scvi._core.blocks import Blocks
 from scalex_scvi._core.columns import as_text
 
 from ._preparation import DROPPED_PREFIXES, NewBatches, Preparation, ScaleBy
@@ -110,6 +111,41 @@ class Preprocessing:
         from ._prepare import fit_adata
 
         return fit_adata(adata, preparation or Preparation(), batch_key, layer).record
+
+    @classmethod
+    def fit_blocks(
+        cls,
+        blocks: Blocks,
+        var: pd.DataFrame,
+        batch_names: Sequence[str],
+        preparation: Preparation,
+        *,
+        name: str,
+        batch_key: str | None,
+    ) -> Preprocessing:
+        """Fit the transform to counts that come in blocks, with the batch of each cell.
+
+        Parameters
+        ----------
+        blocks
+            Cells × features.
+        var
+            Annotation of the features.
+        batch_names
+            Names of the batches.
+        preparation, batch_key
+            See :meth:`fit`.
+        name
+            What to call the counts in messages.
+
+        Raises
+        ------
+        TypeError, ValueError, FileNotFoundError
+            See :func:`scalex_scvi.pp.rna`.
+        """
+        from ._fit import fit
+
+        return fit(blocks, var, batch_names, preparation, name=name, batch_key=batch_key).record
 
     def apply(self, block: Any, features: pd.Index, batches: Any) -> sparse.csr_matrix:
         """Take a block of counts through the transform.

@@ -8,6 +8,10 @@ from ._data import cells_all_over as cells_all_over
 from ._data import share_of_nonzero as share_of_nonzero
 from ._length import default_steps as default_steps
 from ._loader import SCALEXDataSplitter as SCALEXDataSplitter
+from ._others import MinibatchBlocks as MinibatchBlocks
+from ._others import TransformedDataModule as TransformedDataModule
+from ._others import TransformedMinibatches as TransformedMinibatches
+from ._others import values_of_minibatch as values_of_minibatch
 from ._plan import SCALEXTrainingPlan as SCALEXTrainingPlan
 from ._processes import count_processes as count_processes
 from ._processes import ddp_logging as ddp_logging

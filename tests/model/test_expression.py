@@ -229,12 +229,6 @@ REASONS = [
 ]
 
 
-def test_data_modules_of_others_are_refused(model: sx.SCALEXModel) -> None:
-    without_cells = sx.SCALEXModel(registry=model.registry, n_hidden=8, n_latent=2)
-    with pytest.raises(ValueError, match="Data modules of others are not taken"):
-        without_cells.train(datamodule=object(), max_epochs=1)
-
-
 @pytest.mark.parametrize("name", REASONS)
 def test_what_has_no_likelihood_says_so(model: sx.SCALEXModel, name: str) -> None:
     with pytest.raises(NotImplementedError, match="not by a likelihood of counts. Use"):
