@@ -83,6 +83,7 @@ def map_onto(
             min_gene_share=reading.min_gene_share,
         )
         beside = _beside(reference, mapped, wanted, seed)
+        _keep_colors(counts, beside, reference, wanted)
         forget_registration(counts)
         if folder is not None:
             make_writable(counts)  # what was added since
@@ -160,6 +161,18 @@ def _of_query(query: AnnData, labels: Sequence[str]) -> pd.DataFrame:
         columns[f"{label}_transfer"] = transferred.where(~refused, UNKNOWN)
         columns |= {name: obs[name] for name in (f"{label}_probability", f"{label}_p_value")}
     return pd.DataFrame(columns, index=query.obs_names)
+
+
+def _keep_colors(
+    counts: AnnData, beside: AnnData, reference: Reference, labels: Sequence[str]
+) -> None:
+    """Give batches and labels the colors that they have in the reference."""
+    ref, key = reference.model.adata, reference.model.batch_key
+    pl.store_colors(ref, [*([] if key is None else [key]), *labels])
+    transferred = [f"{label}_transfer" for label in labels]
+    batch = batch_column(beside)
+    pl.store_colors(beside, [batch, "projection", *labels, *transferred], like=[ref, counts])
+    pl.store_colors(counts, [batch, *transferred], like=[beside])
 
 
 def _draw(beside: AnnData, labels: Sequence[str], files: Any) -> None:

@@ -173,6 +173,11 @@ def finish(
         uncorrected_umap(adata, seed=seed)
     if outputs.assess:
         _assess(adata, _label_in(adata, outputs), seed)
+    columns = [
+        *_columns_to_draw(adata, _label_in(adata, outputs)),
+        *(["leiden"] if "leiden" in adata.obs else []),
+    ]
+    pl.store_colors(adata, columns)
     if folder is not None:
         model.save(folder.checkpoint)
         make_writable(adata)  # what was added since
@@ -245,9 +250,13 @@ def _assess(adata: AnnData, label: str | None, seed: int | None) -> None:
     adata.uns.update(scores)
 
 
-def _draw(adata: AnnData, label: str | None, folder: RunFolder | None, *, show: bool) -> None:
+def _columns_to_draw(adata: AnnData, label: str | None) -> list[str]:
     wanted = (batch_column(adata), str(label), f"{label}_transfer")
-    colors = [name for name in wanted if name in adata.obs]
+    return [name for name in wanted if name in adata.obs]
+
+
+def _draw(adata: AnnData, label: str | None, folder: RunFolder | None, *, show: bool) -> None:
+    colors = _columns_to_draw(adata, label)
     files = [] if folder is None else folder.pictures("umap")
     if "projection" in adata.obs and adata.obs["projection"].nunique() > 1:
         is_query = adata.obs["projection"] == "query"

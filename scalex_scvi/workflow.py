@@ -14,8 +14,8 @@ import pandas as pd
 import torch
 from anndata import AnnData
 
-from . import pp
-from ._core.columns import as_text
+from . import pl, pp
+from ._core.columns import as_text, set_groups
 from ._core.keys import REFERENCE_UMAP_KEY, UMAP_KEY
 from ._core.messages import messages_on_console
 from ._core.options import options_in
@@ -388,6 +388,7 @@ def project(
         if not alone:
             _place_on_own_map(ref, query)
         adata = _query_alone(query) if alone else _together(ref, query)
+        _keep_colors(adata, ref, query, outputs.label)
         if ref is None and not outputs.repeat:
             logger.warning("The reference folder holds no cells: the query is returned alone.")
         options = (reading, preparation)
@@ -583,7 +584,7 @@ def _transfer(ref: AnnData, query: AnnData, label: str, *, unknown: bool) -> Non
 def _label_as_text(adata: AnnData | None, label: str) -> None:
     """Name labels as the transferred ones are named, whatever the type of the column."""
     if adata is not None and label in adata.obs:
-        adata.obs[label] = pd.Series(as_text(adata.obs[label]), index=adata.obs_names)
+        set_groups(adata, label, as_text(adata.obs[label]))
 
 
 def _place_on_own_map(ref: AnnData, query: AnnData) -> None:
@@ -591,6 +592,15 @@ def _place_on_own_map(ref: AnnData, query: AnnData) -> None:
     if UMAP_KEY in ref.obsm:
         own = ref.obsm[REFERENCE_UMAP_KEY] = np.asarray(ref.obsm[UMAP_KEY])
         query.obsm[REFERENCE_UMAP_KEY] = place_on_map(ref.obsm["latent"], own, query.obsm["latent"])
+
+
+def _keep_colors(adata: AnnData, ref: AnnData | None, query: AnnData, label: str | None) -> None:
+    """Give batches and labels the colors that they have in the reference, and then in the query."""
+    columns = [batch_column(query), *([] if label is None else [label, f"{label}_transfer"])]
+    if ref is not None:
+        pl.store_colors(ref, [name for name in columns if name in ref.obs])
+    like = [query] if ref is None else [ref, query]
+    pl.store_colors(adata, [name for name in columns if name in adata.obs], like=like)
 
 
 def _query_alone(query: AnnData) -> AnnData:

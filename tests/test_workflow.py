@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import shutil
 from pathlib import Path
@@ -86,6 +87,36 @@ def test_project_returns_reference_and_query(
     again = sx.label_transfer(written[~is_query], written[is_query], method="consensus")
     assert list(again) == list(written.obs["celltype_transfer"][is_query])
     assert (tmp_path / "out" / "umap.png").stat().st_size > 10_000
+
+
+def test_names_have_one_color_in_all_pictures_of_two_runs(
+    reference: Path, query: AnnData, tmp_path: Path
+) -> None:
+    """Those that the user chose, and of labels that the reference lacks new ones."""
+    ref = ad.read_h5ad(reference / "adata.h5ad")
+    chosen = {"type0": "#110000", "type1": "#220000", "type2": "#330000"}
+    assert [*ref.obs["celltype"].cat.categories] == [*chosen]
+    ref.uns["celltype_colors"] = [*chosen.values()]
+    ref.write_h5ad(reference / "adata.h5ad")
+    query = query[query.obs["celltype"] != "type0"].copy()
+    query.obs["celltype"] = query.obs["celltype"].cat.rename_categories({"type1": "a new one"})
+    project(query, reference, tmp_path / "out", label="celltype")
+    written = ad.read_h5ad(tmp_path / "out" / "adata.h5ad")
+    assert {*written.obs["celltype"].cat.categories} == {"a new one", *chosen}
+    text = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    in_report = json.loads(text.split('id="cells-data">')[1].split("</script>")[0])["columns"]
+    places = {"celltype": "labels", "celltype_transfer": "transfer", "batch": "batch"}
+    for key, place in (places | {"leiden": "clusters"}).items():
+        names = written.obs[key].cat.categories
+        found = dict(zip(names, written.uns[f"{key}_colors"], strict=True))
+        if key.startswith("celltype"):
+            assert {name: found[name] for name in chosen if name in found}.items() <= chosen.items()
+        if key == "batch":
+            of_ref = dict(zip(ref.obs[key].cat.categories, ref.uns["batch_colors"], strict=True))
+            assert {name: found[name] for name in of_ref} == of_ref
+        assert len(set(found.values())) == len(found)
+        drawn = dict(zip(in_report[place]["names"], in_report[place]["colors"], strict=True))
+        assert found.items() <= drawn.items()
 
 
 def test_transferred_labels_may_be_unknown(reference: Path, query: AnnData) -> None:

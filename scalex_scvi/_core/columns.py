@@ -42,6 +42,35 @@ def as_text(values: Any) -> pd.Categorical:
     return pd.Categorical.from_codes(place[groups.codes.to_numpy()], categories=unique)
 
 
+def set_groups(adata: AnnData, key: str, groups: Any) -> None:
+    """Write a column of groups; the names keep the colors that ``uns`` has for the column.
+
+    Those are in the order of its categories, which may be others now.
+
+    Parameters
+    ----------
+    adata
+        Cells, changed in place.
+    key
+        Column of ``obs``, new or not.
+    groups
+        Categories of text, for each cell.
+    """
+    colors = adata.uns.get(f"{key}_colors")
+    by_name: dict[str, str] = {}
+    if colors is not None and key in adata.obs:
+        before = adata.obs[key].astype("category").cat.categories
+        by_name = {text_of(name): str(color) for name, color in zip(before, colors, strict=False)}
+    adata.obs[key] = pd.Series(groups, index=adata.obs_names)
+    if colors is None:
+        return
+    names = adata.obs[key].cat.categories
+    if set(names) <= set(by_name):
+        adata.uns[f"{key}_colors"] = [by_name[name] for name in names]
+    else:
+        del adata.uns[f"{key}_colors"]  # of other names
+
+
 def check_batch_column(adata: AnnData, batch_key: str | None, *, lone_cells: bool = False) -> None:
     """Raise unless ``adata.obs[batch_key]`` names the batch of every cell, two cells or more.
 

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from scalex_scvi._core.columns import as_text, check_no_missing
+from scalex_scvi._core.columns import as_text, check_no_missing, set_groups
 from scalex_scvi._core.matrices import check_no_mask
 from scalex_scvi._core.seeds import resolve_seed
 
@@ -118,7 +118,7 @@ def rename_batches(adata: AnnData, column: str) -> None:
             column,
             own,
         )
-    adata.obs[column] = batch
+    set_groups(adata, column, batch)
     adata.uns[BATCH_COLUMN_KEY] = column
 
 
@@ -171,7 +171,7 @@ def _store_batches(adata: AnnData, batch: pd.Series, name: str) -> None:
             column,
             BATCH,
         )
-    adata.obs[column] = batch
+    set_groups(adata, column, batch)
     adata.uns[BATCH_COLUMN_KEY] = column
 
 

@@ -14,10 +14,12 @@ One rule for all:
     Axes to draw in, where a plot has one panel. Their figure stays the user's: it is neither closed
     nor resized.
 Colors
-    The argument, else ``adata.uns[f"{key}_colors"]``, else scanpy's palettes of 20, 28 or 102
-    colors. Cells without a category are gray.
+    The argument, else ``adata.uns[f"{key}_colors"]``, else, for transferred labels, those of the
+    labels that they come from, else scanpy's palettes of 20, 28 or 102 colors. A color belongs to a
+    name: :func:`store_colors` decides them once for several pictures, as each run does for its
+    own. Cells without a category are gray, those called ``"unknown"`` a darker gray.
 
-No plot changes ``adata`` or matplotlib's settings. Many points are rasterized in vector files.
+No picture changes ``adata`` or matplotlib's settings. Many points are rasterized in vector files.
 """
 
 import lazy_loader as _lazy

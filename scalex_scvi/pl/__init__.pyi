@@ -4,6 +4,7 @@ from ._embedding import embedding as embedding
 from ._history import history as history
 from ._meta import meta as meta
 from ._meta import meta_pair as meta_pair
+from ._palette import store_colors as store_colors
 from ._report import report as report
 from ._umap import projection as projection
 from ._umap import umap as umap

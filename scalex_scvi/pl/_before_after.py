@@ -10,9 +10,9 @@ from matplotlib.figure import Figure
 
 from scalex_scvi._core.keys import UMAP_KEY, UNCORRECTED_UMAP_KEY
 
-from ._cells import coordinates, draw_cells
+from ._cells import coordinates, draw_cells, number_clusters
 from ._figure import Save, opened, shown_or_returned
-from ._umap import PANEL, decorate, panel_width, point_size, shared_columns
+from ._umap import FONTSIZE, PANEL, decorate, panel_width, point_size, shared_columns
 
 
 def before_after(
@@ -61,6 +61,7 @@ def before_after(
             for name, column in columns.items():
                 axis, colors = next(panels), palettes[name]
                 draw_cells(axis, points[drawn], column[drawn], colors, size=size)
+                number_clusters(axis, points[drawn], column[drawn], fontsize=FONTSIZE)
                 title = f"{when} integration: {name}"
                 below = when == "after"  # the legend is the same above
                 decorate(axis, column, colors, basis=basis, title=title, legend=below)

@@ -9,11 +9,16 @@ import pandas as pd
 import scanpy as sc
 from anndata import AnnData
 from matplotlib.axes import Axes
+from matplotlib.patheffects import withStroke
 
-from ._categories import GRAY, Colors
+from ._categories import GRAY, used
+from ._palette import Colors
 
 MANY_CELLS = 5000
 """From this number of points on they are rasterized in vector files."""
+
+CLUSTERS = ("leiden", "louvain", "cluster")
+"""What the name of a column of clusters begins with."""
 
 AXIS_NAMES = {"X_umap": "UMAP", "X_tsne": "tSNE", "X_pca": "PC"}
 
@@ -77,6 +82,28 @@ def draw_cells(
     )
     for drawn in axis.collections:
         drawn.set_rasterized(len(points) >= MANY_CELLS)
+
+
+def number_clusters(axis: Axes, points: np.ndarray, column: pd.Series, *, fontsize: float) -> None:
+    """Write the name of each cluster where its cells are, by their medians.
+
+    In columns of clusters alone: names that say nothing have to be found on the map.
+    """
+    if not str(column.name).lower().startswith(CLUSTERS):
+        return
+    on_map = np.isfinite(points).all(axis=1)
+    for name in used(column[on_map]):
+        x, y = np.median(points[on_map & (column == name).to_numpy()], axis=0)
+        axis.text(
+            x,
+            y,
+            str(name),
+            fontsize=fontsize,
+            fontweight="bold",
+            ha="center",
+            va="center",
+            path_effects=[withStroke(linewidth=2, foreground="white")],
+        )
 
 
 def label_axes(axis: Axes, basis: str, *, fontsize: float = 9) -> None:

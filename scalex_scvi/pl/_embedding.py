@@ -12,10 +12,11 @@ from anndata import AnnData
 from matplotlib.figure import Figure
 from matplotlib.legend import Legend
 
-from ._categories import GivenColors, categories_of, colors_of, used
+from ._categories import categories_of, used
 from ._cells import coordinates, draw_cells, label_axes
 from ._figure import Save, opened, shown_or_returned
 from ._legend import handles, legend_columns, legend_width, margin_legend
+from ._palette import GivenColors, colors_of
 
 FONTSIZE = 8.0
 

@@ -11,7 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from ._categories import GRAY, Colors, used
+from ._categories import GRAY, used
+from ._palette import Colors
 
 
 def margin_legend(

@@ -20,17 +20,14 @@ from scipy import sparse
 
 from ._categories import (
     GRAY,
-    Colors,
-    GivenColors,
     categories_of,
-    colors_of,
     readable,
-    stored_colors,
     used,
 )
 from ._figure import Save, opened, shown_or_returned
 from ._heatmap import heatmap, side
 from ._legend import handles, legend_columns, legend_width, margin_legend
+from ._palette import Colors, GivenColors, colors_of, stored_colors
 
 logger = logging.getLogger(__name__)
 
@@ -212,7 +209,7 @@ def meta_pair(
     types, batch_column = _complete(adata, color, "color"), _complete(adata, batch, "batch")
     first, second = _two_batches(batches, batch_column)
     palette = colors_of(adata, color, types.cat.categories, given=color_map)
-    is_plain = color_map is None and stored_colors(adata, color, types.cat.categories) is None
+    is_plain = color_map is None and not stored_colors(adata, color)
     groups, correlation = _correlation(adata, use_rep, batch_column, types)
     table = pd.DataFrame(correlation, *[pd.MultiIndex.from_tuples(groups)] * 2)
     table = table.loc[second, first]

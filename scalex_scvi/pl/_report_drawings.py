@@ -13,7 +13,7 @@ from scipy import sparse
 
 from scalex_scvi.pp import unscale
 
-from ._categories import UNKNOWN
+from ._palette import UNKNOWN
 from ._report_run import Run
 
 MARKERS_EACH = 3

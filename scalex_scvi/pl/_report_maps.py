@@ -10,7 +10,8 @@ import pandas as pd
 
 from scalex_scvi._core.keys import REFERENCE_UMAP_KEY, UMAP_KEY, UNCORRECTED_UMAP_KEY
 
-from ._categories import UNKNOWN, UNMAPPED, Colors, categories_of, colors_of
+from ._categories import categories_of
+from ._palette import UNKNOWN, colors_of
 from ._report_run import Run
 
 MAX_CELLS = 100_000
@@ -26,13 +27,15 @@ def map_data(run: Run) -> dict[str, Any]:
     """Return what the script needs: maps and columns as base64 of 16-bit numbers."""
     cells = _drawn(run.adata.n_obs)
     is_query = run.is_query
+    places = {
+        key: _quantized(np.asarray(run.adata.obsm[key])[cells])
+        for key in _MAPS
+        if key in run.adata.obsm
+    }
     return {
         "n": len(cells),
-        "maps": {
-            key: _base64(_quantized(np.asarray(run.adata.obsm[key])[cells]))
-            for key in _MAPS
-            if key in run.adata.obsm
-        },
+        "maps": {key: _base64(found) for key, found in places.items()},
+        "middles": _middles(run, cells, places),
         "columns": _columns(run, cells),
         "query": None if is_query is None else _base64(is_query[cells].astype(np.uint8)),
     }
@@ -112,23 +115,32 @@ def _columns(run: Run, cells: np.ndarray) -> dict[str, Any]:
         found["labels"] = run.labels
     if run.transferred is not None and run.is_query is not None:
         found["transfer"] = _over_the_reference(run)
-    shared: Colors = {}
+    keys = {"batch": run.batch_key, "clusters": "leiden", "labels": str(run.labels_key)}
     columns = {}
     for name, column in found.items():
-        key = {"batch": run.batch_key, "clusters": "leiden"}.get(name, str(run.labels_key))
+        key = keys.get(name, f"{run.labels_key}_transfer")
         categories = column.cat.categories
-        stored = run.adata if name != "transfer" else run.adata[:0]
-        are_labels = name in ("labels", "transfer")
-        colors = colors_of(stored, key, categories, shared=shared if are_labels else None)
-        if are_labels:
-            shared = colors | shared
+        colors = colors_of(run.adata, key, categories)
         codes = column.cat.codes.to_numpy()[cells].astype(np.int64)
         columns[name] = {
             "codes": _base64(np.where(codes < 0, NO_PLACE, codes).astype("<u2")),
             "names": [str(category) for category in categories],
-            "colors": [UNMAPPED if c == UNKNOWN else _hex(colors[c]) for c in categories],
+            "colors": [colors[category] for category in categories],
         }
     return columns
+
+
+def _middles(run: Run, cells: np.ndarray, places: dict[str, np.ndarray]) -> dict[str, Any]:
+    """Median of each cluster's places on each map, by its name; none if no cell is there."""
+    if "leiden" not in run.adata.obs:
+        return {}
+    clusters = categories_of(run.adata, "leiden", "labels_key").iloc[cells]
+    middles: dict[str, Any] = {}
+    for key, points in places.items():
+        on_map = (points != NO_PLACE).all(axis=1)
+        grouped = pd.DataFrame(points[on_map]).groupby(clusters[on_map].to_numpy(), observed=True)
+        middles[key] = {str(name): row.tolist() for name, row in grouped.median().T.items()}
+    return middles
 
 
 def _over_the_reference(run: Run) -> pd.Series:
@@ -158,9 +170,3 @@ def _quantized(points: np.ndarray) -> np.ndarray:
 
 def _base64(values: np.ndarray) -> str:
     return base64.b64encode(np.ascontiguousarray(values).tobytes()).decode("ascii")
-
-
-def _hex(color: str) -> str:
-    from matplotlib.colors import to_hex
-
-    return to_hex(color)

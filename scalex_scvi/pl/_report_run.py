@@ -11,7 +11,8 @@ import pandas as pd
 from anndata import AnnData
 from scipy import sparse
 
-from ._categories import UNKNOWN, categories_of
+from ._categories import categories_of
+from ._palette import UNKNOWN
 
 if TYPE_CHECKING:
     from scalex_scvi.model import SCALEXModel

@@ -12,7 +12,7 @@ from sklearn.metrics import f1_score
 from scalex_scvi import metrics
 from scalex_scvi._core.gene_names import names_in
 
-from ._categories import UNKNOWN
+from ._palette import UNKNOWN
 from ._report_run import Run, is_empty
 from ._report_usual import F1_LOWEST, F1_MEAN, F1_SETS, KNOWN_REFUSED, NEW_FOUND
 
@@ -118,7 +118,10 @@ def confidence_of_clusters(run: Run) -> dict[str, Any] | None:
                 "value": None if values is None else float(values[cells].mean()),
             }
         )
-    text = "Clusters of reference and query together; counted are the query's cells."
+    text = (
+        "Clusters of reference and query together, numbered on the map by cluster; counted are the "
+        "query's cells."
+    )
     if measure.endswith("(p-value)"):
         text += (
             " The p-value of a cell is the share of held-out reference cells that fit as badly; "

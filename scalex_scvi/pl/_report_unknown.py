@@ -9,7 +9,7 @@ from anndata import AnnData
 
 from scalex_scvi.tl import unknown_clusters
 
-from ._categories import UNKNOWN
+from ._palette import UNKNOWN
 from ._report_run import Run, is_empty
 
 MOSTLY, MIN_CELLS = 0.5, 15

@@ -11,18 +11,16 @@ from anndata import AnnData
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ._categories import Colors, categories_of, colors_of, pale, used
-from ._cells import coordinates, draw_cells, label_axes
+from ._categories import categories_of, pale, used
+from ._cells import coordinates, draw_cells, label_axes, number_clusters
 from ._figure import Save, opened, shown_or_returned
 from ._legend import handles, legend_columns, legend_width, margin_legend
+from ._palette import Colors, colors_of, source_of
 
 PANEL = 4.2
 """Width and height of a panel in inches."""
 
 FONTSIZE = 9
-
-TRANSFERRED = "_transfer"
-"""What the name of a column of transferred labels ends in."""
 
 
 def umap(
@@ -36,7 +34,7 @@ def umap(
     """Draw cells side by side, one panel for each column of ``obs``.
 
     A name that occurs in several columns has one color in all of them, unless ``adata.uns`` says
-    otherwise.
+    otherwise. Clusters (``"leiden"``, …) have their names on the map.
 
     Parameters
     ----------
@@ -67,6 +65,7 @@ def umap(
     with opened(figsize, shape=shape, save=save) as (figure, axes):
         for name, axis in _panels(columns, axes):
             draw_cells(axis, points, columns[name], palettes[name], size=size)
+            number_clusters(axis, points, columns[name], fontsize=FONTSIZE)
             decorate(axis, columns[name], palettes[name], basis=basis, title=name)
     return shown_or_returned(figure, show=show)
 
@@ -130,6 +129,7 @@ def projection(
             faint = {category: pale(color) for category, color in all_colors.items()}
             draw_cells(axis, points[~is_query], below, faint, size=ref_size)
             draw_cells(axis, points[is_query], column[is_query], colors, size=query_size)
+            number_clusters(axis, points, column, fontsize=FONTSIZE)
             decorate(axis, named[name], colors, basis=basis, title=f"query: {name}")
     return shown_or_returned(figure, show=show)
 
@@ -153,8 +153,8 @@ def shared_columns(
 
 def _labels_of_reference(adata: AnnData, name: str, column: pd.Series) -> pd.Series:
     """Return the labels that were transferred, for the cells that they were transferred from."""
-    source = name.removesuffix(TRANSFERRED)
-    if source == name or source not in adata.obs:
+    source = source_of(name)
+    if source is None or source not in adata.obs:
         return column
     return categories_of(adata, source, "color")
 

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
+from scalex_scvi import pl
 from scalex_scvi._core.columns import as_text
 from scalex_scvi._core.files import check_no_run_has
 from scalex_scvi._core.keys import LATENT_KEY, UMAP_KEY, own_keys
@@ -49,8 +50,8 @@ def save(
 
     What is written is listed in the card, ``README.md``: the network and the transform of counts;
     of each cell the latent (mean and variance), the position on the map, the batch, the labels and
-    what ``obs`` names; of each label the mean expression, and how it differs from the others. No
-    counts, no names of cells, and nothing else of ``adata``.
+    what ``obs`` names; the colors of batches and labels; of each label the mean expression, and how
+    it differs from the others. No counts, no names of cells, and nothing else of ``adata``.
 
     Parameters
     ----------
@@ -108,6 +109,7 @@ def save(
     for column in [*([] if light.batch_key is None else [light.batch_key]), *wanted]:
         groups = as_text(light.adata.obs[column])
         light.adata.obs[column] = pd.Series(groups, index=light.adata.obs_names)
+        pl.store_colors(light.adata, column, like=[model.adata])
     facts = _facts(light, wanted, obs) | {"name": name, "license": license}
     facts["about"] = {key: str(value) for key, value in (about or {}).items()}
     place.parent.mkdir(parents=True, exist_ok=True)

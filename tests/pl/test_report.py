@@ -103,6 +103,28 @@ def test_every_panel_has_its_cells(page: Path, projected: AnnData) -> None:
     assert (numbers(data["maps"]["X_umap_uncorrected"])[:10] == 65535).all()
 
 
+def test_clusters_are_numbered_where_their_cells_are(page: Path, projected: AnnData) -> None:
+    data = data_of(page.read_text(encoding="utf-8"))
+    assert set(data["middles"]) == set(data["maps"])
+    for key, middles in data["middles"].items():
+        places = numbers(data["maps"][key]).reshape(-1, 2).astype(float)
+        places[(places == 65535).any(axis=1)] = np.nan
+        for name in ("0", "1"):
+            of_cluster = places[(projected.obs["leiden"] == name).to_numpy()]
+            np.testing.assert_allclose(middles[name], np.nanmedian(of_cluster, axis=0))
+
+
+def test_a_name_has_the_color_that_pictures_give_it(projected: AnnData, tmp_path: Path) -> None:
+    """By name: the labels on the map are others, in another order, than those of the column."""
+    projected.uns["celltype_colors"] = ["#110000", "#220000", "#330000"]
+    page = sx.pl.report(projected, tmp_path / "r.html", labels_key="celltype")
+    columns = data_of(page.read_text(encoding="utf-8"))["columns"]
+    for key in ("labels", "transfer"):
+        found = dict(zip(columns[key]["names"], columns[key]["colors"], strict=True))
+        assert found.pop("unknown", "#808080") == "#808080"
+        assert found == {"type0": "#110000", "type1": "#220000", "type2": "#330000"}
+
+
 def test_sections_and_unknown_cells(page: Path, projected: AnnData) -> None:
     text = page.read_text(encoding="utf-8")
     wanted = {"unknown", "why", "cells", "genes", "confidence", "markers", "confusion", "scores"}

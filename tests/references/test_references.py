@@ -574,6 +574,12 @@ def test_map(
         lines[0] == "cell,celltype_transfer,celltype_probability,celltype_p_value,celltype_unknown"
     )
     assert len(lines) == 101
+    cells = sx.references.load(pancreas_folder).model.adata
+    names = cells.obs["celltype"].cat.categories
+    of_reference = dict(zip(names, cells.uns["celltype_colors"], strict=True))
+    names = found.obs["celltype_transfer"].cat.categories
+    of_query = dict(zip(names, found.uns["celltype_transfer_colors"], strict=True))
+    assert of_query.items() <= of_reference.items()
     report = (out / "report.html").read_text()
     for said in ("Projection of query", "100", "unknown", "reference", "cc-by-4.0", "ductal"):
         assert said in report

@@ -33,9 +33,10 @@
       layers[!layered || !isQuery[i] ? 0 : column.codes[i] === unknown ? 2 : 1].push(i);
     }
     const nShown = layers.reduce((sum, layer) => sum + layer.length, 0);
-    const place = (i, w, h) => [
-      ((points[2 * i] / 65534 - state.x) * state.scale * 0.94 + 0.5) * w,
-      (0.5 - (points[2 * i + 1] / 65534 - state.y) * state.scale * 0.94) * h];
+    const placeOf = (x, y, w, h) => [
+      ((x / 65534 - state.x) * state.scale * 0.94 + 0.5) * w,
+      (0.5 - (y / 65534 - state.y) * state.scale * 0.94) * h];
+    const place = (i, w, h) => placeOf(points[2 * i], points[2 * i + 1], w, h);
     const radius = (level) => {
       const base = Math.min(4, Math.max(0.7, Math.sqrt(5200 / Math.max(nShown, 1))));
       return (layered && level === 0 ? base * 0.6 : base) * Math.min(2, Math.sqrt(state.scale));
@@ -61,6 +62,22 @@
         state.only >= 0 && code !== state.only ? hidden[code] : layered && level === 0 ? pale[code] : c);
       if (nShown > FEW) drawPixels(context, ratio, background, colorsAt);
       else drawDiscs(context, ratio, w, h, colorsAt);
+      context.setTransform(ratio, 0, 0, ratio, 0, 0);
+      if (spec.column === "clusters") drawNumbers(context, w, h);
+    }
+
+    function drawNumbers(context, w, h) {
+      context.font = "bold 13px system-ui, sans-serif";
+      context.textAlign = "center"; context.textBaseline = "middle";
+      context.lineWidth = 3; context.lineJoin = "round";
+      context.strokeStyle = css("--bg"); context.fillStyle = css("--fg");
+      column.names.forEach((name, code) => {
+        const middle = (data.middles[spec.map] || {})[name];
+        if (!middle || (state.only >= 0 && state.only !== code)) return;
+        const [x, y] = placeOf(middle[0], middle[1], w, h);
+        context.strokeText(name, x, y);
+        context.fillText(name, x, y);
+      });
     }
 
     function drawDiscs(context, ratio, w, h, colorsAt) {

@@ -1,0 +1,169 @@
+"""Which color a name has: the same in all pictures of the same cells."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from colorsys import rgb_to_hsv
+
+import pandas as pd
+import scanpy as sc
+from anndata import AnnData
+from matplotlib.colors import is_color_like, to_hex, to_rgb
+
+from ._categories import categories_of
+
+logger = logging.getLogger(__name__)
+
+UNMAPPED = "#808080"
+"""Categories that a given mapping of colors leaves out, and cells called unknown."""
+
+UNKNOWN = "unknown"
+"""What label transfer calls cells that fit no label."""
+
+TRANSFERRED = ("_transfer", "_voted")
+"""What the name of a column of transferred labels ends in."""
+
+Colors = dict[Hashable, str]
+GivenColors = Mapping[Hashable, str] | Sequence[str] | None
+
+
+def store_colors(
+    adata: AnnData, color: str | Sequence[str], *, like: Sequence[AnnData] = ()
+) -> None:
+    """Decide the colors of columns, and write them where scanpy and this package look for them.
+
+    A name keeps the color that it has: in ``adata.uns``, else in ``like``, for transferred labels
+    (``"celltype_transfer"``) also as one of the labels that they come from. Other names get colors
+    that no known name has, so that a query with a part of the reference's labels, and labels of
+    its own, can be drawn beside it. ``"unknown"`` is gray.
+
+    Parameters
+    ----------
+    adata
+        Cells; ``uns[f"{column}_colors"]`` is written for each column.
+    color
+        Columns of ``obs``, categorical.
+    like
+        Other cells, whose colors in ``uns`` are taken for the same columns, the first ones first.
+
+    Raises
+    ------
+    KeyError
+        If a column is absent.
+    ValueError
+        If a column is continuous.
+
+    Examples
+    --------
+    >>> import scalex_scvi as sx
+    >>> sx.pl.store_colors(reference, "celltype")
+    >>> sx.pl.store_colors(query, "celltype_transfer", like=[reference])
+    """
+    for key in [color] if isinstance(color, str) else color:
+        categories = categories_of(adata, key, "color").cat.categories
+        colors = colors_of(adata, key, categories, like=like)
+        adata.uns[f"{key}_colors"] = [colors[name] for name in categories]
+
+
+def colors_of(
+    adata: AnnData,
+    key: str,
+    categories: pd.Index,
+    *,
+    given: GivenColors = None,
+    shared: Colors | None = None,
+    like: Sequence[AnnData] = (),
+) -> Colors:
+    """Give each category of a column a color.
+
+    Parameters
+    ----------
+    adata
+        Cells whose ``uns`` may hold ``f"{key}_colors"``.
+    key
+        Column of ``obs``.
+    categories
+        Names that need a color: those of the column, and others.
+    given
+        Colors by category (others are dark gray), or in the order of the categories.
+    shared
+        Colors of names in other panels, kept where nothing is known of the column.
+    like
+        Other cells whose ``uns`` may hold colors of the column.
+
+    Raises
+    ------
+    ValueError
+        If fewer colors than categories are given.
+    """
+    if isinstance(given, Mapping):
+        return {name: given.get(name, UNMAPPED) for name in categories}
+    if given is not None:
+        if isinstance(given, str) or len(given) < len(categories):
+            msg = f"{len(categories)} colors are needed for {key!r}, got {given!r}."
+            raise ValueError(msg)
+        return dict(zip(categories, given, strict=False))
+    known = _known(adata, key, like)
+    known |= {n: c for n, c in (shared or {}).items() if n in categories and n not in known}
+    return _with_new(key, categories, known)
+
+
+def stored_colors(adata: AnnData, key: str) -> Colors:
+    """Return the colors in ``uns`` by name: none where they are absent, too few or no colors."""
+    stored = adata.uns.get(f"{key}_colors")
+    if stored is None or key not in adata.obs or pd.api.types.is_float_dtype(adata.obs[key]):
+        return {}
+    categories = categories_of(adata, key, "color").cat.categories
+    colors = [str(color) for color in stored]
+    if len(colors) < len(categories) or not all(is_color_like(color) for color in colors):
+        return {}
+    return {name: to_hex(color) for name, color in zip(categories, colors, strict=False)}
+
+
+def _known(adata: AnnData, key: str, like: Sequence[AnnData]) -> Colors:
+    """Colors that names of a column have already."""
+    known = stored_colors(adata, key)
+    for found in _found_elsewhere(adata, key, like):
+        taken = set(known.values())
+        known |= {n: c for n, c in found.items() if n not in known and c not in taken}
+    return known
+
+
+def _found_elsewhere(adata: AnnData, key: str, like: Sequence[AnnData]) -> Iterator[Colors]:
+    yield from (stored_colors(other, key) for other in like)
+    source = source_of(key)
+    if source is None:
+        return
+    if source in adata.obs and not pd.api.types.is_float_dtype(adata.obs[source]):
+        categories = categories_of(adata, source, "color").cat.categories
+        yield colors_of(adata, source, categories, like=like)
+    yield from (stored_colors(other, source) for other in like)
+
+
+def source_of(key: str) -> str | None:
+    """Return the column of labels that transferred ones come from."""
+    end = next((end for end in TRANSFERRED if key.endswith(end)), None)
+    return None if end is None else key.removesuffix(end)
+
+
+def _with_new(key: str, categories: pd.Index, known: Colors) -> Colors:
+    """Colors of the categories: known ones, and for others those that no known name has."""
+    known = {name: color for name, color in known.items() if name != UNKNOWN}
+    new = [name for name in categories if name not in known and name != UNKNOWN]
+    n_names = len(new) + len(known)
+    large = [color for color in sc.pl.palettes.default_102 if not _is_pale(color)]
+    palettes = (sc.pl.palettes.default_20, sc.pl.palettes.default_28, large)
+    palette = next((p for p in palettes if len(p) >= n_names), large)
+    if n_names > len(palette) and new:
+        logger.warning("The %d categories of %r share %d colors.", n_names, key, len(palette))
+    free = [color for color in palette if color not in known.values()]
+    free = free if len(free) >= len(new) else list(palette)
+    colors = known | {name: free[i % len(free)] for i, name in enumerate(new)}
+    return {name: UNMAPPED if name == UNKNOWN else colors[name] for name in categories}
+
+
+def _is_pale(color: str) -> bool:
+    """Whether cells in this color would look like the gray ones."""
+    _, saturation, value = rgb_to_hsv(*to_rgb(color))
+    return saturation < 0.25 and value > 0.65
