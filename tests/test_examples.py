@@ -15,6 +15,7 @@ from typing import Any
 import matplotlib
 import pytest
 from conftest import QUIET, simulate_counts
+from mudata import MuData
 
 import scalex_scvi as sx
 
@@ -61,6 +62,8 @@ WITH_EXAMPLES = [
     sx.datasets.pancreas,
     sx.tl.place_on_map,
     sx.SCALEXModel,
+    sx.SCALEXModel.setup_mudata,
+    sx.pl.store_colors,
     sx.references.save,
     sx.references.load,
     sx.references.available,
@@ -84,7 +87,9 @@ def test_the_examples_of_docstrings_run(
     query.obs["batch"] = "new"
     for cells in (adata, query):
         cells.layers["counts"] = cells.X.copy()
-    scope = {"adata": adata, "query": query, "SCALEXModel": sx.SCALEXModel}
+    mdata = MuData({"rna": adata.copy(), "adt": adata[:, :5].copy()})
+    mdata.obs["batch"] = adata.obs["batch"]
+    scope = {"adata": adata, "query": query, "mdata": mdata, "SCALEXModel": sx.SCALEXModel}
     runner = doctest.DocTestRunner(checker=IfGiven())
     for place in WITH_EXAMPLES:
         text = inspect.getdoc(place) or ""

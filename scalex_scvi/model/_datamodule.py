@@ -109,13 +109,6 @@ class DataModuleMixin(_Base):
         ValueError
             For covariates, ``n_top_features="highly_variable"`` (give a list), batches that the
             registry does not name, and as :meth:`setup_anndata`.
-
-        Examples
-        --------
-        >>> data = AnnbatchDataModule(loader, batch_key="donor", var_names=genes)
-        >>> model = SCALEXModel(registry=SCALEXModel.setup_datamodule(data))
-        >>> model.train(datamodule=data)
-        >>> latent = model.get_latent_representation(dataloader=data.inference_dataloader())
         """
         module = _Module.of(datamodule, n_top_features)
         arguments = {
@@ -167,7 +160,7 @@ class DataModuleMixin(_Base):
     ) -> dict[str, Any]:
         """Find out of some cells what the training asks of them."""
         cells = _cells(counts, module, module.features, codes)
-        cls.set_up_alike(cells, registry)
+        cls._set_up_alike(cells, registry)
         manager = cls._manager_to_forget(cells)
         return {
             "mean": mean_expression(manager, CELLS_KEPT),

@@ -66,7 +66,7 @@ class MinifiedMixin(_Base):
         self._check_if_trained(warn=False)
         light = self._light(obs, obsm)
         registry = _without_labels(self.registry_)
-        self.set_up_alike(light, registry)
+        self._set_up_alike(light, registry)
         model = type(self)(light, **self.init_params_["non_kwargs"])
         for name, value in self._get_user_attributes():
             if name.endswith("_") and name not in _OWN:

@@ -368,7 +368,7 @@ class SCALEXModel(
         manager = self.get_anndata_manager(adata)
         if manager is None:
             declared = {"processed": None, "extend_categories": True} | declared
-            self.set_up_alike(adata, self.registry_, **declared)
+            self._set_up_alike(adata, self.registry_, **declared)
             manager = self._get_most_recent_anndata_manager(adata, required=True)
             self._register_manager_for_instance(manager)
         else:

@@ -93,7 +93,7 @@ class MuDataMixin(_Base):
         cls._register(mdata, cls._get_setup_method_args(**locals()), kwargs)
 
     @classmethod
-    def set_up_alike(cls, cells: Cells, registry: Mapping[str, Any], **more: Any) -> None:
+    def _set_up_alike(cls, cells: Cells, registry: Mapping[str, Any], **more: Any) -> None:
         """Register cells as those of a registry were, be they AnnData or MuData.
 
         Parameters
@@ -144,7 +144,7 @@ class MuDataMixin(_Base):
         """Give a model without cells the first ones that it gets, as scvi-tools does."""
         check_if_view(adata, copy_if_view=copy_if_view)
         if self.adata_manager is None and self.get_anndata_manager(adata) is None:
-            self.set_up_alike(adata, self.registry_)
+            self._set_up_alike(adata, self.registry_)
             self._adata = adata
             self._adata_manager = self._get_most_recent_anndata_manager(adata, required=True)
             self._register_manager_for_instance(self.adata_manager)

@@ -118,7 +118,7 @@ class QueryMixin(_Base):
                 check_adata(adata)
                 adata, layer = with_raw(adata, layer)
             declared["layer"] = None if layer == "X" else layer
-        cls.set_up_alike(adata, reference.registry_, extend_categories=True, **declared)
+        cls._set_up_alike(adata, reference.registry_, extend_categories=True, **declared)
         model = cls(adata, **reference.init_params_["non_kwargs"])
         state = {name: value.cpu() for name, value in reference.module.state_dict().items()}
         model.module.load_state_dict(_padded(state, model.module.state_dict()))

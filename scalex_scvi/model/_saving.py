@@ -155,7 +155,7 @@ class SavingMixin(_Base):
                 logger.warning("%s was not saved with this model: it is not read.", stored)
         data = None if adata is None or adata is False else adata
         if data is not None:
-            cls.set_up_alike(data, registry)
+            cls._set_up_alike(data, registry)
         # Earlier versions had linear decoders.
         init_params = {"n_residual": 0} | saved.attributes.pop("init_params_")["non_kwargs"]
         model = cls(data, registry=registry, **init_params)

@@ -57,8 +57,8 @@ def store_colors(
     Examples
     --------
     >>> import scalex_scvi as sx
-    >>> sx.pl.store_colors(reference, "celltype")
-    >>> sx.pl.store_colors(query, "celltype_transfer", like=[reference])
+    >>> sx.pl.store_colors(adata, "celltype")
+    >>> sx.pl.store_colors(query, "celltype", like=[adata])
     """
     for key in [color] if isinstance(color, str) else color:
         categories = categories_of(adata, key, "color").cat.categories
