@@ -159,13 +159,8 @@ class TrainingMixin(_Base):
         more["datasplitter_kwargs"] = self._splitter(n_train, validation_size, seed, more)
         numbers = {"max_epochs": max_epochs, "batch_size": batch_size, "train_size": train_size}
         plan = self._plan(recipe, plan_kwargs)
-        kept = None
-        if checkpoint is not None:
-            check_resumable(more)
-            options = dict(recipe) | plan | numbers | {"seed": resolve_seed(seed)}
-            if n_processes > 1:
-                options["n_processes"] = n_processes
-            kept = KeptTraining(checkpoint, self, options, more, device)
+        options = dict(recipe) | plan | numbers | {"seed": resolve_seed(seed)}
+        kept = self._kept(checkpoint, options, n_processes, more, device)
         if kept is not None and kept.is_finished:
             kept.take(self)
         else:
@@ -184,6 +179,22 @@ class TrainingMixin(_Base):
                 kept.finish(self)
         frozen = set(self.batch_names[: self.n_reference_batches_])
         self.untrained_batches_ = [name for name in self.untrained_batches_ if name in frozen]
+
+    def _kept(
+        self,
+        checkpoint: Checkpoint | None,
+        options: dict[str, Any],
+        n_processes: int,
+        more: dict[str, Any],
+        device: torch.device,
+    ) -> KeptTraining | None:
+        """Return the training as a checkpoint has it, if one is wanted; ``more`` will keep it."""
+        if checkpoint is None:
+            return None
+        check_resumable(more)
+        if n_processes > 1:
+            options["n_processes"] = n_processes
+        return KeptTraining(checkpoint, self, options, more, device)
 
     @contextmanager
     def _ready_to_fit(
