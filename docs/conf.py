@@ -94,7 +94,8 @@ def _with_example(app: Any, what: str, name: str, obj: Any, options: Any, lines:
     """Each page of the API shows the code of the examples' page that has its name."""
     _, *rooms, last = name.split(".")
     in_model = rooms == ["SCALEXModel"]
-    wanted = rf"\.{last}\b" if in_model else rf"\bsx\.{re.escape('.'.join([*rooms, last]))}\b"
+    path = re.escape(".".join([*rooms, last]).removeprefix("tl."))  # the verbs are in `sx`, too
+    wanted = rf"\.{last}\b" if in_model else rf"\bsx\.(tl\.)?{path}\b"
     code = next((cell for cell in _EXAMPLES if re.search(wanted, cell)), None)
     if code is None or any(">>> " in line for line in lines):
         return

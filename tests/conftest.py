@@ -24,7 +24,13 @@ matplotlib.use("Agg")
 # Before scanpy imports umap, which then compiles for ten seconds in each process.
 keep_compiled()
 
-LONGEST = ("test_real_data.py", "test_tutorials.py", "test_neighbor_search.py", "test_ddp.py")
+LONGEST = (
+    "test_real_data.py",
+    "test_tutorials.py",
+    "test_neighbor_search.py",
+    "test_examples.py",
+    "test_ddp.py",
+)
 
 QUIET = {"enable_progress_bar": False, "accelerator": "cpu"}
 
