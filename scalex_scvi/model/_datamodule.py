@@ -85,8 +85,9 @@ class DataModuleMixin(_Base):
         The model trains on what ``train_dataloader()`` gives, in the module's order and minibatches
         (a module with ``set_split()``, as ``AnnbatchDataModule``, is told to shuffle all cells); 64
         cells of all batches together are what the recipes of this package are made for. It takes
-        the module's minibatches where a method has ``dataloader``, and AnnData where it has
-        ``adata``: :meth:`load_query_data`, :meth:`get_latent_representation`, ….
+        the module's minibatches where a method has ``dataloader``, and AnnData in
+        :meth:`load_query_data`, :meth:`get_latent_representation` and what returns expression.
+        :meth:`get_elbo` needs a ``dataloader``, as with scvi-tools' models.
 
         Parameters
         ----------
@@ -225,7 +226,7 @@ class DataModuleMixin(_Base):
         n_processes
             Processes to train in.
         """
-        if not self._is_of_module or self.adata is not None:
+        if not self._is_of_module or (self.adata is not None and datamodule is None):
             return None
         if not hasattr(datamodule, "train_dataloader"):
             msg = (

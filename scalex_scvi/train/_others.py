@@ -155,8 +155,16 @@ class TransformedDataModule(LightningDataModule):
         self.module.teardown(stage)
 
     def __len__(self) -> int:
-        """Minibatches of an epoch."""
-        return len(self.train_dataloader())
+        """Minibatches of an epoch, on which the schedule of the training depends."""
+        loader = self.module.train_dataloader()
+        if not hasattr(loader, "__len__") or not len(loader):
+            msg = (
+                f"`train_dataloader()` of the data module gives a {type(loader).__name__!r} "
+                "without minibatches, or without a length. The training needs to know how many "
+                "there are in an epoch: `len(datamodule.train_dataloader())`."
+            )
+            raise ValueError(msg)
+        return len(loader)
 
     def train_dataloader(self) -> TransformedMinibatches:
         """Minibatches of one epoch."""

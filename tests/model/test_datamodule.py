@@ -346,6 +346,32 @@ def test_mistakes_are_named(
         SCALEXModel.setup_datamodule(make(Counts(cells)), **setup)
 
 
+def test_cells_that_were_looked_at_are_not_those_of_the_training(
+    cells: AnnData, trained: SCALEXModel, tmp_path: Path
+) -> None:
+    """scvi-tools makes the first cells those of a model that has none."""
+    trained.save(tmp_path / "model")
+    states = []
+    for looks in (False, True):
+        model = SCALEXModel.load(tmp_path / "model")
+        if looks:
+            model.get_normalized_expression(cells[:60].copy())
+            assert model.adata is not None
+        model.train(datamodule=Counts(cells), **FEW)
+        states.append(model.module.state_dict())
+    for name, value in states[0].items():
+        assert torch.equal(states[1][name], value), name
+
+
+@pytest.mark.parametrize("loader", [iter(()), []], ids=["no length", "empty"])
+def test_a_loader_to_train_on_that_is_none(cells: AnnData, loader: Any) -> None:
+    module = Counts(cells)
+    model = of_module(module)
+    module.train_dataloader = lambda: loader
+    with pytest.raises(ValueError, match="without minibatches, or without a length"):
+        model.train(datamodule=module, **FEW)
+
+
 def test_an_empty_module(cells: AnnData) -> None:
     module = Counts(cells)
     module.inference_dataloader = lambda: iter(())
