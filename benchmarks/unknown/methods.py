@@ -6,6 +6,8 @@ from collections.abc import Callable
 from functools import partial
 
 import numpy as np
+import pandas as pd
+from anndata import AnnData
 from scipy.special import expit
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.covariance import LedoitWolf
@@ -77,6 +79,30 @@ class Margin(LinearSVC):
         return expit(np.stack([-margins, margins], axis=1) if margins.ndim == 1 else margins)
 
 
+def by_celltypist(case: Case) -> Answer:
+    """CellTypist's own model of the reference; unknown is what it leaves unassigned.
+
+    By gradient descent, which it has for many cells: what it does otherwise asks scikit-learn for
+    an argument that version 1.8 has removed.
+    """
+    import celltypist
+
+    log = np.asarray(case.ref.log.toarray())
+    ref = AnnData(log, obs=case.ref.counts.obs[[]], var=pd.DataFrame(index=case.ref.genes))
+    labels = case.ref.labels
+    model = celltypist.train(
+        ref, labels=labels, check_expression=False, use_SGD=True, random_state=0
+    )
+    # As its `annotate` does, which refuses sets whose values are not logarithms of one base.
+    scaled = np.minimum(model.scaler.transform(case.ref.log_of(case.query)), 10)
+    _, probabilities, found = model.predict_labels_and_prob(scaled, mode="prob match", p_thres=0.5)
+    return Answer(
+        model.classifier.classes_[probabilities.argmax(axis=1)].astype(str),
+        np.asarray(found) == "Unassigned",
+        misfit=1 - probabilities.max(axis=1),
+    )
+
+
 METHODS: dict[str, Callable[[Case], Answer]] = {
     "ours": partial(by_ours, novelty="neighborhood"),
     "former": partial(by_ours, novelty="expression"),
@@ -84,4 +110,5 @@ METHODS: dict[str, Callable[[Case], Answer]] = {
     "5-NN": partial(by_classifier, make=partial(KNeighborsClassifier, 5)),
     "SVM with rejection": partial(by_classifier, make=Margin),
     "Mahalanobis on PCs": partial(by_classifier, make=Mahalanobis),
+    "CellTypist": by_celltypist,
 }
