@@ -87,6 +87,14 @@ def trained_model(adata: AnnData, **kwargs: object) -> sx.SCALEXModel:
     return model
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Nothing of a test is noted in the user's cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SCALEX_SCVI_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def saved_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of the model that all tests share: trained once."""

@@ -135,7 +135,7 @@ def _add_map(parser: argparse.ArgumentParser) -> None:
         "--reference",
         required=True,
         help="reference: its folder, hf://OWNER/NAME, https://…, or the name of one that was "
-        "fetched before",
+        "fetched, or saved here, before",
     )
     parser.add_argument("--labels", nargs="+", help="labels to transfer (all of the reference)")
     _add_max_refused(parser, "share of held-out reference cells that may be called unknown")

@@ -11,7 +11,16 @@ from typing import Any
 from scalex_scvi._core.unfinished import arrive, current, unfinished
 
 from . import _hub, _url
-from ._cache import SOURCE_FILE, available, cache_folder, kept_from, named, place_of
+from ._cache import (
+    SOURCE_FILE,
+    VARIABLE,
+    available,
+    cache_folder,
+    has_cache,
+    kept_from,
+    named,
+    place_of,
+)
 from ._format import ABOUT_FILE, FILES, NAME, check_files, read_about, sha256_of
 
 logger = logging.getLogger(__name__)
@@ -49,7 +58,7 @@ def _folder(where: str | os.PathLike[str], *, update: bool) -> Path:
     if NAME.fullmatch(text) is None:
         msg = (
             f"There is no folder {text[:200]!r}. A reference is a folder, 'hf://OWNER/NAME', an "
-            "address 'https://…', or the name of one that was fetched before."
+            "address 'https://…', or the name of one that was fetched, or saved here, before."
         )
         raise FileNotFoundError(msg)
     return _by_name(text, update=update)
@@ -59,14 +68,19 @@ def _by_name(name: str, *, update: bool) -> Path:
     found = named(name)
     if len(found) == 1:
         folder, source = found[0]
-        return _fetch(source) if update else folder
+        return _fetch(source) if update and is_remote(source) else folder
     if found:
         sources = [source for _, source in found]
-        msg = f"{name!r} is the name of {len(found)} references: {sources!r}. Name one of these."
+        msg = (
+            f"{name!r} is the name of {len(found)} references: {sources!r}. Give one of these "
+            "instead."
+        )
         raise ValueError(msg)
+    known = list(available()["name"])
+    hint = "" if has_cache() else f" Names are kept with the extra 'hub', or where {VARIABLE} says."
     msg = (
-        f"There is no folder {name!r}, and no reference of this name was fetched before: "
-        f"{list(available()['name'])!r}. Give its folder, 'hf://OWNER/NAME' or 'https://…'."
+        f"There is no folder {name!r}, and no reference of this name was fetched, or saved here, "
+        f"before: {known!r}. Give its folder, 'hf://OWNER/NAME' or 'https://…'.{hint}"
     )
     raise FileNotFoundError(msg)
 

@@ -97,9 +97,7 @@ def read_about(path: Path) -> dict[str, Any]:
     """
     where = str(path.parent)
     if not path.is_file():
-        a_run = (path.parent / "checkpoint").is_dir()
-        hint = " It is a run folder, for `scalex-scvi project` and `map_query`." if a_run else ""
-        msg = f"{where!r} is no reference: there is no {ABOUT_FILE!r} in it.{hint}"
+        msg = f"{where!r} is no reference: there is no {ABOUT_FILE!r} in it.{_hint(path.parent)}"
         raise FileNotFoundError(msg)
     if path.stat().st_size > MAX_ABOUT:
         msg = f"{where!r} is no reference: its {ABOUT_FILE!r} has more than {MAX_ABOUT} bytes."
@@ -123,6 +121,21 @@ def read_about(path: Path) -> dict[str, Any]:
         raise ValueError(msg)
     _check_content(about, where)
     return about
+
+
+def _hint(folder: Path) -> str:
+    """Say what a folder is that is no reference, and how to make one of it."""
+    if (folder / "checkpoint").is_dir():
+        return (
+            " It is a run folder, for `scalex-scvi project` and `map_query`; "
+            "`scalex_scvi.references.save` makes a reference of its model."
+        )
+    if (folder / MODEL_FILE).is_file() and not (folder / LABELS_FILE).exists():
+        return (
+            " It is what `model.save` wrote: `scalex_scvi.references.save(model, folder, labels, "
+            "license=…)` makes a reference of the model, in another folder."
+        )
+    return ""
 
 
 def _check_content(about: dict[str, Any], where: str) -> None:

@@ -112,7 +112,8 @@ def load(
         - the folder that :func:`save` wrote;
         - ``"hf://OWNER/NAME"``, on the Hugging Face hub, or ``"hf://OWNER/NAME@REVISION"``;
         - the address of such a folder on a server, ``"https://…"``;
-        - the name of one that was fetched before (:func:`available`).
+        - the name of one that was fetched before, or saved on this machine (:func:`available`);
+          a folder of that name in the working directory comes first.
     sha256
         SHA-256 of its ``reference.json``, which has those of all other files: with it the
         reference is exactly the one that was meant, whoever keeps it. Without it, files are still
@@ -120,7 +121,7 @@ def load(
     update
         Whether to fetch it anew. What was fetched before is else used as it is, without a network.
         Fetched references are in the folder that the environment variable ``SCALEX_SCVI_CACHE``
-        names, else in the system's for caches.
+        names, else in the system's for caches. A folder is always used as it is.
 
     Raises
     ------
@@ -131,7 +132,8 @@ def load(
     ImportError
         Without huggingface_hub or pooch (extra ``hub``).
     ValueError
-        If it is no reference, is damaged, of a later format, or not the one that ``sha256`` means.
+        If it is no reference, is damaged, of a later format, or not the one that ``sha256`` means,
+        or if several have the name: all of them are listed, to be given by folder or address.
 
     Examples
     --------

@@ -21,6 +21,7 @@ from scalex_scvi._core.keys import LATENT_KEY, UMAP_KEY, own_keys
 from scalex_scvi._core.unfinished import arrive, unfinished
 from scalex_scvi.tl import LabelModel, embed
 
+from ._cache import note_saved
 from ._card import card
 from ._format import ABOUT_FILE, CARD_FILE, FILES, LABELS_FILE, check_name, write_about
 
@@ -68,7 +69,9 @@ def save(
         names them: ``"cc-by-4.0"``, ``"mit"``, … There is no default, since without one nobody may
         use it.
     name
-        Name of the reference; default: that of the folder.
+        Name of the reference; default: that of the folder. On this machine it will do for
+        :func:`load` and :func:`scalex_scvi.map_query` as long as the folder stays where it is: a
+        note of the folder is kept beside fetched references (:func:`available`).
     about
         What it is, for the card: ``"organism"``, ``"tissue"``, ``"description"``, ``"source"``,
         ``"citation"``, ``"contact"``.
@@ -121,6 +124,7 @@ def save(
         write_about(new, facts)
         arrive(hidden)
     logger.info("The reference %r is in %s.", name, place)
+    note_saved(place)
     return place
 
 

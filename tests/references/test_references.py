@@ -415,6 +415,105 @@ def test_without_the_extra(monkeypatch: pytest.MonkeyPatch, query: AnnData) -> N
             sx.map_query(query, where)
 
 
+# -- By the name of one that was saved here
+
+
+@pytest.fixture(scope="module")
+def small_reference() -> tuple[sx.SCALEXModel, AnnData]:
+    """A model, and cells to map onto it."""
+    return trained_on(simulate_counts(60, 20, 2)), simulate_counts(20, 20, 1, seed=1)
+
+
+def test_a_saved_reference_is_found_by_its_name(
+    small_reference: tuple, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, query = small_reference
+    place = sx.references.save(
+        model, tmp_path / "refs é" / "p", "celltype", license="mit", name="blood"
+    )
+    monkeypatch.chdir(tmp_path)
+    found = sx.references.available()
+    assert found[["name", "source", "folder", "cells"]].values.tolist() == [
+        ["blood", str(place), str(place), 60]
+    ]
+    assert sx.references.load("blood").folder == place
+    assert sx.references.load("blood", update=True).folder == place  # there is nothing to fetch
+    by_name, by_path = query.copy(), query.copy()
+    sx.map_query(by_name, "blood")
+    sx.map_query(by_path, place)
+    assert list(by_name.obs["celltype_transfer"]) == list(by_path.obs["celltype_transfer"])
+    query.write_h5ad(tmp_path / "new.h5ad")
+    argv = ["map", "new.h5ad", "--reference", "blood", "--update", "-q", "-o", "out"]
+    assert cli.main(argv) == 0
+    mapped = ad.read_h5ad(tmp_path / "out" / "adata.h5ad").obsm["X_scalex"]
+    np.testing.assert_array_equal(mapped, by_path.obsm["X_scalex"])
+    place.rename(tmp_path / "moved")
+    assert sx.references.available().empty
+    with pytest.raises(FileNotFoundError, match="no reference of this name was fetched, or saved"):
+        sx.references.load("blood")
+
+
+def test_a_relative_folder_is_found_from_elsewhere(
+    small_reference: tuple, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "elsewhere").mkdir()
+    sx.references.save(small_reference[0], "refs/p", license="mit")
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert sx.references.load("p").folder == (tmp_path / "refs" / "p").resolve()
+
+
+def test_saved_anew_under_another_name(small_reference: tuple, tmp_path: Path) -> None:
+    model, place = small_reference[0], tmp_path / "p"
+    sx.references.save(model, place, license="mit", name="first")
+    sx.references.save(model, place, license="mit", name="second", overwrite=True)
+    assert list(sx.references.available()["name"]) == ["second"]
+
+
+def test_two_saved_ones_of_a_name(small_reference: tuple, tmp_path: Path) -> None:
+    places = [
+        sx.references.save(small_reference[0], tmp_path / folder / "p", license="mit")
+        for folder in "ab"
+    ]
+    with pytest.raises(ValueError, match="Give one of these instead") as error:
+        sx.references.load("p")
+    assert all(repr(str(place)) in str(error.value) for place in places)
+    assert sx.references.load(places[1]).folder == places[1]
+    (places[0] / "reference.json").write_text("{}")
+    assert sx.references.load("p").folder == places[1]
+
+
+@pytest.mark.parametrize("case", ["unwritable", "no home", "unknown"])
+def test_a_reference_is_saved_where_no_note_can_be(
+    small_reference: tuple,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    case: str,
+) -> None:
+    (tmp_path / "file").write_text("")
+    where = {"unwritable": str(tmp_path / "file"), "no home": "~nobody-of-this-name/x"}
+    monkeypatch.setenv("SCALEX_SCVI_CACHE", where.get(case, ""))
+    if case == "unknown":  # without pooch
+        monkeypatch.setattr("scalex_scvi.references._cache.find_spec", lambda name: None)
+    caplog.set_level("DEBUG", logger="scalex_scvi")
+    place = sx.references.save(small_reference[0], tmp_path / "p", license="mit")
+    assert sx.references.load(place).name == "p"
+    assert "its name" in caplog.text or "no note of" in caplog.text
+
+
+def test_what_model_save_wrote_is_no_reference(
+    small_reference: tuple, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    small_reference[0].save(tmp_path / "model", save_anndata=True)
+    with pytest.raises(FileNotFoundError, match=r"`model.save` wrote: .*references.save\(model"):
+        sx.references.load(tmp_path / "model")
+    small_reference[1].write_h5ad(tmp_path / "new.h5ad")
+    argv = ["map", str(tmp_path / "new.h5ad"), "-q", "-o", str(tmp_path / "out"), "--reference"]
+    assert cli.main([*argv, str(tmp_path / "model")]) == 2
+    assert "references.save(model" in capsys.readouterr().err.splitlines()[-1]
+
+
 # -- Through the network
 
 
