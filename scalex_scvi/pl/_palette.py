@@ -43,7 +43,7 @@ def store_colors(
     adata
         Cells; ``uns[f"{column}_colors"]`` is written for each column.
     color
-        Columns of ``obs``, categorical.
+        Columns of ``obs``. Continuous ones have no colors of names, and get none.
     like
         Other cells, whose colors in ``uns`` are taken for the same columns, the first ones first.
 
@@ -51,8 +51,6 @@ def store_colors(
     ------
     KeyError
         If a column is absent.
-    ValueError
-        If a column is continuous.
 
     Examples
     --------
@@ -61,6 +59,8 @@ def store_colors(
     >>> sx.pl.store_colors(query, "celltype", like=[adata])
     """
     for key in [color] if isinstance(color, str) else color:
+        if key in adata.obs and pd.api.types.is_float_dtype(adata.obs[key]):
+            continue
         categories = categories_of(adata, key, "color").cat.categories
         colors = colors_of(adata, key, categories, like=like)
         adata.uns[f"{key}_colors"] = [colors[name] for name in categories]
