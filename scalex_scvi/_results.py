@@ -18,6 +18,7 @@ from ._core.seeds import resolve_seed
 from ._outputs import LABEL, Outputs
 from .io import RunFolder, batch_column, make_writable, paths_of
 from .model import SCALEXModel
+from .pp import Preparation
 from .tl import embed, uncorrected_umap
 from .train import Checkpoint
 
@@ -189,8 +190,9 @@ def finish(
         defaults: dict[str, Any] = {}
         for each in (*options, outputs):
             told |= asdict(each)
-            defaults |= asdict(type(each)())
-        del told["outdir"]  # for now the folder of an unfinished run
+            defaults |= _defaults_of(each)
+        for name in ("outdir", "show"):  # for now an unfinished folder; and nothing that is kept
+            del told[name]
         about = about_run(told, defaults, seed)
         label = _label_in(adata, outputs)
         write_report(adata, model, folder, label=label, before=before, about=about)
@@ -232,6 +234,14 @@ def about_run(
     if command is not None:
         about["command"] = command
     return about
+
+
+def _defaults_of(options: Any) -> dict[str, Any]:
+    """Return what options are if nothing is said; how cells are filtered depends on the profile."""
+    if isinstance(options, Preparation):
+        of_profile = Preparation(profile=options.profile).as_documented()
+        return asdict(of_profile) | {"profile": Preparation.profile}
+    return asdict(type(options)())
 
 
 def _label_in(adata: AnnData, outputs: Outputs) -> str | None:

@@ -224,7 +224,8 @@ def _batches(adata: AnnData, batch_name: str, reference: Sequence[str] | None) -
     if absent:
         msg = (
             f"`batch_name` {batch_name!r}: there is no column {absent!r} in obs: "
-            f"{list(adata.obs.columns)!r}. Cells of one batch need a column of one value."
+            f"{list(adata.obs.columns)!r}. Name the column "
+            "with the batches; if all cells are of one batch, add a column of one value."
         )
         raise KeyError(msg)
     for name in columns:

@@ -49,7 +49,8 @@ class Reading:
     batch_name: str = option("batch", "column of obs with the batches; 'a,b' combines columns")
     join: Literal["inner", "outer"] = option("inner", "features that all sources have, or any")
     batch_key: str = option(
-        "batch", "column of obs for the names of several sources; of one, that with its batches"
+        "batch",
+        "column that gets the names of several sources; of one source: that with its batches",
     )
     backed: bool = option(False, "read from disk what is used")
     fraction: float | None = option(None, "share of cells to draw")

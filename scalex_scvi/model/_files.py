@@ -102,7 +102,9 @@ def read_model(path: Path) -> SavedModel:
         are no numbers.
     """
     if not path.is_file():
-        msg = f"There is no saved model at {str(path)!r}."
+        absent = [str(each) for each in reversed(path.parents) if not each.exists()]
+        why = f": the folder {absent[0]!r} does not exist" if absent else ""
+        msg = f"There is no saved model at {str(path)!r}{why}."
         raise FileNotFoundError(msg)
     content = read_plain(path, "a model saved by scalex-scvi")
     found = content.get(FORMAT_KEY) if isinstance(content, dict) else None

@@ -183,7 +183,11 @@ def _neighbor_scores(
     ]
     if run.labels is not None:
         labels = run.labels.iloc[cells]
-        usual = "Share of a cell's 30 neighbors of its own type. It should not fall."
+        usual = (
+            "Share of a cell's 30 neighbors of its own type. It should hardly fall: by more than "
+            "0.05, the training was short (max_steps), or types of single batches were pulled "
+            "onto each other (alignment_weight)."
+        )
         found.append(
             ("cell-type purity", metrics.knn_purity, labels, labels.notna().to_numpy(), usual)
         )
@@ -230,7 +234,7 @@ def _label_scores(run: Run) -> list[dict[str, str]]:
             new = ", ".join(sorted(set(truth[~known])))
             usual = (
                 f"Of query cells whose type the reference lacks ({new}). Higher is better; usual: "
-                f"{NEW_FOUND:.2f}, so that one in three gets a label."
+                f"{NEW_FOUND:.2f}, so that one in {1 / (1 - NEW_FOUND):.0f} gets a label."
             )
             add("new cells called unknown", float(refused[~known].mean()), usual)
     return rows
