@@ -272,6 +272,8 @@ def _draw(adata: AnnData, label: str | None, folder: RunFolder | None, *, show: 
         is_query = adata.obs["projection"] == "query"
         if len(colors) > 1 and adata.obs.loc[is_query, colors[0]].nunique() == 1:
             del colors[0]  # one batch has one color
+        # New cells rarely come with labels of their own.
+        colors = [name for name in colors if adata.obs.loc[is_query, name].notna().any()] or colors
         pl.projection(adata, colors, show=show, save=files)
     else:
         pl.before_after(adata, [*colors, *([] if label else ["leiden"])], show=show, save=files)

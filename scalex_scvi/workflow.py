@@ -380,6 +380,8 @@ def project(
         )
         query = model.get_prepared()
         query.obsm["latent"] = model.get_latent_representation(batch_stats=outputs.batch_stats)
+        if outputs.unknown and outputs.label is None:
+            logger.warning("`unknown` has no effect without `label`: no labels are transferred.")
         if outputs.label is not None:
             _transfer(ref, query, outputs.label, unknown=outputs.unknown)
             for each in (ref, query):

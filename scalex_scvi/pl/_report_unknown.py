@@ -22,8 +22,9 @@ N_GENES = 5
 RULE = (
     "Each cell is averaged with the cells most like it, and compared with each label of the "
     "reference. These fit the best label worse than nearly all cells of the reference do when they "
-    "are held out. By this rule about one in twenty cells of a known type is refused as well: look "
-    "at clusters with many, not at single cells."
+    "are held out. By this rule about one in twenty cells of a known type is refused as well, more "
+    "where the query differs from all batches of the reference, by its technology for example: "
+    "look at clusters with many, not at single cells."
 )
 
 
@@ -71,12 +72,13 @@ def _clusters(run: Run, query: AnnData, is_unknown: pd.Series) -> pd.DataFrame:
 def _verdict(new: pd.DataFrame, small: pd.DataFrame, n_unknown: int) -> str:
     if not n_unknown:
         return "No cell is unknown: no sign of a new type, which is no proof that there is none."
-    parts = []
     if len(new):
-        parts.append(f"Probably new: {_named(new)}.")
+        parts = [f"Probably new: {_named(new)}."]
+    else:
+        parts = [f"No cluster of {MIN_CELLS} cells is mostly unknown: no sign of a new type."]
     if len(small):
         parts.append(f"Too few cells to tell: {_named(small)}.")
-    return " ".join(parts) or "No cluster is mostly unknown: no sign of a new type."
+    return " ".join(parts)
 
 
 def _named(clusters: pd.DataFrame) -> str:

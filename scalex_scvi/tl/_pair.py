@@ -190,7 +190,10 @@ def _representation(adata: AnnData, use_rep: str, which: str) -> Any:
     if use_rep == "X":
         return adata.X
     if use_rep not in adata.obsm:
-        msg = f"The representation {use_rep!r} is not in {which}.obsm: {list(adata.obsm)!r}."
+        msg = (
+            f"The representation {use_rep!r} is not in {which}.obsm: {list(adata.obsm)!r}. Name "
+            "one that both have: `rep` of `label_transfer`, `use_rep` of `label_scores`."
+        )
         raise KeyError(msg)
     check_no_mask(adata.obsm[use_rep], name=f"{which}.obsm[{use_rep!r}]")
     return np.asarray(adata.obsm[use_rep])

@@ -138,7 +138,7 @@ def test_sections_and_unknown_cells(page: Path, projected: AnnData) -> None:
     ("unknown", "verdict"),
     [
         (lambda obs: obs["leiden"] == "1", "Probably new: cluster 1 (25 of 25 cells)."),
-        (lambda obs: np.arange(len(obs)) < 110, "No cluster is mostly unknown"),
+        (lambda obs: np.arange(len(obs)) < 110, "No cluster of 15 cells is mostly unknown"),
         (lambda obs: np.zeros(len(obs), dtype=bool), "No cell is unknown"),
     ],
     ids=["a cluster", "some cells", "none"],
