@@ -8,7 +8,9 @@ from __future__ import annotations
 import ast
 import doctest
 import inspect
+import logging
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,13 +35,21 @@ def short_trainings(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sx.SCALEXModel, "train", short)
 
 
+@pytest.fixture
+def logging_as_before() -> Iterator[None]:
+    """The page switches messages off, as a notebook does, for all that comes after."""
+    before = logging.root.manager.disable
+    yield
+    logging.disable(before)
+
+
 def cells_of_code() -> list[str]:
     found = re.findall(r"```\{code-cell\} python\n(.*?)```", EXAMPLES.read_text("utf-8"), re.DOTALL)
     return [re.sub(r"^:.*\n", "", cell, flags=re.MULTILINE) for cell in found]
 
 
 def test_the_page_of_examples_runs(
-    short_trainings: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    short_trainings: None, logging_as_before: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SCALEX_SCVI_CACHE", str(tmp_path / "cache"))
