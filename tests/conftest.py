@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from anndata import AnnData
+from lightning.pytorch.callbacks import Callback
 from scipy import sparse
 
 import scalex_scvi as sx
@@ -93,6 +94,21 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SCALEX_SCVI_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+class Interrupted(Exception):
+    """What the tests end a training by."""
+
+
+class Interrupt(Callback):
+    """End a training after a number of minibatches, in all of its processes."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_train_batch_end(self, trainer: Any, *args: Any) -> None:
+        if trainer.global_step == self.step:
+            raise Interrupted
 
 
 @pytest.fixture(scope="session")

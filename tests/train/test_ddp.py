@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 from anndata import AnnData
-from conftest import QUIET, simulate_counts, small_model
+from conftest import QUIET, Interrupt, Interrupted, simulate_counts, small_model
 from lightning.pytorch.callbacks import Callback
 
 import scalex_scvi as sx
@@ -48,21 +48,6 @@ class Witness(Callback):
             self.seed = torch.initial_seed()
         if trainer.current_epoch == self.epoch:
             self.cells.append(batch["X"])
-
-
-class Interrupted(Exception):
-    """What a training is ended by."""
-
-
-class Interrupt(Callback):
-    """End a training after a number of minibatches, in all processes."""
-
-    def __init__(self, step: int) -> None:
-        self.step = step
-
-    def on_train_batch_end(self, trainer: Any, *args: Any) -> None:
-        if trainer.global_step == self.step:
-            raise Interrupted
 
 
 def pbmc_model(adata: AnnData, seed: int = 1) -> sx.SCALEXModel:

@@ -11,30 +11,14 @@ import numpy as np
 import pytest
 import torch
 from anndata import AnnData
-from conftest import QUIET, simulate_counts, small_model, trained_model
+from conftest import QUIET, Interrupt, Interrupted, simulate_counts, small_model, trained_model
 from lightning.pytorch import LightningDataModule
-from lightning.pytorch.callbacks import Callback
 
 import scalex_scvi as sx
 from scalex_scvi import io
 from scalex_scvi.model._files import write_checked
 from scalex_scvi.train import PUBLISHED, QUICK, Checkpoint, StoreDataModule
 from scalex_scvi.train import _store_module as store_module
-
-
-class Interrupted(Exception):
-    """What the tests end a training by."""
-
-
-class Interrupt(Callback):
-    """End a training after a number of minibatches."""
-
-    def __init__(self, step: int) -> None:
-        self.step = step
-
-    def on_train_batch_end(self, trainer: Any, *args: Any) -> None:
-        if trainer.global_step == self.step:
-            raise Interrupted
 
 
 def weights(model: sx.SCALEXModel) -> dict[str, torch.Tensor]:
