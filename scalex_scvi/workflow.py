@@ -144,10 +144,10 @@ def SCALEX(
     lr
         Learning rate.
     max_iteration
-        Number of minibatches, rounded up to whole epochs; ``None``: 2 000 to 6 000, the more the
+        Number of minibatches, rounded up to whole epochs; ``None``: 1 000 to 3 000, the more the
         sparser the expression. The published training is
-        ``lr=2e-4, max_iteration=30_000, lr_schedule="constant", alignment_weight=0,
-        start_at_mean=False, residual=False``: see :meth:`SCALEXModel.train`.
+        ``batch_size=64, lr=2e-4, max_iteration=30_000, lr_schedule="constant",
+        alignment_weight=0, start_at_mean=False, residual=False``: see :meth:`SCALEXModel.train`.
     seed
         Seed of everything random; ``None``: ``scvi.settings.seed``, else 124 as published.
     gpu

@@ -149,7 +149,7 @@ def test_a_run_of_other_options_is_refused_and_keeps_the_checkpoint(
     source: Path, whole: Path, left: Path
 ) -> None:
     before = (left / "training.ckpt").read_bytes()
-    with pytest.raises(ValueError, match=r"lr was 0.002, is 0.01\."):
+    with pytest.raises(ValueError, match=r"lr was 0.003, is 0.01\."):
         sx.SCALEX(str(source), outdir=left, resume=True, lr=0.01, **HOW)
     assert (left / "training.ckpt").read_bytes() == before
     sx.SCALEX(str(source), outdir=left, resume=True, **HOW)

@@ -68,11 +68,12 @@ class TrainingMixin(_Base):
         All cells are trained on, in minibatches over all batches together; the incomplete last
         minibatch of an epoch is dropped. The weights with the best mean training loss are kept.
 
-        Loss, optimizer and minibatches are the published ones; the learning rate is ten times as
-        high and falls to zero along half a cosine, over fewer minibatches (docs/quality.md). The
-        published recipe is ``model.train(recipe=scalex_scvi.train.PUBLISHED)``;
-        ``scalex_scvi.train.QUICK`` takes a quarter to two thirds of the default's time, and is
-        about as good but for peaks, where it is 0.03 behind.
+        Loss and optimizer are the published ones; minibatches are twice as large, the learning rate
+        is fifteen times as high and falls to zero along half a cosine, over fewer minibatches
+        (docs/quality.md). The published recipe is
+        ``model.train(recipe=scalex_scvi.train.PUBLISHED)``; ``scalex_scvi.train.QUICK`` trains on
+        sparse data for no longer than on others, and is about as good but for peaks, where it is
+        0.03 behind.
 
         Cells of a store (:func:`scalex_scvi.io.open_store`) are read in blocks by annbatch (see
         :class:`scalex_scvi.train.StoreDataModule`), or row by row where that is not installed.

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-STEPS_BY_SHARE = 300
-"""Steps times the share of non-zero values: in minibatches of 64 cells, each feature is seen
+STEPS_BY_SHARE = 150
+"""Steps times the share of non-zero values: in minibatches of 128 cells, each feature is seen
 non-zero 19 200 times on average, unless a bound applies."""
 
-FEWEST, MOST = 2_000, 6_000
+FEWEST, MOST = 1_000, 3_000
 """Bounds of the default, whatever the data."""
 
 
@@ -24,7 +24,7 @@ def default_steps(share_of_nonzero: float) -> int:
 
     Returns
     -------
-    From 2 000, where at least 15 % of the values are not zero, to 6 000, where at most 5 % are.
+    From 1 000, where at least 15 % of the values are not zero, to 3 000, where at most 5 % are.
     """
     if share_of_nonzero * MOST <= STEPS_BY_SHARE:
         return MOST

@@ -17,6 +17,7 @@ from scalex_scvi.pp import Transform
 
 from ._checkpoint import ResumableData
 from ._data import SCALEXDataManager
+from ._recipe import DEFAULT
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +67,7 @@ class StoreDataModule(ResumableData):
         self,
         manager: SCALEXDataManager,
         *,
-        batch_size: int = 64,
+        batch_size: int = DEFAULT.batch_size,
         seed: int = 124,
         cells_in_buffer: int = CELLS_IN_BUFFER,
     ) -> None:

@@ -49,6 +49,7 @@ def test_the_cosine_schedule_rises_falls_and_runs_to_its_end(prepared: AnnData) 
     model = small_model(prepared)
     model.train(
         max_epochs=40,
+        batch_size=64,
         lr=4e-3,
         lr_schedule="cosine",
         early_stopping_patience=1,  # of no effect: the length is fixed

@@ -208,7 +208,7 @@ def test_minutes(prepared: AnnData, tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 CHANGES: dict[str, tuple[dict[str, Any], str]] = {
     "seed": ({"seed": 7}, r"seed was 124, is 7"),
-    "numbers": ({"lr": 0.01, "batch_size": 32}, r"batch_size was 16, is 32; lr was 0.002, is 0.01"),
+    "numbers": ({"lr": 0.01, "batch_size": 32}, r"batch_size was 16, is 32; lr was 0.003, is 0.01"),
     "length": ({"max_epochs": 5}, r"max_epochs was 4, is 5"),
     "recipe": ({"recipe": PUBLISHED}, r"lr_schedule was 'cosine', is 'constant'"),
     "share": ({"train_size": 0.5}, r"train_size was 1.0, is 0.5"),

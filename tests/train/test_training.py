@@ -86,7 +86,7 @@ def test_max_steps_are_rounded_up_to_epochs(prepared: AnnData) -> None:
 
 @pytest.mark.parametrize(
     ("share", "steps"),
-    [(0.0, 6_000), (0.03, 6_000), (0.05, 6_000), (0.1, 3_000), (0.15, 2_000), (0.9, 2_000)],
+    [(0.0, 3_000), (0.03, 3_000), (0.05, 3_000), (0.1, 1_500), (0.15, 1_000), (0.9, 1_000)],
 )
 def test_default_length_falls_with_the_share_of_nonzero_values(share: float, steps: int) -> None:
     assert sx.train.default_steps(share) == steps
@@ -104,7 +104,7 @@ def test_length_goes_by_the_data_if_none_is_given(
     monkeypatch.setattr("scalex_scvi.model._training.default_steps", five)
     model = small_model(prepared)
     model.train(**QUIET)
-    assert model.trainer.global_step == 6  # 2 minibatches an epoch
+    assert model.trainer.global_step == 5  # one minibatch an epoch
     assert seen == pytest.approx([prepared.X.nnz / prepared.X.shape[0] / prepared.n_vars], abs=0.05)
 
 
