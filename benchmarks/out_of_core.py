@@ -71,19 +71,21 @@ def preprocess(args: argparse.Namespace) -> dict[str, float]:
 def train(args: argparse.Namespace) -> dict[str, float]:
     """Train for a number of minibatches."""
     from scalex_scvi import SCALEXModel, io
+    from scalex_scvi.train import DEFAULT
 
     cells = io.open_store(args.folder / "prepared.zarr")
     SCALEXModel.setup_anndata(cells, batch_key=args.batch_key)
     model = SCALEXModel(cells)
     began = time.perf_counter()
-    epochs = max(1, args.max_steps * 64 // cells.n_obs)
+    epochs = max(1, args.max_steps * DEFAULT.batch_size // cells.n_obs)
+    steps_per_epoch = min(args.max_steps, cells.n_obs // DEFAULT.batch_size)
     model.train(
         max_epochs=epochs,
-        limit_train_batches=min(args.max_steps, cells.n_obs // 64),
+        limit_train_batches=steps_per_epoch,
         enable_progress_bar=False,
         logger=False,
     )
-    n_steps = epochs * min(args.max_steps, cells.n_obs // 64)
+    n_steps = epochs * steps_per_epoch
     model.save(str(args.folder / "model"), overwrite=True)
     return {"steps_per_second": n_steps / (time.perf_counter() - began)}
 

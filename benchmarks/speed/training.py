@@ -224,7 +224,7 @@ def draw(table: pd.DataFrame, runs: pd.DataFrame, path: Path) -> None:
 def main() -> None:
     parser = argument_parser(__doc__, METHODS, n_cells=12_000)
     parser.add_argument("--genes", type=int, default=2_000)
-    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--batch-size", type=int, default=sx.train.DEFAULT.batch_size)
     parser.add_argument("--repeats", type=int, default=5)
     # Starting a trainer takes as long as ten iterations of thousands, not of one epoch.
     parser.add_argument("--epochs", type=int, default=3)

@@ -34,14 +34,14 @@ class BatchOffset(nn.Module):
     n_batch
         Number of batches.
     n_recent
-        Number of cells to remember (512: eight minibatches, in which the network hardly moves).
+        Number of cells to remember (512: four minibatches, in which the network hardly moves).
 
     Attributes
     ----------
     recent
         A row for each of the last cells, newest first: its latent, a one, by which it counts, the
         latent's squared length and the batch, one-hot, ``(n_recent, n_latent + 2 + n_batch)``.
-        Places not taken yet are all zero. Not saved: eight minibatches bring them back.
+        Places not taken yet are all zero. Not saved: four minibatches bring them back.
     kernel
         The logarithm of the kernel as a form of two such rows, without the batch.
     synchronize

@@ -127,7 +127,8 @@ DEFAULT = Recipe()
 with a term that aligns the batches (docs/quality.md)."""
 
 QUICK = Recipe(max_steps=1_000)
-"""A quarter to two thirds of the default's time; peaks lose 0.01 to 0.03 (docs/quality.md)."""
+"""No longer on sparse data than on others, where it is the default; peaks lose 0.01 to 0.03
+(docs/quality.md)."""
 
 PUBLISHED = Recipe(
     max_steps=30_000,
