@@ -164,8 +164,9 @@ def prepare_query(
       proteins do not matter, and missing ones are left out of the mean instead of taken for zero.
 
     Then each batch is scaled. A batch that the reference knows keeps the reference's scale, so
-    that cells of the reference come out exactly as they went in; a new batch is scaled by its own
-    maxima. No cell and no gene is filtered out.
+    that cells of the reference come out exactly as they went in; a new batch has the geometric
+    mean of the reference's scales, or its own maxima (``new_batches`` of :class:`Preparation`).
+    No cell and no gene is filtered out.
 
     Parameters
     ----------
