@@ -64,8 +64,8 @@ def kept_training(outputs: Outputs, train_kwargs: Mapping[str, Any]) -> Iterator
     place = RunFolder(outputs.outdir).training
     if place.exists() and not outputs.resume:
         logger.warning(
-            "%s holds an interrupted training, which is not continued (`resume=True`, --resume) "
-            "and will be replaced.",
+            "%s holds an interrupted training, which is not continued (`resume=True`) and will be "
+            "replaced.",
             outputs.outdir,
         )
     if outputs.resume and not place.exists():
@@ -76,7 +76,7 @@ def kept_training(outputs: Outputs, train_kwargs: Mapping[str, Any]) -> Iterator
         if place.exists():
             error.add_note(
                 "The training is kept up to its last checkpoint: the same call with `resume=True` "
-                "(--resume) continues it."
+                "continues it."
             )
         raise
 
@@ -134,8 +134,7 @@ def warn_of_lost_cells(before: AnnData, after: AnnData, label: str | None) -> No
         if column in before.obs
     )
     logger.warning(
-        "`min_features` removed %d of %d cells.%s Pass `min_features=0` (`--min-features 0`) "
-        "to keep all cells.",
+        "`min_features` removed %d of %d cells.%s Pass `min_features=0` to keep all cells.",
         lost,
         before.n_obs,
         counted,

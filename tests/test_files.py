@@ -89,7 +89,7 @@ REFUSED: dict[str, tuple[Callable[[Path], None] | None, str, str]] = {
     "into the folder of the counts": (
         raw_counts_here,
         "SCALEX.py -d adata.h5ad -o .",
-        "SCALEX.py: `outdir` '.': its results would replace 'adata.h5ad', which is read.",
+        "SCALEX.py: --outdir '.': its results would replace 'adata.h5ad', which is read.",
     ),
     "the same by another path": (
         raw_counts_here,
@@ -99,32 +99,32 @@ REFUSED: dict[str, tuple[Callable[[Path], None] | None, str, str]] = {
     "into a folder with other files": (
         foreign("notes.txt"),
         "integrate counts.h5ad -o mine",
-        "scalex-scvi integrate: `outdir` 'mine' holds 'notes.txt', not of an earlier run",
+        "scalex-scvi integrate: --outdir 'mine' holds 'notes.txt', not of an earlier run",
     ),
     "a checkpoint of somebody else": (
         foreign("checkpoint"),
         "integrate counts.h5ad -o mine",
-        "`outdir` 'mine' holds 'checkpoint'",
+        "--outdir 'mine' holds 'checkpoint'",
     ),
     "a picture of somebody else": (
         foreign("umap.png"),
         "SCALEX.py -d counts.h5ad -o mine",
-        "`outdir` 'mine' holds 'umap.png'",
+        "--outdir 'mine' holds 'umap.png'",
     ),
     "a picture in a run folder": (
         picture_in_run,
         "integrate counts.h5ad -o run",
-        "`outdir` 'run' holds 'umap.png'",
+        "--outdir 'run' holds 'umap.png'",
     ),
     "a projection into other files": (
         foreign("notes.txt"),
         "project counts.h5ad -r run -o mine",
-        "`outdir` 'mine' holds 'notes.txt'",
+        "--outdir 'mine' holds 'notes.txt'",
     ),
     "a demonstration into other files": (
         foreign("notes.txt"),
         "demo counts.h5ad -o mine",
-        "`outdir` 'mine' holds 'notes.txt'",
+        "--outdir 'mine' holds 'notes.txt'",
     ),
     "a demonstration into a run": (
         None,

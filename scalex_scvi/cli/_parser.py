@@ -332,6 +332,8 @@ def _add_reading(parser: argparse.ArgumentParser) -> None:
     _add(group, Reading, "batch_key")
     _add(group, Reading, "join", choices=["inner", "outer"])
     _add(group, Reading, "use_layer")
+    _add(group, Reading, "gene_names")
+    _add(group, Reading, "min_gene_share", type=float)
     _add(group, Reading, "genome")
     _add(group, Reading, "fraction", type=float)
     _add(group, Reading, "n_obs", type=int)

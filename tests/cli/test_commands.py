@@ -273,10 +273,10 @@ def test_demo_on_given_data(counts: AnnData, tmp_path: Path) -> None:
 
 MISTAKES = {
     "no file": (["integrate", "nowhere.h5ad", "-o", "{out}"], "no file 'nowhere.h5ad'"),
-    "too strict": (["integrate", "{counts}", "-o", "{out}"], "Lower `min_features`"),
+    "too strict": (["integrate", "{counts}", "-o", "{out}"], "Lower --min-features"),
     "no batch": (
         ["integrate", "{counts}", "-o", "{out}", "--batch-name", "donor"],
-        "`batch_name` 'donor': there is no column",
+        "--batch-name 'donor': there is no column",
     ),
     "no reference": (["project", "{counts}", "-r", "{out}", "-o", "{out}2"], "no saved model"),
     "into the reference": (
@@ -290,7 +290,7 @@ MISTAKES = {
     ),
     "no such type": (
         ["demo", "{counts}", "-o", "{out}", "--left-out", "x"],
-        "`left_out` 'x' is not in obs",
+        "--left-out 'x' is not in obs",
     ),
     "no run folder": (["assess", "."], "is '.' a run folder"),
     "no projection": (["transfer", "{counts}", "-o", "{out}.csv"], "holds no projection"),

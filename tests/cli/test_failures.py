@@ -80,7 +80,7 @@ def test_one_line_and_the_traceback_in_the_log(
 def test_a_diverged_training(place: Path, capsys: pytest.CaptureFixture) -> None:
     argv = ["integrate", "counts.h5ad", "-o", "run", *FAST]
     assert cli.main([*argv, "--lr", "1e30"]) == 1
-    assert "training diverged. Lower `lr`." in capsys.readouterr().err.splitlines()[0]
+    assert "training diverged. Lower --lr." in capsys.readouterr().err.splitlines()[0]
 
 
 def test_a_confusion_of_cells_without_labels_of_their_own(

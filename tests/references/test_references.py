@@ -687,9 +687,9 @@ def test_map(
 
 FAILURES = {
     "no reference": (["--reference", "nowhere"], 2, "There is no folder 'nowhere'"),
-    "no labels": (["--labels", "kind"], 2, "`labels` 'kind' is not one of 'pancreas'"),
+    "no labels": (["--labels", "kind"], 2, "--labels 'kind' is not one of 'pancreas'"),
     "another": (["--sha256", "0"], 2, "is not the reference that was meant"),
-    "share": (["--max-refused", "2"], 2, "`max_refused` is a share"),
+    "share": (["--max-refused", "2"], 2, "--max-refused is a share"),
 }
 
 
