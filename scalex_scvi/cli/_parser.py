@@ -137,7 +137,12 @@ def _add_map(parser: argparse.ArgumentParser) -> None:
         help="reference: its folder, hf://OWNER/NAME, https://…, or the name of one that was "
         "fetched, or saved here, before",
     )
-    parser.add_argument("--labels", nargs="+", help="labels to transfer (all of the reference)")
+    parser.add_argument(
+        "--labels",
+        "--label",
+        nargs="+",
+        help="labels to transfer (all of the reference)",
+    )
     _add_max_refused(parser, "share of held-out reference cells that may be called unknown")
     parser.add_argument("--report", action="store_true", help="write report.html, too")
     parser.add_argument("--update", action="store_true", help="fetch the reference anew")
@@ -150,6 +155,10 @@ def _add_max_refused(parser: argparse.ArgumentParser, help: str) -> None:
     parser.add_argument("--max-refused", type=float, default=0.05, help=f"{help} (%(default)s)")
 
 
+def _add_label(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--label", "--labels", default=LABEL, help="column of obs (%(default)s)")
+
+
 def _add_transfer(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("reference", help="run folder or .h5ad file with labels and latent")
     parser.add_argument(
@@ -157,8 +166,8 @@ def _add_transfer(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         help="the same of the query; without it, REFERENCE is the run folder of a projection",
     )
-    parser.add_argument("--label", default=LABEL, help="column of obs (%(default)s)")
-    parser.add_argument("--rep", default="latent", help="key in obsm (%(default)s)")
+    _add_label(parser)
+    parser.add_argument("--use-rep", "--rep", default="latent", help="key in obsm (%(default)s)")
     parser.add_argument(
         "--method",
         choices=["consensus", "discriminant", "neighbors"],
@@ -202,7 +211,9 @@ def _add_plot(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--color", nargs="+", default=[LABEL], help="columns of obs")
     parser.add_argument("--groupby", help="column of obs (that with the run's batches)")
     parser.add_argument("--groups", nargs="+", help="only these values of --groupby")
-    parser.add_argument("--rep", default="latent", help="key in obsm, for meta (%(default)s)")
+    parser.add_argument(
+        "--use-rep", "--rep", default="latent", help="key in obsm, for meta (%(default)s)"
+    )
     parser.add_argument("--predicted", help="column of obs with predicted labels, for confusion")
     parser.add_argument("-o", "--out", required=True, help="picture: .png, .pdf or .svg")
     parser.add_argument("--json", action="store_true", help="print scores of confusion as JSON")
@@ -212,8 +223,10 @@ def _add_plot(parser: argparse.ArgumentParser) -> None:
 def _add_assess(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", help="run folder or .h5ad file")
     parser.add_argument("--batch-name", help="column of obs (that with the run's batches)")
-    parser.add_argument("--label", default=LABEL, help="column of obs (%(default)s)")
-    parser.add_argument("--rep", nargs="+", default=["latent"], help="keys in obsm (%(default)s)")
+    _add_label(parser)
+    parser.add_argument(
+        "--use-rep", "--rep", nargs="+", default=["latent"], help="keys in obsm (%(default)s)"
+    )
     parser.add_argument(
         "--benchmark", action="store_true", help="all scores of scib-metrics (extra 'benchmark')"
     )
@@ -231,7 +244,7 @@ def _add_demo(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("data", nargs="?", help="counts with batches and labels")
     _add(parser, Reading, "batch_name")
-    _add(parser, Outputs, "label", default=LABEL, help="column of obs with cell types")
+    _add(parser, Outputs, "label", "--labels", default=LABEL, help="column of obs with cell types")
     parser.add_argument("--held-out", help="batch to project (the last one)")
     parser.add_argument("--left-out", help="cell type that the reference is not shown")
     _add_json(parser)
@@ -394,7 +407,7 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
 
 def _add_results(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("results")
-    _add(group, Outputs, "label")
+    _add(group, Outputs, "label", "--labels")
     _add(group, Outputs, "batch_stats", choices=["running", "batch"])
     _add(group, Outputs, "impute", nargs="?", const=True, metavar="BATCH")
     _add(group, Outputs, "chunk_size", type=int)

@@ -17,15 +17,12 @@ _ARGUMENT = re.compile(r"`(?P<name>[a-z]\w*)(?:=(?P<inside>[^`]*))?`(?:=(?P<outs
 _ALSO: Mapping[str, str] = MappingProxyType(
     {
         "batch_key": "batch_name",
-        "keys": "rep",
-        "label": "labels",
-        "labels": "label",
+        "keys": "use_rep",
         "labels_key": "label",
         "layer": "use_layer",
         "path": "out",
         "save": "out",
         "transform_batch": "batch",
-        "use_rep": "rep",
     }
 )
 """What the arguments of the functions below a command are called there, where it has no option of

@@ -118,6 +118,16 @@ def test_documented_flags_are_understood(flags: list[str], attribute: str, value
     assert args.data == ["a_b.h5ad"]
 
 
+@pytest.mark.parametrize("flag", ["--label", "--labels"])
+@pytest.mark.parametrize("command", ["integrate", "project", "map", "transfer", "assess", "demo"])
+def test_label_and_labels_are_one_option(command: str, flag: str) -> None:
+    typed = {"transfer": ["a", "-o", "o.csv"], "assess": ["a"], "demo": ["-o", "o"]}
+    rest = typed.get(command, ["a.h5ad", "-o", "o"])
+    rest += ["-r", "ref"] if command in ("project", "map") else []
+    args = vars(cli.build_parser().parse_args([command, *rest, flag, "type"]))
+    assert args.get("label", args.get("labels")) in ("type", ["type"])
+
+
 def test_checkpoint_reproduces_the_results(files: dict[str, str], run: str, tmp_path: Path) -> None:
     argv = ["-d", files["counts"], "-c", run, "-o", str(tmp_path / "again"), "--ignore_umap", "-q"]
     assert cli.scalex_main(argv) == 0

@@ -59,6 +59,10 @@ ERRORS = {
     "batch to decode": ("impute ref --batch x -o out.h5ad", ["--batch ['x'] is not a batch"]),
     "color": ("plot ref meta --color x -o out.png", ["--color 'x' is not a column"]),
     "scored labels": ("assess ref --label x", ["--label 'x' is not a column"]),
+    "representation": (
+        "transfer ref k.h5ad --rep x -o out.csv",
+        ["--use-rep 'x' is not in ref.obsm"],
+    ),
     "share": (
         "transfer ref k.h5ad --unknown --max-refused 2 -o out.csv",
         ["--max-refused is a sh"],
