@@ -26,6 +26,7 @@ from scalex_scvi.tl import label_scores
 from scalex_scvi.train import Recipe
 
 from ._checks import check_result
+from ._reference import save_reference
 
 logger = logging.getLogger(__name__)
 
@@ -247,5 +248,6 @@ COMMANDS: dict[str | None, Callable[[argparse.Namespace], None]] = {
     "impute": _impute,
     "plot": _plot,
     "assess": _assess,
+    "reference": save_reference,
     "demo": _demo,
 }

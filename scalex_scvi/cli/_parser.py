@@ -25,6 +25,9 @@ EXIT_CODES = (
     "2 wrong arguments or data, 130 interrupted (Ctrl-C). One line on stderr says why."
 )
 
+NO_LICENSE = "unknown"
+"""What the Hugging Face hub calls it where nobody said what the license is."""
+
 _SEED = "seed (124, as published)"
 
 
@@ -236,6 +239,37 @@ def _add_assess(parser: argparse.ArgumentParser) -> None:
     _add_quiet(parser)
 
 
+def _add_reference(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Make a reference of the run folder of an integration: model, map and labels, without "
+        "counts. 'scalex-scvi map' places new cells on it."
+    )
+    parser.add_argument("run", help="run folder of 'integrate'")
+    parser.add_argument(
+        "--labels",
+        "--label",
+        nargs="+",
+        help=f"columns of obs whose labels new cells are to get ({LABEL}, if there is one)",
+    )
+    parser.add_argument("--name", help="name of the reference (that of its folder)")
+    parser.add_argument(
+        "--license",
+        default=NO_LICENSE,
+        help="license, to give it away: cc-by-4.0, mit, … (%(default)s)",
+    )
+    parser.add_argument(
+        "--about",
+        nargs="+",
+        default=[],
+        metavar="KEY=VALUE",
+        help="for its card: organism, tissue, description, source, citation, contact",
+    )
+    parser.add_argument("--obs", nargs="+", default=[], help="further columns of obs to give away")
+    parser.add_argument("--overwrite", action="store_true", help="replace an earlier reference")
+    parser.add_argument("-o", "--out", required=True, help="folder for the reference")
+    _add_quiet(parser)
+
+
 def _add_demo(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Integrate all batches but one, project that one without training, transfer labels, "
@@ -278,6 +312,11 @@ _COMMANDS: dict[str, tuple[str, str, Any]] = {
         "map new cells onto a reference by name, without training",
         "new.h5ad --reference hf://OWNER/NAME --report -o mapped",
         _add_map,
+    ),
+    "reference": (
+        "make a reference of a run, for 'map'",
+        "results --labels celltype -o pancreas",
+        _add_reference,
     ),
     "transfer": (
         "transfer labels from a reference to a query",

@@ -339,7 +339,8 @@ def test_help_and_usage_errors(capsys: pytest.CaptureFixture) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["integrate", "project", "transfer", "impute", "plot", "assess", "demo"]
+    "command",
+    ["integrate", "project", "map", "reference", "transfer", "impute", "plot", "assess", "demo"],
 )
 def test_each_command_has_help(command: str, capsys: pytest.CaptureFixture) -> None:
     with pytest.raises(SystemExit) as stop:
