@@ -8,6 +8,7 @@ import logging
 import sys
 from collections.abc import Callable, Sequence
 
+from scalex_scvi._core.explained import is_explained, is_ours
 from scalex_scvi._core.messages import messages_on_console
 
 from ._config import apply_config, subparsers, write_options
@@ -86,9 +87,8 @@ def _run(args: argparse.Namespace, name: str, parser: argparse.ArgumentParser) -
         _say(name, "interrupted; earlier results are as they were.", error, worded)
         return INTERRUPTED
     except Exception as error:
-        code = _code_of(error)
-        _say(name, _text_of(error, code), error, worded)
-        return code
+        _say(name, _text_of(error), error, worded)
+        return _code_of(error)
     return 0
 
 
@@ -107,22 +107,14 @@ def _code_of(error: Exception) -> int:
     if isinstance(error, ImportError):
         return MISTAKE
     expected = isinstance(error, KeyError | ValueError | TypeError)
-    return MISTAKE if expected and _is_ours(error) else FAILED
+    return MISTAKE if expected and is_ours(error) else FAILED
 
 
-def _is_ours(error: Exception) -> bool:
-    """Whether an error was raised by a line of this package, and not below it."""
-    at = error.__traceback__
-    while at is not None and at.tb_next is not None:
-        at = at.tb_next
-    return at is not None and at.tb_frame.f_globals.get("__name__", "").startswith("scalex_scvi")
-
-
-def _text_of(error: Exception, code: int) -> str:
+def _text_of(error: Exception) -> str:
     if isinstance(error, OSError) and error.errno is not None:
         place = f": {error.filename!r}" if error.filename else ""
         return f"{error.strerror or error}{place}"
     text = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
-    if code == MISTAKE or (isinstance(error, RuntimeError | ConnectionError) and _is_ours(error)):
+    if is_explained(error):
         return text
     return f"unexpected {type(error).__name__}: {text} (the traceback is in the run's log.txt)"

@@ -52,7 +52,7 @@ FAILURES: dict[str, tuple[str, Callable, int, str]] = {
 
 @pytest.mark.parametrize(("where", "how", "code", "line"), FAILURES.values(), ids=FAILURES.keys())
 @pytest.mark.parametrize("quiet", [True, False], ids=["quiet", "not quiet"])
-def test_one_line_and_the_traceback_in_the_log(
+def test_one_line_and_what_is_left(
     place: Path,
     capsys: pytest.CaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
@@ -74,7 +74,12 @@ def test_one_line_and_the_traceback_in_the_log(
     assert "Exception raised" not in out
     if quiet:
         assert len(err.splitlines()) == 1
-    assert "Traceback" in Path("run/log.txt").read_text()
+    # A first run leaves nothing but its training, and the log of what does not explain itself.
+    if where == SAVE or how is broken:
+        assert "Traceback" in Path("run/log.txt").read_text()
+        assert Path("run/training.ckpt").exists() == (where == SAVE)
+    else:
+        assert not Path("run").exists()
 
 
 def test_a_diverged_training(place: Path, capsys: pytest.CaptureFixture) -> None:
