@@ -179,10 +179,12 @@ def finish(
     ]
     pl.store_colors(adata, columns)
     if folder is not None:
+        logger.info("Writes model and cells.")
         model.save(folder.checkpoint)
         make_writable(adata)  # what was added since
         folder.write_adata(adata)
     if has_map:
+        logger.info("Draws the pictures.")
         _draw(adata, _label_in(adata, outputs), folder, show=outputs.show)
     if folder is not None:
         told: dict[str, Any] = {}
@@ -193,6 +195,7 @@ def finish(
         for name in ("outdir", "show"):  # for now an unfinished folder; and nothing that is kept
             del told[name]
         about = about_run(told, defaults, seed)
+        logger.info("Writes the report.")
         label = _label_in(adata, outputs)
         write_report(adata, model, folder, label=label, before=before, about=about)
     if outputs.outdir is not None:

@@ -383,6 +383,7 @@ def project(
         if outputs.unknown and outputs.label is None:
             logger.warning("`unknown` has no effect without `label`: no labels are transferred.")
         if outputs.label is not None:
+            logger.info("Labels of %d cells, %r of the reference.", query.n_obs, outputs.label)
             _transfer(ref, query, outputs.label, unknown=outputs.unknown)
             for each in (ref, query):
                 _label_as_text(each, outputs.label)

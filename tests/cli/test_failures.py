@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import scanpy as sc
 import torch
 from conftest import QUIET, simulate_counts, small_model
 
@@ -80,6 +81,33 @@ def test_one_line_and_what_is_left(
         assert Path("run/training.ckpt").exists() == (where == SAVE)
     else:
         assert not Path("run").exists()
+
+
+@pytest.mark.parametrize("quiet", [True, False], ids=["quiet", "not quiet"])
+def test_slow_steps_are_named_before_they_begin(
+    place: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch, quiet: bool
+) -> None:
+    """The steps after the training: what follows a line is not silence."""
+    begun = []
+    for name in ("neighbors", "pca"):
+        step = getattr(sc.pp, name)
+
+        def seen(*args: object, step: Callable = step, name: str = name, **how: object) -> object:
+            begun.append((name, capsys.readouterr().err))
+            return step(*args, **how)
+
+        monkeypatch.setattr(sc.pp, name, seen)
+    argv = ["integrate", "counts.h5ad", "-o", "run", *FAST[:4]]
+    assert cli.main([*argv, "--quiet"] if quiet else argv) == 0
+    begun.append(("the rest", capsys.readouterr().err))
+    said = dict(reversed(begun))  # the first of each name
+    if quiet:
+        assert set(said.values()) == {""}
+        return
+    assert said["neighbors"].endswith("Neighbors, UMAP and clusters of 60 cells.\n")
+    assert said["pca"].endswith("UMAP of 60 cells as they were before the integration.\n")
+    for step in ("Writes model and cells.", "Draws the pictures.", "Writes the report."):
+        assert step in "".join(text for _, text in begun)
 
 
 def test_a_diverged_training(place: Path, capsys: pytest.CaptureFixture) -> None:
