@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from anndata import AnnData
 
+from scalex_scvi._core.colors import UNKNOWN
 from scalex_scvi._core.files import whole_file
 
 from ._categories import categories_of
-from ._palette import UNKNOWN
 from ._report_drawings import loss_curves, marker_dots
 from ._report_maps import map_data, map_groups
 from ._report_run import Run

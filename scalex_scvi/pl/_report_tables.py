@@ -10,9 +10,9 @@ from scipy import sparse
 from sklearn.metrics import f1_score
 
 from scalex_scvi import metrics
+from scalex_scvi._core.colors import UNKNOWN
 from scalex_scvi._core.gene_names import names_in
 
-from ._palette import UNKNOWN
 from ._report_run import Run, is_empty
 from ._report_usual import F1_LOWEST, F1_MEAN, F1_SETS, KNOWN_REFUSED, NEW_FOUND
 
