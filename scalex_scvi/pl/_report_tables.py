@@ -23,6 +23,9 @@ and named in the file of a query, where projection warns and refuses by the same
 MAX_SCORED = 5000
 """Cells that are scored, at random where there are more."""
 
+PURITY = "cell-type purity"
+"""Name of the score of types."""
+
 LATENTS = ("latent", "X_scalex")
 
 
@@ -188,9 +191,7 @@ def _neighbor_scores(
             "0.05, the training was short (max_steps), or types of single batches were pulled "
             "onto each other (alignment_weight)."
         )
-        found.append(
-            ("cell-type purity", metrics.knn_purity, labels, labels.notna().to_numpy(), usual)
-        )
+        found.append((PURITY, metrics.knn_purity, labels, labels.notna().to_numpy(), usual))
     rows = []
     for name, score, groups, known, usual in found:
         if known.sum() < 2:
