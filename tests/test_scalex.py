@@ -229,7 +229,7 @@ def test_draws_cells_at_random_but_repeatably(counts: AnnData, draw: dict) -> No
         ({"use_layer": "counts"}, "must be 'X', 'raw', a layer"),
         ({"batch_name": "donor"}, "there is no column"),
         ({"profile": "DNA"}, "unknown; allowed are"),
-        ({"projection": "nowhere"}, "no saved model"),
+        ({"projection": "nowhere"}, "no folder 'nowhere'"),
         ({"n_top_features": "no_file.txt"}, "no_file.txt"),
         ({"join": "left"}, "'inner'"),
     ],

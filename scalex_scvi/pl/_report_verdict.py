@@ -10,13 +10,14 @@ from ._report_run import Run
 from ._report_tables import PURITY
 
 FELL = 0.05
-"""Cell-type purity that falls by more is a verdict. Trainings by default change it by -0.02 to
-+0.03 on public sets; those of a hundred minibatches took 0.14 to 0.20 of it."""
+"""Cell-type purity that falls by more is a verdict. Trainings by default changed it by -0.02 to
++0.03 on three public sets, QUICK ones by -0.03 to +0.04 on two; those of a hundred minibatches took
+0.14 to 0.20 of it."""
 
 STILL_FALLING = 0.015
 """A loss that falls by a larger share of itself in the second half of a training is a verdict.
-By default it falls there by 0.001 to 0.005; by 0.013 to 0.038 in a hundred to four hundred
-minibatches, where types were apart less than after a longer training."""
+By default it fell there by 0.002 to 0.003, in QUICK ones by 0.006 to 0.010, and by 0.012 to 0.038
+in a hundred to four hundred minibatches: a verdict means much, none means little."""
 
 FEWEST_EPOCHS = 4
 """Of fewer, no half can be told from the other."""

@@ -288,7 +288,7 @@ MISTAKES = {
         ["integrate", "{counts}", "-o", "{out}", "--batch-name", "donor"],
         "--batch-name 'donor': there is no column",
     ),
-    "no reference": (["project", "{counts}", "-r", "{out}", "-o", "{out}2"], "no saved model"),
+    "no reference": (["project", "{counts}", "-r", "{out}", "-o", "{out}2"], "no folder"),
     "into the reference": (
         ["project", "{counts}", "-r", "{out}", "-o", "{out}"],
         "is the reference, which the results would replace",
