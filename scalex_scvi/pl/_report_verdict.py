@@ -10,9 +10,9 @@ from ._report_run import Run
 from ._report_tables import PURITY
 
 FELL = 0.05
-"""Cell-type purity that falls by more is a verdict. Trainings by default changed it by -0.02 to
-+0.03 on three public sets, QUICK ones by -0.03 to +0.04 on two; those of a hundred minibatches took
-0.14 to 0.20 of it."""
+"""Cell-type purity that falls by more is a verdict. Trainings by default changed it by -0.03 to
++0.03 on four public sets, QUICK ones by -0.03 to +0.04; those of a hundred or three hundred took
+0.01 to 0.20 of it."""
 
 STILL_FALLING = 0.015
 """A loss that falls by a larger share of itself in the second half of a training is a verdict.
