@@ -67,6 +67,13 @@ def without_hints_of_lightning() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def without_hints_of_scvi() -> Iterator[None]:
+    """Leave out what scvi-tools tells those who register data, which a command does by itself."""
+    with _level(logging.getLogger("scvi"), logging.WARNING):
+        yield
+
+
 class _Worded(logging.Formatter):
     """Time and message, in the words of whoever reads it."""
 

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from scalex_scvi._core.explained import is_explained, is_ours
-from scalex_scvi._core.messages import messages_on_console
+from scalex_scvi._core.messages import messages_on_console, without_hints_of_scvi
 
 from ._config import apply_config, subparsers, write_options
 from ._light import COMMANDS as LIGHT_COMMANDS
@@ -80,7 +80,7 @@ def _run(args: argparse.Namespace, name: str, parser: argparse.ArgumentParser) -
         from ._commands import COMMANDS, run_scalex  # all that is slow to load
 
         command = COMMANDS.get(getattr(args, "command", None), run_scalex)
-        with messages_on_console(True, level, worded):
+        with messages_on_console(True, level, worded), without_hints_of_scvi():
             command(args)
             write_options(args)
     except KeyboardInterrupt as error:

@@ -45,7 +45,9 @@ def here(place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return place
 
 
-def test_from_a_run_to_labels_without_python(here: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_from_a_run_to_labels_without_python(
+    here: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture
+) -> None:
     with caplog.at_level(logging.WARNING, "scalex_scvi"):
         argv = [
             "reference",
@@ -58,6 +60,7 @@ def test_from_a_run_to_labels_without_python(here: Path, caplog: pytest.LogCaptu
             "organism=man",
         ]
         assert cli.main([*argv, "-q"]) == 0
+    assert capsys.readouterr().out == ""
     assert "Labels of obs['celltype'] with fewer than 5 cells are left out" in caplog.text
     assert "{'type3': 2}" in caplog.text
     assert "No license is named" in caplog.text
