@@ -74,22 +74,22 @@ def demo(
     check_outputs(counts, outputs)
     is_query = _held_out(counts, held_out)
     is_new = _left_out(counts, label, left_out)
-    folder.claim()
     column = Reading(batch_name=batch_column(counts))
-    ref = integrate(
-        counts[~is_query & ~is_new],
-        reading=column,
-        outputs=replace(outputs, outdir=folder.path / "reference"),
-        seed=seed,
-        **training,
-    )
-    together = project(
-        counts[is_query],
-        folder.path / "reference",
-        reading=column,
-        outputs=replace(outputs, unknown=True, outdir=folder.path / "projection"),
-        seed=seed,
-    )
+    with folder.claimed():
+        ref = integrate(
+            counts[~is_query & ~is_new],
+            reading=column,
+            outputs=replace(outputs, outdir=folder.path / "reference"),
+            seed=seed,
+            **training,
+        )
+        together = project(
+            counts[is_query],
+            folder.path / "reference",
+            reading=column,
+            outputs=replace(outputs, unknown=True, outdir=folder.path / "projection"),
+            seed=seed,
+        )
     scores = demo_scores(ref, together, batch_key=batch_column(together), label=label)
     folder.add_text(scores.to_csv(index=False), "scores.csv")
     return scores

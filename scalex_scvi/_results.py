@@ -64,8 +64,8 @@ def kept_training(outputs: Outputs, train_kwargs: Mapping[str, Any]) -> Iterator
     place = RunFolder(outputs.outdir).training
     if place.exists() and not outputs.resume:
         logger.warning(
-            "%s holds an interrupted training, which is not continued (`resume=True`, --resume) "
-            "and will be replaced.",
+            "%s holds an interrupted training, which is not continued (`resume=True`) and will be "
+            "replaced.",
             outputs.outdir,
         )
     if outputs.resume and not place.exists():
@@ -76,7 +76,7 @@ def kept_training(outputs: Outputs, train_kwargs: Mapping[str, Any]) -> Iterator
         if place.exists():
             error.add_note(
                 "The training is kept up to its last checkpoint: the same call with `resume=True` "
-                "(--resume) continues it."
+                "continues it."
             )
         raise
 
@@ -134,8 +134,7 @@ def warn_of_lost_cells(before: AnnData, after: AnnData, label: str | None) -> No
         if column in before.obs
     )
     logger.warning(
-        "`min_features` removed %d of %d cells.%s Pass `min_features=0` (`--min-features 0`) "
-        "to keep all cells.",
+        "`min_features` removed %d of %d cells.%s Pass `min_features=0` to keep all cells.",
         lost,
         before.n_obs,
         counted,
@@ -180,10 +179,12 @@ def finish(
     ]
     pl.store_colors(adata, columns)
     if folder is not None:
+        logger.info("Writes model and cells.")
         model.save(folder.checkpoint)
         make_writable(adata)  # what was added since
         folder.write_adata(adata)
     if has_map:
+        logger.info("Draws the pictures.")
         _draw(adata, _label_in(adata, outputs), folder, show=outputs.show)
     if folder is not None:
         told: dict[str, Any] = {}
@@ -194,6 +195,7 @@ def finish(
         for name in ("outdir", "show"):  # for now an unfinished folder; and nothing that is kept
             del told[name]
         about = about_run(told, defaults, seed)
+        logger.info("Writes the report.")
         label = _label_in(adata, outputs)
         write_report(adata, model, folder, label=label, before=before, about=about)
     if outputs.outdir is not None:

@@ -347,6 +347,8 @@ def project(
 
     Raises
     ------
+    FileNotFoundError
+        If there is no such folder.
     ValueError
         If ``outputs.outdir`` is the reference, or this is one by name
         (:mod:`scalex_scvi.references`).
@@ -362,6 +364,9 @@ def project(
     if outdir is not None and RunFolder(outdir).path.resolve() == source.path.resolve():
         msg = f"`outdir` {str(outdir)!r} is the reference, which the results would replace."
         raise ValueError(msg)
+    if not source.path.is_dir():
+        msg = f"There is no folder {str(reference)!r}. Name the run folder of an integration."
+        raise FileNotFoundError(msg)
     with results_folder(outputs, data) as folder:
         reference_model, ref = _open_reference(source, outputs.batch_stats)
         _check_imputed(reference_model, outputs.impute)
@@ -383,6 +388,7 @@ def project(
         if outputs.unknown and outputs.label is None:
             logger.warning("`unknown` has no effect without `label`: no labels are transferred.")
         if outputs.label is not None:
+            logger.info("Labels of %d cells, %r of the reference.", query.n_obs, outputs.label)
             _transfer(ref, query, outputs.label, unknown=outputs.unknown)
             for each in (ref, query):
                 _label_as_text(each, outputs.label)

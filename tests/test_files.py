@@ -89,7 +89,7 @@ REFUSED: dict[str, tuple[Callable[[Path], None] | None, str, str]] = {
     "into the folder of the counts": (
         raw_counts_here,
         "SCALEX.py -d adata.h5ad -o .",
-        "SCALEX.py: `outdir` '.': its results would replace 'adata.h5ad', which is read.",
+        "SCALEX.py: --outdir '.': its results would replace 'adata.h5ad', which is read.",
     ),
     "the same by another path": (
         raw_counts_here,
@@ -99,32 +99,32 @@ REFUSED: dict[str, tuple[Callable[[Path], None] | None, str, str]] = {
     "into a folder with other files": (
         foreign("notes.txt"),
         "integrate counts.h5ad -o mine",
-        "scalex-scvi integrate: `outdir` 'mine' holds 'notes.txt', not of an earlier run",
+        "scalex-scvi integrate: --outdir 'mine' holds 'notes.txt', not of an earlier run",
     ),
     "a checkpoint of somebody else": (
         foreign("checkpoint"),
         "integrate counts.h5ad -o mine",
-        "`outdir` 'mine' holds 'checkpoint'",
+        "--outdir 'mine' holds 'checkpoint'",
     ),
     "a picture of somebody else": (
         foreign("umap.png"),
         "SCALEX.py -d counts.h5ad -o mine",
-        "`outdir` 'mine' holds 'umap.png'",
+        "--outdir 'mine' holds 'umap.png'",
     ),
     "a picture in a run folder": (
         picture_in_run,
         "integrate counts.h5ad -o run",
-        "`outdir` 'run' holds 'umap.png'",
+        "--outdir 'run' holds 'umap.png'",
     ),
     "a projection into other files": (
         foreign("notes.txt"),
         "project counts.h5ad -r run -o mine",
-        "`outdir` 'mine' holds 'notes.txt'",
+        "--outdir 'mine' holds 'notes.txt'",
     ),
     "a demonstration into other files": (
         foreign("notes.txt"),
         "demo counts.h5ad -o mine",
-        "`outdir` 'mine' holds 'notes.txt'",
+        "--outdir 'mine' holds 'notes.txt'",
     ),
     "a demonstration into a run": (
         None,
@@ -224,12 +224,29 @@ def test_a_picture_of_ours_is_replaced(place: Path, suffix: str) -> None:
         assert cli.main(argv) == 0
 
 
-def test_a_failed_first_run_does_not_block_the_next(place: Path) -> None:
-    argv = ["integrate", "counts.h5ad", "-o", "new", "--batch-name", "donor", "--quiet"]
+@pytest.mark.parametrize("command", ["integrate", "demo"])
+@pytest.mark.parametrize("there", [None, "new", "new/run"])
+def test_a_failed_first_run_leaves_things_as_they_were(
+    place: Path, command: str, there: str | None
+) -> None:
+    if there is not None:
+        Path(there).mkdir(parents=True)
+    before = contents(place)
+    argv = [command, "counts.h5ad", "-o", "new/run", "--n-top-features", "nofile", "--quiet"]
     assert cli.main(argv) == 2
-    assert {path.name for path in Path("new").iterdir()} == {"log.txt", "scalex_run.json"}
-    assert "Traceback" in Path("new/log.txt").read_text()
-    assert cli.main(["integrate", "counts.h5ad", "-o", "new", *TINY]) == 0
+    assert contents(place) == before
+    assert Path("new/run").exists() == (there == "new/run")
+    assert Path("new").exists() == (there is not None)
+
+
+def test_a_failed_run_leaves_the_earlier_one_and_a_log(place: Path) -> None:
+    before = contents(place / "run")
+    argv = ["integrate", "counts.h5ad", "-o", "run", "--batch-name", "donor", "--quiet"]
+    assert cli.main(argv) == 2
+    after = contents(place / "run")
+    changed = {Path(name).name for name in before | after if before.get(name) != after.get(name)}
+    assert changed <= {"log.txt", "scalex_run.json"}
+    assert "Traceback" in Path("run/log.txt").read_text()
 
 
 def test_two_runs_do_not_write_into_one_folder(counts: AnnData, tmp_path: Path) -> None:

@@ -229,7 +229,7 @@ def test_draws_cells_at_random_but_repeatably(counts: AnnData, draw: dict) -> No
         ({"use_layer": "counts"}, "must be 'X', 'raw', a layer"),
         ({"batch_name": "donor"}, "there is no column"),
         ({"profile": "DNA"}, "unknown; allowed are"),
-        ({"projection": "nowhere"}, "no saved model"),
+        ({"projection": "nowhere"}, "no folder 'nowhere'"),
         ({"n_top_features": "no_file.txt"}, "no_file.txt"),
         ({"join": "left"}, "'inner'"),
     ],
@@ -385,7 +385,7 @@ def test_a_filter_that_takes_many_cells_says_so(
     sx.SCALEX(counts, **(FAST | {"min_features": 20}))
     assert "`min_features` removed 60 of 150 cells. By 'batch': batch" in caplog.text
     assert "By 'celltype': type" in caplog.text
-    assert "Pass `min_features=0` (`--min-features 0`) to keep all cells." in caplog.text
+    assert "Pass `min_features=0` to keep all cells." in caplog.text
     caplog.clear()
     sx.SCALEX(counts[55:], **(FAST | {"min_features": 20}))  # 5 of 95
     assert "removed" not in caplog.text

@@ -6,7 +6,7 @@ import logging
 import shlex
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -33,17 +33,19 @@ def command_line() -> str | None:
 
 
 @contextmanager
-def messages_on_console(wanted: bool, level: int = logging.INFO) -> Iterator[None]:
+def messages_on_console(
+    wanted: bool, level: int = logging.INFO, worded: Callable[[str], str] = str
+) -> Iterator[None]:
     """Print the package's messages while the block runs, if ``wanted``.
 
     Nothing is added where the user's own logging prints the messages already, or a caller of ours
-    has decided.
+    has decided. ``worded`` is what a message becomes.
     """
     if not wanted or _printed_already(level):
         yield
         return
     handler = _Console()
-    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
+    handler.setFormatter(_Worded(worded))
     with messages_to(handler, level):
         yield
 
@@ -63,6 +65,24 @@ def without_hints_of_lightning() -> Iterator[None]:
         for hint in _HINTS:
             warnings.filterwarnings("ignore", hint)
         yield
+
+
+@contextmanager
+def without_hints_of_scvi() -> Iterator[None]:
+    """Leave out what scvi-tools tells those who register data, which a command does by itself."""
+    with _level(logging.getLogger("scvi"), logging.WARNING):
+        yield
+
+
+class _Worded(logging.Formatter):
+    """Time and message, in the words of whoever reads it."""
+
+    def __init__(self, worded: Callable[[str], str]) -> None:
+        super().__init__("%(asctime)s %(message)s", datefmt="%H:%M:%S")
+        self.worded = worded
+
+    def format(self, record: logging.LogRecord) -> str:
+        return self.worded(super().format(record))
 
 
 class _Console(logging.StreamHandler):

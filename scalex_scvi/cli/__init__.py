@@ -6,13 +6,15 @@ import argparse
 import errno
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from scalex_scvi._core.messages import messages_on_console
+from scalex_scvi._core.explained import is_explained, is_ours
+from scalex_scvi._core.messages import messages_on_console, without_hints_of_scvi
 
-from ._config import apply_config, write_options
+from ._config import apply_config, subparsers, write_options
 from ._light import COMMANDS as LIGHT_COMMANDS
 from ._parser import build_parser, build_scalex_parser
+from ._wording import shell_wording
 
 __all__ = ["build_parser", "build_scalex_parser", "main", "scalex_main"]
 
@@ -42,13 +44,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     Exit code: 0; 2 for wrong arguments or data, 1 for a run that failed, 130 after an
     interruption (see ``docs/reliability.md``), each with one line on stderr.
     """
-    args = _parse(build_parser(), argv)
-    return _run(args, f"scalex-scvi {args.command}")
+    parser = build_parser()
+    args = _parse(parser, argv)
+    return _run(args, f"scalex-scvi {args.command}", subparsers(parser)[args.command])
 
 
 def scalex_main(argv: Sequence[str] | None = None) -> int:
     """Run ``SCALEX.py``: the flags of the published command. See :func:`main`."""
-    return _run(_parse(build_scalex_parser(), argv), "SCALEX.py")
+    parser = build_scalex_parser()
+    return _run(_parse(parser, argv), "SCALEX.py", parser)
 
 
 def _parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
@@ -66,7 +70,8 @@ def _dashes(argv: Sequence[str]) -> list[str]:
     return spelled
 
 
-def _run(args: argparse.Namespace, name: str) -> int:
+def _run(args: argparse.Namespace, name: str, parser: argparse.ArgumentParser) -> int:
+    worded = shell_wording(parser)
     level = logging.WARNING if getattr(args, "quiet", False) else logging.INFO
     try:
         if getattr(args, "command", None) in LIGHT_COMMANDS:
@@ -75,22 +80,21 @@ def _run(args: argparse.Namespace, name: str) -> int:
         from ._commands import COMMANDS, run_scalex  # all that is slow to load
 
         command = COMMANDS.get(getattr(args, "command", None), run_scalex)
-        with messages_on_console(True, level):
+        with messages_on_console(True, level, worded), without_hints_of_scvi():
             command(args)
             write_options(args)
     except KeyboardInterrupt as error:
-        _say(name, "interrupted; earlier results are as they were.", error)
+        _say(name, "interrupted; earlier results are as they were.", error, worded)
         return INTERRUPTED
     except Exception as error:
-        code = _code_of(error)
-        _say(name, _text_of(error, code), error)
-        return code
+        _say(name, _text_of(error), error, worded)
+        return _code_of(error)
     return 0
 
 
-def _say(name: str, text: str, error: BaseException) -> None:
+def _say(name: str, text: str, error: BaseException, worded: Callable[[str], str]) -> None:
     """Write one line, with what was noted on the way up."""
-    words = " ".join([text, *getattr(error, "__notes__", [])]).split()
+    words = worded(" ".join([text, *getattr(error, "__notes__", [])])).split()
     sys.stderr.write(f"{name}: {' '.join(words)}\n")
 
 
@@ -103,22 +107,14 @@ def _code_of(error: Exception) -> int:
     if isinstance(error, ImportError):
         return MISTAKE
     expected = isinstance(error, KeyError | ValueError | TypeError)
-    return MISTAKE if expected and _is_ours(error) else FAILED
+    return MISTAKE if expected and is_ours(error) else FAILED
 
 
-def _is_ours(error: Exception) -> bool:
-    """Whether an error was raised by a line of this package, and not below it."""
-    at = error.__traceback__
-    while at is not None and at.tb_next is not None:
-        at = at.tb_next
-    return at is not None and at.tb_frame.f_globals.get("__name__", "").startswith("scalex_scvi")
-
-
-def _text_of(error: Exception, code: int) -> str:
+def _text_of(error: Exception) -> str:
     if isinstance(error, OSError) and error.errno is not None:
         place = f": {error.filename!r}" if error.filename else ""
         return f"{error.strerror or error}{place}"
     text = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
-    if code == MISTAKE or (isinstance(error, RuntimeError | ConnectionError) and _is_ours(error)):
+    if is_explained(error):
         return text
     return f"unexpected {type(error).__name__}: {text} (the traceback is in the run's log.txt)"

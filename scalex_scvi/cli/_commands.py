@@ -26,6 +26,7 @@ from scalex_scvi.tl import label_scores
 from scalex_scvi.train import Recipe
 
 from ._checks import check_result
+from ._reference import save_reference
 
 logger = logging.getLogger(__name__)
 
@@ -112,7 +113,7 @@ def _transfer(args: argparse.Namespace) -> None:
     scores = label_scores(
         ref,
         query,
-        args.rep,
+        args.use_rep,
         args.label,
         batch_key=batch_column(ref) if batch_column(ref) in ref.obs else None,
         method=args.method,
@@ -145,7 +146,7 @@ def _impute(args: argparse.Namespace) -> None:
 def _plot(args: argparse.Namespace) -> None:
     args.out = check_result(args.out, paths_of(args.run), [".png", ".pdf", ".svg"])
     adata = _read_results(args.run)
-    color, groupby = args.color[0], args.groupby or batch_column(adata)
+    color, rep, groupby = args.color[0], args.use_rep, args.groupby or batch_column(adata)
     options = {"save": args.out, "show": False}
     if args.kind == "umap":
         pl.umap(adata, args.color, **options)
@@ -154,9 +155,11 @@ def _plot(args: argparse.Namespace) -> None:
     elif args.kind == "embedding":
         pl.embedding(adata, color, groupby=groupby, groups=args.groups, **options)
     elif args.kind == "meta":
-        pl.meta(adata, use_rep=args.rep, color=color, batch=groupby, **options)
+        pl.meta(adata, use_rep=rep, color=color, batch=groupby, **options)
     elif args.kind == "meta-pair":
-        pl.meta_pair(adata, args.rep, color=color, batch=groupby, batches=args.groups, **options)
+        pl.meta_pair(
+            adata, args.use_rep, color=color, batch=groupby, batches=args.groups, **options
+        )
     else:
         predicted = args.predicted or f"{color}_transfer"
         _plot_confusion(adata, color, predicted, options, as_json=args.json)
@@ -191,10 +194,10 @@ def _assess(args: argparse.Namespace) -> None:
     adata = _read_results(args.run)
     batch_key = args.batch_name or batch_column(adata)
     if args.benchmark:
-        scores = metrics.benchmark(adata, args.rep, batch_key=batch_key, labels_key=args.label)
+        scores = metrics.benchmark(adata, args.use_rep, batch_key=batch_key, labels_key=args.label)
     else:
         keys = {"batch_key": batch_key, "labels_key": args.label, "seed": args.seed}
-        found = {rep: metrics.integration_scores(adata, rep, **keys) for rep in args.rep}
+        found = {rep: metrics.integration_scores(adata, rep, **keys) for rep in args.use_rep}
         scores = pd.DataFrame(found).T
     shown = scores.round(3).to_string()
     sys.stdout.write((scores.to_json(orient="index", indent=1) if args.json else shown) + "\n")
@@ -245,5 +248,6 @@ COMMANDS: dict[str | None, Callable[[argparse.Namespace], None]] = {
     "impute": _impute,
     "plot": _plot,
     "assess": _assess,
+    "reference": save_reference,
     "demo": _demo,
 }

@@ -29,7 +29,7 @@ def apply_config(parser: argparse.ArgumentParser, argv: Sequence[str]) -> None:
     if path is None:
         return
     target = subparsers(parser).get(argv[0], parser)
-    actions = _by_name(target)
+    actions = actions_by_name(target)
     for name, value in _read(path, target).items():
         if name not in actions:
             target.error(f"--config {path!r}: no option {name!r}. Options: {sorted(actions)}.")
@@ -66,7 +66,7 @@ def subparsers(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentPa
     return {}
 
 
-def _by_name(parser: argparse.ArgumentParser) -> dict[str, argparse.Action]:
+def actions_by_name(parser: argparse.ArgumentParser) -> dict[str, argparse.Action]:
     """Actions by every name that a user may write."""
     named: dict[str, argparse.Action] = {}
     for action in parser._actions:

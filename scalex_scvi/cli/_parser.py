@@ -25,6 +25,9 @@ EXIT_CODES = (
     "2 wrong arguments or data, 130 interrupted (Ctrl-C). One line on stderr says why."
 )
 
+NO_LICENSE = "unknown"
+"""What the Hugging Face hub calls it where nobody said what the license is."""
+
 _SEED = "seed (124, as published)"
 
 
@@ -137,7 +140,12 @@ def _add_map(parser: argparse.ArgumentParser) -> None:
         help="reference: its folder, hf://OWNER/NAME, https://…, or the name of one that was "
         "fetched, or saved here, before",
     )
-    parser.add_argument("--labels", nargs="+", help="labels to transfer (all of the reference)")
+    parser.add_argument(
+        "--labels",
+        "--label",
+        nargs="+",
+        help="labels to transfer (all of the reference)",
+    )
     _add_max_refused(parser, "share of held-out reference cells that may be called unknown")
     parser.add_argument("--report", action="store_true", help="write report.html, too")
     parser.add_argument("--update", action="store_true", help="fetch the reference anew")
@@ -150,6 +158,10 @@ def _add_max_refused(parser: argparse.ArgumentParser, help: str) -> None:
     parser.add_argument("--max-refused", type=float, default=0.05, help=f"{help} (%(default)s)")
 
 
+def _add_label(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--label", "--labels", default=LABEL, help="column of obs (%(default)s)")
+
+
 def _add_transfer(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("reference", help="run folder or .h5ad file with labels and latent")
     parser.add_argument(
@@ -157,8 +169,8 @@ def _add_transfer(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         help="the same of the query; without it, REFERENCE is the run folder of a projection",
     )
-    parser.add_argument("--label", default=LABEL, help="column of obs (%(default)s)")
-    parser.add_argument("--rep", default="latent", help="key in obsm (%(default)s)")
+    _add_label(parser)
+    parser.add_argument("--use-rep", "--rep", default="latent", help="key in obsm (%(default)s)")
     parser.add_argument(
         "--method",
         choices=["consensus", "discriminant", "neighbors"],
@@ -202,7 +214,9 @@ def _add_plot(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--color", nargs="+", default=[LABEL], help="columns of obs")
     parser.add_argument("--groupby", help="column of obs (that with the run's batches)")
     parser.add_argument("--groups", nargs="+", help="only these values of --groupby")
-    parser.add_argument("--rep", default="latent", help="key in obsm, for meta (%(default)s)")
+    parser.add_argument(
+        "--use-rep", "--rep", default="latent", help="key in obsm, for meta (%(default)s)"
+    )
     parser.add_argument("--predicted", help="column of obs with predicted labels, for confusion")
     parser.add_argument("-o", "--out", required=True, help="picture: .png, .pdf or .svg")
     parser.add_argument("--json", action="store_true", help="print scores of confusion as JSON")
@@ -212,14 +226,47 @@ def _add_plot(parser: argparse.ArgumentParser) -> None:
 def _add_assess(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", help="run folder or .h5ad file")
     parser.add_argument("--batch-name", help="column of obs (that with the run's batches)")
-    parser.add_argument("--label", default=LABEL, help="column of obs (%(default)s)")
-    parser.add_argument("--rep", nargs="+", default=["latent"], help="keys in obsm (%(default)s)")
+    _add_label(parser)
+    parser.add_argument(
+        "--use-rep", "--rep", nargs="+", default=["latent"], help="keys in obsm (%(default)s)"
+    )
     parser.add_argument(
         "--benchmark", action="store_true", help="all scores of scib-metrics (extra 'benchmark')"
     )
     parser.add_argument("--seed", type=int, help=_SEED)
     parser.add_argument("-o", "--out", help=".csv file for the scores")
     _add_json(parser)
+    _add_quiet(parser)
+
+
+def _add_reference(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Make a reference of the run folder of an integration: model, map and labels, without "
+        "counts. 'scalex-scvi map' places new cells on it."
+    )
+    parser.add_argument("run", help="run folder of 'integrate'")
+    parser.add_argument(
+        "--labels",
+        "--label",
+        nargs="+",
+        help=f"columns of obs whose labels new cells are to get ({LABEL}, if there is one)",
+    )
+    parser.add_argument("--name", help="name of the reference (that of its folder)")
+    parser.add_argument(
+        "--license",
+        default=NO_LICENSE,
+        help="license, to give it away: cc-by-4.0, mit, … (%(default)s)",
+    )
+    parser.add_argument(
+        "--about",
+        nargs="+",
+        default=[],
+        metavar="KEY=VALUE",
+        help="for its card: organism, tissue, description, source, citation, contact",
+    )
+    parser.add_argument("--obs", nargs="+", default=[], help="further columns of obs to give away")
+    parser.add_argument("--overwrite", action="store_true", help="replace an earlier reference")
+    parser.add_argument("-o", "--out", required=True, help="folder for the reference")
     _add_quiet(parser)
 
 
@@ -231,7 +278,7 @@ def _add_demo(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("data", nargs="?", help="counts with batches and labels")
     _add(parser, Reading, "batch_name")
-    _add(parser, Outputs, "label", default=LABEL, help="column of obs with cell types")
+    _add(parser, Outputs, "label", "--labels", default=LABEL, help="column of obs with cell types")
     parser.add_argument("--held-out", help="batch to project (the last one)")
     parser.add_argument("--left-out", help="cell type that the reference is not shown")
     _add_json(parser)
@@ -265,6 +312,11 @@ _COMMANDS: dict[str, tuple[str, str, Any]] = {
         "map new cells onto a reference by name, without training",
         "new.h5ad --reference hf://OWNER/NAME --report -o mapped",
         _add_map,
+    ),
+    "reference": (
+        "make a reference of a run, for 'map'",
+        "results --labels celltype -o pancreas",
+        _add_reference,
     ),
     "transfer": (
         "transfer labels from a reference to a query",
@@ -332,6 +384,8 @@ def _add_reading(parser: argparse.ArgumentParser) -> None:
     _add(group, Reading, "batch_key")
     _add(group, Reading, "join", choices=["inner", "outer"])
     _add(group, Reading, "use_layer")
+    _add(group, Reading, "gene_names")
+    _add(group, Reading, "min_gene_share", type=float)
     _add(group, Reading, "genome")
     _add(group, Reading, "fraction", type=float)
     _add(group, Reading, "n_obs", type=int)
@@ -392,7 +446,7 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
 
 def _add_results(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("results")
-    _add(group, Outputs, "label")
+    _add(group, Outputs, "label", "--labels")
     _add(group, Outputs, "batch_stats", choices=["running", "batch"])
     _add(group, Outputs, "impute", nargs="?", const=True, metavar="BATCH")
     _add(group, Outputs, "chunk_size", type=int)

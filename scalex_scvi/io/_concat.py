@@ -12,6 +12,7 @@ import pandas as pd
 from anndata import AnnData
 from scipy import sparse
 
+from scalex_scvi._core.colors import join_colors
 from scalex_scvi._core.gene_names import are_peaks
 from scalex_scvi._core.matrices import check_no_mask
 
@@ -46,6 +47,7 @@ def concatenate(
         they repeat.
     """
     _check_sources(adatas, names)
+    sources = adatas
     shared = _check_genes(adatas, names, join)
     _warn_of_mixed_values(adatas, names)
     if any(key in adata.obs for adata in adatas):
@@ -70,6 +72,7 @@ def concatenate(
     _report_genes(adatas, names, join, together.n_vars, shared)
     _make_cells_unique(together, key)
     _add_other_columns(together, adatas)
+    join_colors(together, sources, but=key)
     return together
 
 

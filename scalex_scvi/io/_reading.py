@@ -50,7 +50,7 @@ class Reading:
     join: Literal["inner", "outer"] = option("inner", "features that all sources have, or any")
     batch_key: str = option(
         "batch",
-        "column that gets the names of several sources, or has the batches of one",
+        "of several sources, the column for their names; of one, the same as --batch-name",
     )
     backed: bool = option(False, "read from disk what is used")
     fraction: float | None = option(None, "share of cells to draw")

@@ -8,12 +8,13 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from anndata import AnnData
 
+from scalex_scvi._core.explained import is_explained
 from scalex_scvi._core.files import RUN_FILE, own_files
 from scalex_scvi._core.messages import PACKAGE_LOGGER, command_line, messages_to
 from scalex_scvi._core.unfinished import anyone_writes, arrive, current, recover, unfinished
@@ -196,7 +197,9 @@ class RunFolder:
 
         A run that fails or is interrupted leaves the results of the previous one as they were,
         all of the same run. The package's log messages go into ``log.txt`` while the block runs,
-        below those of earlier runs: a line says when and by which command each began.
+        below those of earlier runs: a line says when and by which command each began. Where there
+        was no run before, one that fails leaves nothing, unless it kept its training or its
+        traceback is needed (see :meth:`claimed`).
 
         Parameters
         ----------
@@ -204,8 +207,7 @@ class RunFolder:
             Files and folders that are read: see :meth:`check`.
         """
         self.check(sources)
-        self.claim()
-        with unfinished(self.path) as place:
+        with self.claimed(), unfinished(self.path) as place:
             if anyone_writes(self.path, but=place):  # it began a moment ago
                 self.check(sources)
             with self._logged():
@@ -220,13 +222,35 @@ class RunFolder:
             )
             arrive(place, leaving=[name for name in earlier if name != _LOG])
 
-    def claim(self) -> None:
-        """Make the folder, and note that it is ours; :meth:`check` comes first."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        with unfinished(self.path) as place:
-            noted = self._noted([TRAINING] if self.kind == "run" else _FILES[self.kind])
-            (place / "new" / RUN_FILE).write_text(noted, encoding="utf-8")
-            arrive(place)
+    @contextmanager
+    def claimed(self) -> Iterator[None]:
+        """Make the folder, and note that it is ours; :meth:`check` comes first.
+
+        If the block fails and the folder is new or was empty, it is so again, unless there is more
+        in it than a log, or the error does not explain itself, so that the log is needed.
+        """
+        was_ours = (self.path / RUN_FILE).exists()
+        made = [path for path in (self.path, *self.path.parents) if not path.exists()]
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            with unfinished(self.path) as place:
+                noted = self._noted([TRAINING] if self.kind == "run" else _FILES[self.kind])
+                (place / "new" / RUN_FILE).write_text(noted, encoding="utf-8")
+                arrive(place)
+            yield
+        except BaseException as error:
+            if not was_ours and is_explained(error):
+                self._remove_traces(made)
+            raise
+
+    def _remove_traces(self, made: Sequence[Path]) -> None:
+        """Remove what a first run that failed has written, if that is the log alone."""
+        with suppress(OSError):
+            if {path.name for path in self.path.iterdir()} <= {_LOG, RUN_FILE}:
+                for name in (_LOG, RUN_FILE):
+                    (self.path / name).unlink(missing_ok=True)
+                for folder in made:
+                    folder.rmdir()
 
     def _noted(self, more: Sequence[str], forget: Sequence[str] = ()) -> str:
         """Text of the file by which the folder is known, with more files of ours."""

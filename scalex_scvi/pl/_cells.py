@@ -11,8 +11,9 @@ from anndata import AnnData
 from matplotlib.axes import Axes
 from matplotlib.patheffects import withStroke
 
+from scalex_scvi._core.colors import Colors
+
 from ._categories import GRAY, used
-from ._palette import Colors
 
 MANY_CELLS = 5000
 """From this number of points on they are rasterized in vector files."""

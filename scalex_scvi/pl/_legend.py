@@ -11,8 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from scalex_scvi._core.colors import Colors
+
 from ._categories import GRAY, used
-from ._palette import Colors
 
 
 def margin_legend(

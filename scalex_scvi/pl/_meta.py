@@ -18,6 +18,8 @@ from matplotlib.text import Text
 from matplotlib.transforms import ScaledTranslation
 from scipy import sparse
 
+from scalex_scvi._core.colors import Colors, stored_colors
+
 from ._categories import (
     GRAY,
     categories_of,
@@ -27,7 +29,7 @@ from ._categories import (
 from ._figure import Save, opened, shown_or_returned
 from ._heatmap import heatmap, side
 from ._legend import handles, legend_columns, legend_width, margin_legend
-from ._palette import Colors, GivenColors, colors_of, stored_colors
+from ._palette import GivenColors, colors_of
 
 logger = logging.getLogger(__name__)
 

@@ -4,27 +4,19 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from colorsys import rgb_to_hsv
 
 import pandas as pd
-import scanpy as sc
 from anndata import AnnData
-from matplotlib.colors import is_color_like, to_hex, to_rgb
+
+from scalex_scvi._core.colors import UNMAPPED, Colors, stored_colors, with_new
 
 from ._categories import categories_of
 
 logger = logging.getLogger(__name__)
 
-UNMAPPED = "#808080"
-"""Categories that a given mapping of colors leaves out, and cells called unknown."""
-
-UNKNOWN = "unknown"
-"""What label transfer calls cells that fit no label."""
-
 TRANSFERRED = ("_transfer", "_voted")
 """What the name of a column of transferred labels ends in."""
 
-Colors = dict[Hashable, str]
 GivenColors = Mapping[Hashable, str] | Sequence[str] | None
 
 
@@ -106,19 +98,7 @@ def colors_of(
         return dict(zip(categories, given, strict=False))
     known = _known(adata, key, like)
     known |= {n: c for n, c in (shared or {}).items() if n in categories and n not in known}
-    return _with_new(key, categories, known)
-
-
-def stored_colors(adata: AnnData, key: str) -> Colors:
-    """Return the colors in ``uns`` by name: none where they are absent, too few or no colors."""
-    stored = adata.uns.get(f"{key}_colors")
-    if stored is None or key not in adata.obs or pd.api.types.is_float_dtype(adata.obs[key]):
-        return {}
-    categories = categories_of(adata, key, "color").cat.categories
-    colors = [str(color) for color in stored]
-    if len(colors) < len(categories) or not all(is_color_like(color) for color in colors):
-        return {}
-    return {name: to_hex(color) for name, color in zip(categories, colors, strict=False)}
+    return with_new(key, categories, known)
 
 
 def _known(adata: AnnData, key: str, like: Sequence[AnnData]) -> Colors:
@@ -145,25 +125,3 @@ def source_of(key: str) -> str | None:
     """Return the column of labels that transferred ones come from."""
     end = next((end for end in TRANSFERRED if key.endswith(end)), None)
     return None if end is None else key.removesuffix(end)
-
-
-def _with_new(key: str, categories: pd.Index, known: Colors) -> Colors:
-    """Colors of the categories: known ones, and for others those that no known name has."""
-    known = {name: color for name, color in known.items() if name != UNKNOWN}
-    new = [name for name in categories if name not in known and name != UNKNOWN]
-    n_names = len(new) + len(known)
-    large = [color for color in sc.pl.palettes.default_102 if not _is_pale(color)]
-    palettes = (sc.pl.palettes.default_20, sc.pl.palettes.default_28, large)
-    palette = next((p for p in palettes if len(p) >= n_names), large)
-    if n_names > len(palette) and new:
-        logger.warning("The %d categories of %r share %d colors.", n_names, key, len(palette))
-    free = [color for color in palette if color not in known.values()]
-    free = free if len(free) >= len(new) else list(palette)
-    colors = known | {name: free[i % len(free)] for i, name in enumerate(new)}
-    return {name: UNMAPPED if name == UNKNOWN else colors[name] for name in categories}
-
-
-def _is_pale(color: str) -> bool:
-    """Whether cells in this color would look like the gray ones."""
-    _, saturation, value = rgb_to_hsv(*to_rgb(color))
-    return saturation < 0.25 and value > 0.65

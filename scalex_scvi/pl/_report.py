@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from anndata import AnnData
 
+from scalex_scvi._core.colors import UNKNOWN
 from scalex_scvi._core.files import whole_file
 
 from ._categories import categories_of
-from ._palette import UNKNOWN
 from ._report_drawings import loss_curves, marker_dots
 from ._report_maps import map_data, map_groups
 from ._report_run import Run
@@ -34,6 +34,7 @@ from ._report_text import (
     versions_table,
 )
 from ._report_unknown import unknown_cells
+from ._report_verdict import training_verdict
 
 if TYPE_CHECKING:
     from scalex_scvi.model import SCALEXModel
@@ -117,6 +118,7 @@ def _page(run: Run) -> str:
     data, groups = map_data(run), map_groups(run)
     data["panels"] = [panel for group in groups for panel in group["panels"]]
     markers, losses = marker_dots(run), loss_curves(run)
+    scores = scores_of(run)
     if markers:
         markers["svg"] = Markup(markers["svg"])
     if losses:
@@ -125,6 +127,7 @@ def _page(run: Run) -> str:
         title=run.title,
         subtitle=run.subtitle,
         facts=_facts(run),
+        trained=training_verdict(run, scores),
         unknown=unknown_cells(run),
         map_groups=groups,
         kept=cells_kept(run),
@@ -132,7 +135,7 @@ def _page(run: Run) -> str:
         confidence=confidence_of_clusters(run),
         markers=markers,
         confusion=confusion_table(run),
-        scores=scores_of(run),
+        scores=scores,
         losses=losses,
         command=run.about.get("command"),
         options=options_given(run),

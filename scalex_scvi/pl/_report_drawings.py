@@ -11,9 +11,9 @@ import scanpy as sc
 from anndata import AnnData
 from scipy import sparse
 
+from scalex_scvi._core.colors import UNKNOWN
 from scalex_scvi.pp import unscale
 
-from ._palette import UNKNOWN
 from ._report_run import Run
 
 MARKERS_EACH = 3

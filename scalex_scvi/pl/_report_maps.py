@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from scalex_scvi._core.colors import UNKNOWN
 from scalex_scvi._core.keys import REFERENCE_UMAP_KEY, UMAP_KEY, UNCORRECTED_UMAP_KEY
 
 from ._categories import categories_of
-from ._palette import UNKNOWN, colors_of
+from ._palette import colors_of
 from ._report_run import Run
 
 MAX_CELLS = 100_000

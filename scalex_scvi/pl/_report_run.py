@@ -11,8 +11,9 @@ import pandas as pd
 from anndata import AnnData
 from scipy import sparse
 
+from scalex_scvi._core.colors import UNKNOWN
+
 from ._categories import categories_of
-from ._palette import UNKNOWN
 
 if TYPE_CHECKING:
     from scalex_scvi.model import SCALEXModel

@@ -10,9 +10,9 @@ from scipy import sparse
 from sklearn.metrics import f1_score
 
 from scalex_scvi import metrics
+from scalex_scvi._core.colors import UNKNOWN
 from scalex_scvi._core.gene_names import names_in
 
-from ._palette import UNKNOWN
 from ._report_run import Run, is_empty
 from ._report_usual import F1_LOWEST, F1_MEAN, F1_SETS, KNOWN_REFUSED, NEW_FOUND
 
@@ -22,6 +22,9 @@ and named in the file of a query, where projection warns and refuses by the same
 
 MAX_SCORED = 5000
 """Cells that are scored, at random where there are more."""
+
+PURITY = "cell-type purity"
+"""Name of the score of types."""
 
 LATENTS = ("latent", "X_scalex")
 
@@ -188,9 +191,7 @@ def _neighbor_scores(
             "0.05, the training was short (max_steps), or types of single batches were pulled "
             "onto each other (alignment_weight)."
         )
-        found.append(
-            ("cell-type purity", metrics.knn_purity, labels, labels.notna().to_numpy(), usual)
-        )
+        found.append((PURITY, metrics.knn_purity, labels, labels.notna().to_numpy(), usual))
     rows = []
     for name, score, groups, known, usual in found:
         if known.sum() < 2:

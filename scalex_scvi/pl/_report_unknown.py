@@ -7,9 +7,9 @@ from typing import Any
 import pandas as pd
 from anndata import AnnData
 
+from scalex_scvi._core.colors import UNKNOWN
 from scalex_scvi.tl import unknown_clusters
 
-from ._palette import UNKNOWN
 from ._report_run import Run, is_empty
 
 MOSTLY, MIN_CELLS = 0.5, 15

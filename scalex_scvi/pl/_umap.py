@@ -11,11 +11,13 @@ from anndata import AnnData
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from scalex_scvi._core.colors import Colors
+
 from ._categories import categories_of, pale, used
 from ._cells import coordinates, draw_cells, label_axes, number_clusters
 from ._figure import Save, opened, shown_or_returned
 from ._legend import handles, legend_columns, legend_width, margin_legend
-from ._palette import Colors, colors_of, source_of
+from ._palette import colors_of, source_of
 
 PANEL = 4.2
 """Width and height of a panel in inches."""

@@ -79,17 +79,35 @@ def _what(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
     ]
 
 
-def _use(facts: Mapping[str, Any]) -> str:
+def with_address(text: str, facts: Mapping[str, Any], address: str) -> str:
+    """Return a card that says the address by which the reference is used; edited ones keep theirs.
+
+    Parameters
+    ----------
+    text
+        The card, as :func:`card` wrote it or edited since.
+    facts
+        What ``reference.json`` says.
+    address
+        Where it is now.
+    """
+    return text.replace(_use(facts), _use(facts, address))
+
+
+def _use(facts: Mapping[str, Any], address: str | None = None) -> str:
+    """Say how to use it: by its address, or by the path of the folder that the card lies in."""
+    where = address or f"path/to/{facts['name']}"
+    comment = "" if address else "  # this folder"
     key = facts["batch_key"]
     batch = "" if key is None else f' and the batches in `obs["{key}"]`'
     return (
         f"New cells: counts in `X`, features by name{batch}. Nothing is trained, and nothing of "
         "the reference moves.\n\n"
         "```python\nimport scalex_scvi as sx\n\n"
-        f'sx.map_query(query, "hf://OWNER/{facts["name"]}")  # or the folder, or its address\n'
+        f'sx.map_query(query, "{where}"){comment}\n'
         "```\n\n"
         "```sh\n"
-        f"scalex-scvi map new.h5ad --reference hf://OWNER/{facts['name']} --report -o mapped\n```"
+        f"scalex-scvi map new.h5ad --reference {where} --report -o mapped{comment}\n```"
     )
 
 

@@ -127,8 +127,8 @@ def _hint(folder: Path) -> str:
     """Say what a folder is that is no reference, and how to make one of it."""
     if (folder / "checkpoint").is_dir():
         return (
-            " It is a run folder, for `scalex-scvi project` and `map_query`; "
-            "`scalex_scvi.references.save` makes a reference of its model."
+            " It is a run folder, for `scalex-scvi project` and `map_query`; `scalex-scvi "
+            "reference` (or `scalex_scvi.references.save`) makes a reference of it."
         )
     if (folder / MODEL_FILE).is_file() and not (folder / LABELS_FILE).exists():
         return (

@@ -6,9 +6,10 @@ import logging
 import os
 from pathlib import Path
 
+from ._card import with_address
 from ._extra import needed
 from ._fetch import fetched, is_remote
-from ._format import FILES
+from ._format import ABOUT_FILE, CARD_FILE, FILES, read_about
 from ._hub import SCHEME, check_repository, explained, hub
 
 logger = logging.getLogger(__name__)
@@ -24,7 +25,8 @@ def push(
 ) -> str:
     """Put a reference on the Hugging Face hub, as a model repository of its own.
 
-    Its files go up in one commit, nothing else, after they were checked. For another server,
+    Its files go up in one commit, nothing else, after they were checked; the card there says its
+    address on the hub, where the folder's says its path. For another server,
     copy the folder there: :func:`load` takes its address.
 
     Parameters
@@ -70,10 +72,18 @@ def push(
     with explained(address):
         api.create_repo(repository, private=private, exist_ok=True)
         added = [
-            needed("huggingface_hub").CommitOperationAdd(file, place / file)
+            needed("huggingface_hub").CommitOperationAdd(file, _content(place, file, address))
             for file in FILES
             if (place / file).is_file()
         ]
         api.create_commit(repository, added, commit_message=message)
     logger.info("The reference is at %s.", address)
     return address
+
+
+def _content(folder: Path, file: str, address: str) -> Path | bytes:
+    path = folder / file
+    if file != CARD_FILE:
+        return path
+    text = path.read_text(encoding="utf-8")
+    return with_address(text, read_about(folder / ABOUT_FILE), address).encode()

@@ -54,7 +54,7 @@ def embed(
             FEWEST_CELLS,
         )
         return False
-    logger.info("Finds neighbors and clusters of %d cells, and draws their map.", adata.n_obs)
+    logger.info("Neighbors, UMAP and clusters of %d cells.", adata.n_obs)
     keep_compiled()
     random_state = resolve_seed(seed)
     n_neighbors = min(n_neighbors, adata.n_obs - 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
@@ -22,7 +23,6 @@ from ._pair import Pair, batches_of_query
 from ._reference import Reference
 from ._unknown import check_max_refused
 
-FEWEST_CELLS = 5
 """Cells of a label: the mean of fewer would tell the expression of each."""
 
 
@@ -52,8 +52,11 @@ class LabelModel:
         By how much probabilities are softened.
     standards
         What held-out batches say of known cells, by how many cells a cell is averaged with.
+    fewest_cells
+        A label needs as many: the means of fewer would tell the expression of single cells.
     """
 
+    fewest_cells: ClassVar[int] = 5
     labels_key: str
     labels: tuple[str, ...]
     n_cells: tuple[int, ...]
@@ -285,11 +288,11 @@ def _is_finite(values: np.ndarray) -> bool:
 
 
 def _check_labels(n_cells: pd.Series, labels_key: str) -> None:
-    few = {str(name): int(n) for name, n in n_cells.items() if n < FEWEST_CELLS}
+    few = {str(name): int(n) for name, n in n_cells.items() if n < LabelModel.fewest_cells}
     if few:
         msg = (
-            f"Labels of obs[{labels_key!r}] with fewer than {FEWEST_CELLS} cells: {few!r}. Their "
-            "means would tell the expression of single cells. Join them with others, or set them "
-            "to missing (NaN): cells without a label stay out of it."
+            f"Labels of obs[{labels_key!r}] with fewer than {LabelModel.fewest_cells} cells: "
+            f"{few!r}. Their means would tell the expression of single cells. Join them with "
+            "others, or set them to missing (NaN): cells without a label stay out of it."
         )
         raise ValueError(msg)

@@ -14,7 +14,7 @@ from ._unknown import Novelty
 def label_transfer(
     ref: AnnData,
     query: AnnData,
-    rep: str = "latent",
+    use_rep: str = "latent",
     label: str = "celltype",
     *,
     method: Method | None = None,
@@ -23,6 +23,7 @@ def label_transfer(
     max_refused: float = 0.05,
     batch_key: str | None = None,
     novelty: Novelty = "neighborhood",
+    rep: str | None = None,
 ) -> pd.Series:
     """Give each query cell the label that it most probably has, judged by the reference.
 
@@ -33,10 +34,10 @@ def label_transfer(
     Parameters
     ----------
     ref
-        Reference cells with ``obsm[rep]`` and ``obs[label]``.
+        Reference cells with ``obsm[use_rep]`` and ``obs[label]``.
     query
-        Cells to label, with ``obsm[rep]`` in the same space.
-    rep
+        Cells to label, with ``obsm[use_rep]`` in the same space.
+    use_rep
         Key in ``obsm`` of both; ``"X"`` uses the matrix itself.
     label
         Column of ``ref.obs``: text, or numbers, which become text. Cells without a label stay out
@@ -52,7 +53,7 @@ def label_transfer(
         and the query's model are.
         ``"neighbors"`` (published): the majority of the ``n_neighbors`` nearest reference cells.
         ``None``: the consensus where it is possible, else discriminants (both were better than
-        neighbors: docs/projection.md), else neighbors: for ``rep="X"``, which is not dense, and
+        neighbors: docs/projection.md), else neighbors: for ``use_rep="X"``, which is not dense, and
         where no label has cells that differ.
     n_neighbors
         Neighbors that vote (Euclidean distance, equal votes), and that ``unknown`` compares with;
@@ -65,6 +66,8 @@ def label_transfer(
     batch_key
         Column of ``ref.obs`` with the batches, and of ``query.obs`` where it has it: see
         :func:`label_scores`.
+    rep
+        Published name of ``use_rep``, taken in its place.
 
     Returns
     -------
@@ -75,21 +78,27 @@ def label_transfer(
     Raises
     ------
     KeyError
-        If ``rep``, ``label`` or ``batch_key`` is absent.
+        If ``use_rep``, ``label`` or ``batch_key`` is absent.
     ValueError
-        If ``method`` is unknown or cannot use ``rep``, labels are missing, or the two
-        representations differ in width. With ``unknown`` also as :func:`label_scores`, and if the
-        reference has a label ``"unknown"`` already.
+        If ``method`` is unknown or cannot use ``use_rep``, labels are missing, the two
+        representations differ in width, or ``use_rep`` and ``rep`` are both given. With
+        ``unknown`` also as :func:`label_scores`, and if the reference has a label ``"unknown"``
+        already.
     """
+    if rep is not None:
+        if use_rep != "latent":
+            msg = f"`use_rep` {use_rep!r} and `rep` {rep!r} are one argument: give `use_rep` alone."
+            raise ValueError(msg)
+        use_rep = rep
     if not unknown:
-        pair = Pair(ref, query, rep, label, batch_key, n_neighbors)
+        pair = Pair(ref, query, use_rep, label, batch_key, n_neighbors)
         return best_labels(pair, Labeling(pair, method).shares())
     if label in ref.obs:
         check_no_unknown(ref.obs[label])
     return label_scores(
         ref,
         query,
-        rep,
+        use_rep,
         label,
         batch_key=batch_key,
         method=method,

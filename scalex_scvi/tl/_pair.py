@@ -191,8 +191,8 @@ def _representation(adata: AnnData, use_rep: str, which: str) -> Any:
         return adata.X
     if use_rep not in adata.obsm:
         msg = (
-            f"The representation {use_rep!r} is not in {which}.obsm: {list(adata.obsm)!r}. Name "
-            "one that both have: `rep` of `label_transfer`, `use_rep` of `label_scores`."
+            f"`use_rep` {use_rep!r} is not in {which}.obsm: {list(adata.obsm)!r}. Name one that "
+            "both have."
         )
         raise KeyError(msg)
     check_no_mask(adata.obsm[use_rep], name=f"{which}.obsm[{use_rep!r}]")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import numpy as np
 import scanpy as sc
 from anndata import AnnData
@@ -10,6 +12,8 @@ from scipy import sparse
 from scalex_scvi._core.compiled import keep_compiled
 from scalex_scvi._core.keys import UNCORRECTED_UMAP_KEY
 from scalex_scvi._core.seeds import resolve_seed
+
+logger = logging.getLogger(__name__)
 
 MAX_CELLS = 20_000
 """Cells of the map; with more it says no more and takes longer than the training."""
@@ -45,6 +49,7 @@ def uncorrected_umap(adata: AnnData, *, seed: int | None = None) -> None:
     if adata.n_obs > MAX_CELLS:
         rng = np.random.default_rng(random_state)
         chosen = np.sort(rng.choice(adata.n_obs, MAX_CELLS, replace=False))
+    logger.info("UMAP of %d cells as they were before the integration.", len(chosen))
     expression = _log_normalized(adata, chosen)
     n_components = min(N_COMPONENTS, min(expression.shape) - 1)
     bare = AnnData(

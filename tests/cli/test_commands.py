@@ -118,6 +118,16 @@ def test_documented_flags_are_understood(flags: list[str], attribute: str, value
     assert args.data == ["a_b.h5ad"]
 
 
+@pytest.mark.parametrize("flag", ["--label", "--labels"])
+@pytest.mark.parametrize("command", ["integrate", "project", "map", "transfer", "assess", "demo"])
+def test_label_and_labels_are_one_option(command: str, flag: str) -> None:
+    typed = {"transfer": ["a", "-o", "o.csv"], "assess": ["a"], "demo": ["-o", "o"]}
+    rest = typed.get(command, ["a.h5ad", "-o", "o"])
+    rest += ["-r", "ref"] if command in ("project", "map") else []
+    args = vars(cli.build_parser().parse_args([command, *rest, flag, "type"]))
+    assert args.get("label", args.get("labels")) in ("type", ["type"])
+
+
 def test_checkpoint_reproduces_the_results(files: dict[str, str], run: str, tmp_path: Path) -> None:
     argv = ["-d", files["counts"], "-c", run, "-o", str(tmp_path / "again"), "--ignore_umap", "-q"]
     assert cli.scalex_main(argv) == 0
@@ -273,12 +283,12 @@ def test_demo_on_given_data(counts: AnnData, tmp_path: Path) -> None:
 
 MISTAKES = {
     "no file": (["integrate", "nowhere.h5ad", "-o", "{out}"], "no file 'nowhere.h5ad'"),
-    "too strict": (["integrate", "{counts}", "-o", "{out}"], "Lower `min_features`"),
+    "too strict": (["integrate", "{counts}", "-o", "{out}"], "Lower --min-features"),
     "no batch": (
         ["integrate", "{counts}", "-o", "{out}", "--batch-name", "donor"],
-        "`batch_name` 'donor': there is no column",
+        "--batch-name 'donor': there is no column",
     ),
-    "no reference": (["project", "{counts}", "-r", "{out}", "-o", "{out}2"], "no saved model"),
+    "no reference": (["project", "{counts}", "-r", "{out}", "-o", "{out}2"], "no folder"),
     "into the reference": (
         ["project", "{counts}", "-r", "{out}", "-o", "{out}"],
         "is the reference, which the results would replace",
@@ -290,7 +300,7 @@ MISTAKES = {
     ),
     "no such type": (
         ["demo", "{counts}", "-o", "{out}", "--left-out", "x"],
-        "`left_out` 'x' is not in obs",
+        "--left-out 'x' is not in obs",
     ),
     "no run folder": (["assess", "."], "is '.' a run folder"),
     "no projection": (["transfer", "{counts}", "-o", "{out}.csv"], "holds no projection"),
@@ -329,7 +339,8 @@ def test_help_and_usage_errors(capsys: pytest.CaptureFixture) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["integrate", "project", "transfer", "impute", "plot", "assess", "demo"]
+    "command",
+    ["integrate", "project", "map", "reference", "transfer", "impute", "plot", "assess", "demo"],
 )
 def test_each_command_has_help(command: str, capsys: pytest.CaptureFixture) -> None:
     with pytest.raises(SystemExit) as stop:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import scanpy as sc
 import torch
 from conftest import QUIET, simulate_counts, small_model
 
@@ -52,7 +53,7 @@ FAILURES: dict[str, tuple[str, Callable, int, str]] = {
 
 @pytest.mark.parametrize(("where", "how", "code", "line"), FAILURES.values(), ids=FAILURES.keys())
 @pytest.mark.parametrize("quiet", [True, False], ids=["quiet", "not quiet"])
-def test_one_line_and_the_traceback_in_the_log(
+def test_one_line_and_what_is_left(
     place: Path,
     capsys: pytest.CaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
@@ -74,13 +75,45 @@ def test_one_line_and_the_traceback_in_the_log(
     assert "Exception raised" not in out
     if quiet:
         assert len(err.splitlines()) == 1
-    assert "Traceback" in Path("run/log.txt").read_text()
+    # A first run leaves nothing but its training, and the log of what does not explain itself.
+    if where == SAVE or how is broken:
+        assert "Traceback" in Path("run/log.txt").read_text()
+        assert Path("run/training.ckpt").exists() == (where == SAVE)
+    else:
+        assert not Path("run").exists()
+
+
+@pytest.mark.parametrize("quiet", [True, False], ids=["quiet", "not quiet"])
+def test_slow_steps_are_named_before_they_begin(
+    place: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch, quiet: bool
+) -> None:
+    """The steps after the training: what follows a line is not silence."""
+    begun = []
+    for name in ("neighbors", "pca"):
+        step = getattr(sc.pp, name)
+
+        def seen(*args: object, step: Callable = step, name: str = name, **how: object) -> object:
+            begun.append((name, capsys.readouterr().err))
+            return step(*args, **how)
+
+        monkeypatch.setattr(sc.pp, name, seen)
+    argv = ["integrate", "counts.h5ad", "-o", "run", *FAST[:4]]
+    assert cli.main([*argv, "--quiet"] if quiet else argv) == 0
+    begun.append(("the rest", capsys.readouterr().err))
+    said = dict(reversed(begun))  # the first of each name
+    if quiet:
+        assert set(said.values()) == {""}
+        return
+    assert said["neighbors"].endswith("Neighbors, UMAP and clusters of 60 cells.\n")
+    assert said["pca"].endswith("UMAP of 60 cells as they were before the integration.\n")
+    for step in ("Writes model and cells.", "Draws the pictures.", "Writes the report."):
+        assert step in "".join(text for _, text in begun)
 
 
 def test_a_diverged_training(place: Path, capsys: pytest.CaptureFixture) -> None:
     argv = ["integrate", "counts.h5ad", "-o", "run", *FAST]
     assert cli.main([*argv, "--lr", "1e30"]) == 1
-    assert "training diverged. Lower `lr`." in capsys.readouterr().err.splitlines()[0]
+    assert "training diverged. Lower --lr." in capsys.readouterr().err.splitlines()[0]
 
 
 def test_a_confusion_of_cells_without_labels_of_their_own(

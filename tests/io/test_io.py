@@ -83,6 +83,9 @@ def test_the_log_of_a_run_stands_below_those_of_earlier_runs(
 ) -> None:
     """Also of one that was interrupted: each begins with the time and the command."""
     folder = RunFolder(tmp_path / "run")
+    monkeypatch.setattr("sys.argv", ["script.py"])
+    with folder.run():
+        pass
     monkeypatch.setattr("sys.argv", ["/bin/scalex-scvi", "integrate", "my cells.h5ad"])
     with pytest.raises(KeyboardInterrupt), folder.run():
         logging.getLogger("scalex_scvi").info("of the first")
@@ -93,6 +96,7 @@ def test_the_log_of_a_run_stands_below_those_of_earlier_runs(
     text = (folder.path / "log.txt").read_text()
     lines = [line.split(" - ", 2) for line in text.splitlines() if " - " in line]
     assert [line[2] for line in lines] == [
+        "A run begins: called in Python",
         "A run begins: scalex-scvi integrate 'my cells.h5ad'",
         "of the first",
         "The run ended early.",
@@ -101,6 +105,28 @@ def test_the_log_of_a_run_stands_below_those_of_earlier_runs(
     ]
     assert all(datetime.fromisoformat(line[0].replace(",", ".")) for line in lines)
     assert "KeyboardInterrupt" in text
+
+
+def test_a_first_run_that_fails_leaves_what_is_needed(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "a" / "run")
+
+    def fails(error: BaseException, name: str | None = None) -> set[str]:
+        with pytest.raises(type(error)), folder.run():
+            if name is not None:
+                (folder.path / name).write_text("x")
+            raise error
+        return {path.name for path in tmp_path.rglob("*")} - {"a", "run"}
+
+    assert fails(KeyboardInterrupt()) == set()
+    assert not (tmp_path / "a").exists()
+    assert fails(FileNotFoundError("no such file")) == set()
+    assert fails(KeyboardInterrupt(), "training.ckpt") == {
+        "training.ckpt",
+        "log.txt",
+        "scalex_run.json",
+    }
+    folder = RunFolder(tmp_path / "other")
+    assert {"other", "log.txt"} <= fails(AssertionError("a mistake of ours"))
 
 
 @pytest.mark.parametrize("link", [os.symlink, os.link])

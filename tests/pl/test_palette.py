@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from anndata import AnnData
+from conftest import simulate_counts
 
 import scalex_scvi as sx
 from scalex_scvi._core.columns import as_text, set_groups
@@ -111,3 +112,60 @@ def test_clusters_have_their_numbers_at_the_median_of_their_cells(
             assert found.keys() == expected.keys()
             for name, place in found.items():
                 np.testing.assert_allclose(place, expected[name])
+
+
+def source(colors: dict[str, str] | None, seed: int = 0) -> AnnData:
+    """Counts with ten cells of each name, and the names' colors."""
+    names = list(colors or {"alpha": "", "beta": ""})
+    adata = simulate_counts(10 * len(names), 20, 1, seed)
+    del adata.obs["batch"]
+    adata.obs["celltype"] = pd.Categorical(names * 10, categories=names)
+    if colors:
+        adata.uns["celltype_colors"] = list(colors.values())
+    return adata
+
+
+JOINED = {
+    "they agree": (
+        [{"beta": "#00ff00", "alpha": "#ff0000"}, {"alpha": "#ff0000", "gamma": "#0000ff"}],
+        {"alpha": "#ff0000", "beta": "#00ff00", "gamma": "#0000ff"},
+        False,
+    ),
+    "one has none": ([None, {"alpha": "#ff0000"}], {"alpha": "#ff0000"}, False),
+    "one name, two colors": (
+        [{"alpha": "#ff0000"}, {"alpha": "#0000ff", "beta": "#00ff00"}],
+        {"alpha": "#ff0000", "beta": "#00ff00"},
+        True,
+    ),
+    "one color, two names": (
+        [{"alpha": "#ff0000"}, {"beta": "#ff0000"}],
+        {"alpha": "#ff0000"},
+        True,
+    ),
+}
+
+
+@pytest.mark.parametrize(("given", "kept", "warns"), JOINED.values(), ids=JOINED.keys())
+@pytest.mark.parametrize("join", ["inner", "outer"])
+def test_colors_of_several_sources_are_kept(
+    caplog: pytest.LogCaptureFixture, given: list, kept: dict[str, str], warns: bool, join: str
+) -> None:
+    sources = [source(colors, seed) for seed, colors in enumerate(given)]
+    adata = sx.io.concat(sources, ["a", "b"], join=join)
+    names = adata.obs["celltype"].cat.categories
+    found = dict(zip(names, adata.uns["celltype_colors"], strict=True))
+    assert {name: found[name] for name in kept} == kept
+    assert len(set(found.values())) == len(names)
+    assert ("other colors for the same names of obs" in caplog.text) == warns
+
+
+def test_colors_of_several_sources_are_those_of_the_run() -> None:
+    sources = [source({"alpha": "#ff0000", "beta": "#00ff00"}), source({"alpha": "#ff0000"}, 1)]
+    options = {"min_features": 0, "max_iteration": 2, "ignore_umap": True, "progress_bar": False}
+    adata = sx.SCALEX(sources, ["a", "b"], **options)
+    assert list(adata.uns["celltype_colors"]) == ["#ff0000", "#00ff00"]
+
+
+def test_sources_without_colors_give_none() -> None:
+    adata = sx.io.concat([source(None), source(None, 1)], ["a", "b"])
+    assert not any(key.endswith("_colors") for key in adata.uns)

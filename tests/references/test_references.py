@@ -525,8 +525,15 @@ def test_pushed_and_pulled(pancreas_folder: Path, query: AnnData, server: Any, c
     assert "Bearer hf_test" in server.tokens
     server.repositories["owner/pancreas"] |= {"../evil": b"x", "y" * 4000: b"x", "run.py": b"x"}
     reference = sx.references.load(address)
-    for name in FILES:
+    for name in FILES - {"README.md"}:
         assert (reference.folder / name).read_bytes() == (pancreas_folder / name).read_bytes()
+    here = (pancreas_folder / "README.md").read_text(encoding="utf-8")
+    there = reference.card.splitlines()
+    said = [(a, b) for a, b in zip(here.splitlines(), there, strict=True) if a != b]
+    assert [a.replace("path/to/", "hf://owner/").partition("  #")[0] for a, _ in said] == [
+        b for _, b in said
+    ]
+    assert len(said) == 2  # in Python, and in the shell
     kept = {path.name for path in cache.rglob("*") if path.is_file()}
     assert kept == FILES | {"source.txt"}
     direct = query.copy()
@@ -687,9 +694,9 @@ def test_map(
 
 FAILURES = {
     "no reference": (["--reference", "nowhere"], 2, "There is no folder 'nowhere'"),
-    "no labels": (["--labels", "kind"], 2, "`labels` 'kind' is not one of 'pancreas'"),
+    "no labels": (["--labels", "kind"], 2, "--labels 'kind' is not one of 'pancreas'"),
     "another": (["--sha256", "0"], 2, "is not the reference that was meant"),
-    "share": (["--max-refused", "2"], 2, "`max_refused` is a share"),
+    "share": (["--max-refused", "2"], 2, "--max-refused is a share"),
 }
 
 

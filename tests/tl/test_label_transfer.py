@@ -211,9 +211,19 @@ def test_what_has_no_discriminant_is_voted_on(labels: list[str]) -> None:
 def test_the_matrix_itself_is_voted_on() -> None:
     ref = AnnData(sparse.csr_matrix(np.eye(4)), obs=pd.DataFrame({"celltype": list("aabb")}))
     query = AnnData(sparse.csr_matrix([[0, 0, 0, 0.9]]))
-    assert list(sx.label_transfer(ref, query, rep="X", n_neighbors=1)) == ["b"]
+    assert list(sx.label_transfer(ref, query, use_rep="X", n_neighbors=1)) == ["b"]
     with pytest.raises(ValueError, match="Use `method='neighbors'`"):
-        sx.label_transfer(ref, query, rep="X", method="discriminant")
+        sx.label_transfer(ref, query, use_rep="X", method="discriminant")
+
+
+def test_the_published_name_of_the_representation(prepared_pair) -> None:
+    ref, query = prepared_pair
+    for adata in (ref, query):
+        adata.obsm["other"] = adata.obsm["latent"]
+    by_place = sx.label_transfer(ref, query, "other", "celltype")
+    del ref.obsm["latent"], query.obsm["latent"]  # the default
+    for name in ("use_rep", "rep"):
+        assert sx.label_transfer(ref, query, **{name: "other"}).equals(by_place)
 
 
 def test_neighbors_do_not_ask_for_the_batches_of_the_query(prepared_pair) -> None:
@@ -238,7 +248,13 @@ def _wider(ref: AnnData) -> None:
 BAD = {
     "missing labels": (_without_labels, {}, ValueError, "No cell of `ref` has a label"),
     "no label": (lambda ref: None, {"label": "type"}, KeyError, "'type' is not a column"),
-    "no representation": (lambda ref: None, {"rep": "X_pca"}, KeyError, "not in ref.obsm"),
+    "no representation": (lambda ref: None, {"use_rep": "X_pca"}, KeyError, "not in ref.obsm"),
+    "both names": (
+        lambda ref: None,
+        {"use_rep": "X_pca", "rep": "latent"},
+        ValueError,
+        "give `use_rep` alone",
+    ),
     "no such method": (lambda ref: None, {"method": "svm"}, ValueError, "must be one of"),
     "other space": (_wider, {}, ValueError, "2 dimensions in `ref` and 1 in `query`"),
 }
