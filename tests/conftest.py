@@ -15,15 +15,12 @@ import numpy as np
 import pandas as pd
 import pytest
 from anndata import AnnData
-from lightning.pytorch.callbacks import Callback
 from scipy import sparse
 
 import scalex_scvi as sx
 from scalex_scvi._core.compiled import keep_compiled
 
 matplotlib.use("Agg")
-# Before scanpy imports umap, which then compiles for ten seconds in each process.
-keep_compiled()
 
 LONGEST = (
     "test_real_data.py",
@@ -34,6 +31,14 @@ LONGEST = (
 )
 
 QUIET = {"enable_progress_bar": False, "accelerator": "cpu"}
+
+
+def pytest_collection() -> None:
+    """Before a test imports scanpy, and with it umap, which then compiles for ten seconds.
+
+    Not in the process that shares the tests out, all of which would wait for its imports.
+    """
+    keep_compiled()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -94,21 +99,6 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SCALEX_SCVI_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
-
-
-class Interrupted(Exception):
-    """What the tests end a training by."""
-
-
-class Interrupt(Callback):
-    """End a training after a number of minibatches, in all of its processes."""
-
-    def __init__(self, step: int) -> None:
-        self.step = step
-
-    def on_train_batch_end(self, trainer: Any, *args: Any) -> None:
-        if trainer.global_step == self.step:
-            raise Interrupted
 
 
 @pytest.fixture(scope="session")
