@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-
 TAKES_FUNCTION = frozenset({"dist", "metric", "ground_metric", "deheap_sort_function"})
 """Arguments of umap's and pynndescent's functions that are functions, too."""
 

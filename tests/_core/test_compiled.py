@@ -1,4 +1,4 @@
-"""umap's and pynndescent's compiled functions are kept for the next process, where there is room for them."""
+"""What is compiled of umap and pynndescent is kept for the next process, where there is room."""
 
 from __future__ import annotations
 
