@@ -15,15 +15,12 @@ import numpy as np
 import pandas as pd
 import pytest
 from anndata import AnnData
-from lightning.pytorch.callbacks import Callback
 from scipy import sparse
 
 import scalex_scvi as sx
 from scalex_scvi._core.compiled import keep_compiled
 
 matplotlib.use("Agg")
-# Before scanpy imports umap, which then compiles for ten seconds in each process.
-keep_compiled()
 
 LONGEST = (
     "test_real_data.py",
@@ -34,6 +31,14 @@ LONGEST = (
 )
 
 QUIET = {"enable_progress_bar": False, "accelerator": "cpu"}
+
+
+def pytest_collection() -> None:
+    """Before a test imports scanpy, and with it umap, which then compiles for ten seconds.
+
+    Not in the process that shares the tests out, all of which would wait for its imports.
+    """
+    keep_compiled()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -96,21 +101,6 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
-class Interrupted(Exception):
-    """What the tests end a training by."""
-
-
-class Interrupt(Callback):
-    """End a training after a number of minibatches, in all of its processes."""
-
-    def __init__(self, step: int) -> None:
-        self.step = step
-
-    def on_train_batch_end(self, trainer: Any, *args: Any) -> None:
-        if trainer.global_step == self.step:
-            raise Interrupted
-
-
 @pytest.fixture(scope="session")
 def saved_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of the model that all tests share: trained once."""
@@ -124,6 +114,24 @@ def saved_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def model(saved_model: Path, prepared: AnnData) -> sx.SCALEXModel:
     """A trained model of a test's own, of the cells in ``prepared``."""
     return sx.SCALEXModel.load(saved_model, adata=prepared)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def short_maps() -> Iterator[None]:
+    """UMAP moves the cells of a map fifty times instead of five hundred, for a tenth of its time.
+
+    A test whose cells have to come to rest takes the longer way (``maxiter`` of scanpy).
+    """
+    import umap.umap_  # which is there: see `pytest_collection`
+
+    whole = umap.umap_.simplicial_set_embedding
+
+    def short(*args: Any, n_epochs: int | None, **kwargs: Any) -> Any:
+        return whole(*args, n_epochs=50 if n_epochs == 500 else n_epochs, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(umap.umap_, "simplicial_set_embedding", short)
+        yield
 
 
 def share_between_batches(latent: np.ndarray, batch: pd.Series) -> float:

@@ -19,6 +19,7 @@ import pandas as pd
 import pytest
 from anndata import AnnData
 from conftest import simulate_counts, trained_model
+from forked import LIBRARIES, start_server
 
 import scalex_scvi as sx
 
@@ -29,6 +30,14 @@ distributed = pytest.importorskip("distributed")
 OPTIONS = {"batch_key": "batch", "min_features": 20, "n_top_features": 30}
 SECONDS_PER_BLOCK = 0.05
 SECONDS_TO_WAIT = 300  # for a machine that does much else
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_starts() -> Iterator[None]:
+    """Workers are forked from a server that has imported what they work with."""
+    start_server()
+    with dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"}):
+        yield
 
 
 @contextmanager
@@ -132,7 +141,8 @@ class Turnover:
             self.client.wait_for_workers(3, timeout=SECONDS_TO_WAIT)
             now = self.client.run(os.getpid)
             # To be as fast as those that have worked before.
-            self.client.run(importlib.import_module, "scalex_scvi.model")
+            for library in LIBRARIES:
+                self.client.run(importlib.import_module, library)
             (joined,) = set(now) - set(old)
             (self.folder / "joined").touch()
             _wait_until(lambda: self._has_worked(now[joined]))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import anndata as ad
@@ -11,6 +9,7 @@ import numpy as np
 import pytest
 from anndata import AnnData
 from conftest import simulate_counts
+from forked import run_script
 
 import scalex_scvi as sx
 
@@ -118,14 +117,15 @@ sx.SCALEX("../counts.h5ad", outdir="out", **options)
 
 @pytest.fixture(scope="module")
 def process(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder with what a new process does and says: one process, as its imports take seconds."""
+    """Folder with what a new process does and says."""
     folder = tmp_path_factory.mktemp("process")
     counts = simulate_counts()
     counts.write_h5ad(folder / "counts.h5ad")
     detected = np.asarray((counts.X > 0).sum(axis=1)).ravel()
     options = FAST | {"min_features": int(np.quantile(detected, 0.4))}
-    argv = [sys.executable, "-c", IN_A_PROCESS, str(folder), repr(options)]
-    subprocess.run(argv, check=True)
+    (folder / "script.py").write_text(IN_A_PROCESS)
+    code, errors = run_script(folder / "script.py", str(folder), repr(options), folder=folder)
+    assert code == 0, errors[-4000:]
     return folder
 
 

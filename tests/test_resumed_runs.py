@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,7 @@ import pytest
 import torch
 from anndata import AnnData
 from conftest import simulate_counts
+from forked import run_script
 from lightning.pytorch.callbacks import Callback
 
 import scalex_scvi as sx
@@ -95,9 +94,10 @@ def assert_same_run(outdir: Path, whole: Path) -> None:
 
 def test_a_killed_run_goes_on_in_the_shell(source: Path, whole: Path, tmp_path: Path) -> None:
     outdir = tmp_path / "run"
-    command = [sys.executable, "-c", KILLED, str(source), str(outdir)]
-    killed = subprocess.run(command, capture_output=True, timeout=300)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+    script = tmp_path / "killed.py"
+    script.write_text(KILLED)
+    code, errors = run_script(script, str(source), str(outdir), folder=tmp_path)
+    assert code == -signal.SIGKILL, errors[-4000:]
     assert (outdir / "training.ckpt").exists()
     assert not (outdir / "checkpoint").exists()
     typed = ["integrate", str(source), "-o", str(outdir), "--min-features", "0", "--resume", "-q"]

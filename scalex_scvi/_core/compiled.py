@@ -2,42 +2,53 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+TAKES_FUNCTION = frozenset({"dist", "metric", "ground_metric", "deheap_sort_function"})
+"""Arguments of umap's and pynndescent's functions that are functions, too."""
+
 
 def keep_compiled() -> None:
-    """Let numba keep what it compiles of umap, for the next process.
+    """Let numba keep what it compiles of umap and pynndescent, for the next process.
 
     umap, and pynndescent that it searches neighbors with, compile their functions anew in each
-    process, for some fifteen seconds, which is most of the time of a map of a few thousand cells.
-    numba keeps them in the folders of these packages or, where these cannot be written, the user's
-    cache (``NUMBA_CACHE_DIR``); with neither, all is as it was.
+    process, for some fifteen seconds, which is most of the time of a map of a few thousand cells,
+    and for half a minute more where there are so many cells (8 192) that scanpy leaves the search
+    to pynndescent. numba keeps them in the folders of these packages or, where these cannot be
+    written, the user's cache (``NUMBA_CACHE_DIR``); with neither, all is as it was. Functions that
+    take functions are left alone: numba cannot find again what it compiled for one of those.
     """
     with kept_when_imported():
         import umap.umap_  # slow to import, and scanpy's neighbors need it anyway
+    for function in _functions_of(umap.__name__, "pynndescent"):
+        taken = inspect.signature(function.py_func).parameters
+        if function.stats.cache_path is None and TAKES_FUNCTION.isdisjoint(taken):
+            try:
+                function.enable_caching()
+            except RuntimeError:  # no folder that can be written
+                return
+
+
+def _functions_of(*packages: str) -> Iterator[Any]:
+    """Yield what numba compiles of the imported modules of packages."""
     from numba.core.dispatcher import Dispatcher
 
     for name, module in list(sys.modules.items()):
-        if name.partition(".")[0] != umap.__name__:
-            continue
-        for function in list(vars(module).values()):
-            own = isinstance(function, Dispatcher) and function.py_func.__module__ == name
-            if own and function.stats.cache_path is None:
-                try:
-                    function.enable_caching()
-                except RuntimeError:  # no folder that can be written
-                    return
+        if name.partition(".")[0] in packages:
+            for function in list(vars(module).values()):
+                if isinstance(function, Dispatcher) and function.py_func.__module__ == name:
+                    yield function
 
 
 @contextmanager
 def kept_when_imported() -> Iterator[None]:
     """Let numba keep the functions that are compiled while their module is imported.
 
-    Those are declared with the types of their arguments. The others are left alone: numba cannot
-    find a function again that was compiled for a function as its argument.
+    Those are declared with the types of their arguments.
     """
     import numba
 

@@ -1,4 +1,4 @@
-"""umap's compiled functions are kept for the next process, where there is room for them."""
+"""What is compiled of umap and pynndescent is kept for the next process, where there is room."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ def nowhere(self: Dispatcher) -> None:
 
 
 def test_what_umap_compiles_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    import pynndescent.pynndescent_
+    import pynndescent.rp_trees
     import umap.layouts
     import umap.umap_
 
@@ -23,6 +25,9 @@ def test_what_umap_compiles_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     keep_compiled()
     assert umap.umap_.smooth_knn_dist.stats.cache_path is not None
     assert umap.layouts.rdist.stats.cache_path is not None
+    assert pynndescent.rp_trees.make_hub_tree.stats.cache_path is not None
+    # It takes the distance, which is a function: it would be kept anew by each process.
+    assert pynndescent.pynndescent_.nn_descent.stats.cache_path is None
 
 
 def twice(x: int) -> int:

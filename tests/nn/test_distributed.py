@@ -6,12 +6,12 @@ Run as a script, this file is the two processes.
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from forked import run_script
 from torch import distributed, multiprocessing
 from torch.nn.parallel import DistributedDataParallel
 
@@ -101,10 +101,8 @@ def process(rank: int, folder: str) -> None:
 def two_processes(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Tensors]]:
     """What each of two processes finds."""
     folder = tmp_path_factory.mktemp("processes")
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    subprocess.run(
-        [sys.executable, __file__, str(folder)], env=environment, check=True, timeout=240
-    )
+    code, errors = run_script(Path(__file__), str(folder), folder=folder)
+    assert code == 0, errors[-4000:]
     return [torch.load(Path(folder) / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
 
 

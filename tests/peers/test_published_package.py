@@ -103,7 +103,7 @@ def test_trained_from_scratch_the_losses_agree(
     monkeypatch.setattr(np, "Inf", np.inf, raising=False)  # gone from numpy 2
     early_stopping = pytest.importorskip("scalex.net.utils").EarlyStopping
     x, batch = data
-    recipe = {"lr": 2e-3, "n_steps": 100}
+    recipe = {"lr": 2e-3, "n_steps": 50}
 
     def theirs(seed: int) -> float:
         torch.manual_seed(seed)

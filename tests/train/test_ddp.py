@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 import torch
 from anndata import AnnData
-from conftest import QUIET, Interrupt, Interrupted, simulate_counts, small_model
+from conftest import QUIET, simulate_counts, small_model
+from interrupt import Interrupt, Interrupted
 from lightning.pytorch.callbacks import Callback
 
 import scalex_scvi as sx

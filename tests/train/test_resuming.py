@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import torch
 from anndata import AnnData
-from conftest import QUIET, Interrupt, Interrupted, simulate_counts, small_model, trained_model
+from conftest import QUIET, simulate_counts, small_model, trained_model
+from interrupt import Interrupt, Interrupted
 from lightning.pytorch import LightningDataModule
 
 import scalex_scvi as sx
