@@ -188,7 +188,11 @@ class Standard:
         highest = levels.max(axis=0)
         highest[0] = max(highest[0], between_labels)
         # What is closer than this is no misfit, however alike known cells are.
-        known = np.sort(np.maximum(known @ weights, weights @ MARGINS))
+        by_batch = [
+            np.maximum(batch.misfits[batch.known] @ weights, weights @ MARGINS)
+            for batch in held_out
+        ]
+        known = np.sort(np.concatenate(as_one_batch(by_batch) if learns else by_batch))
         return cls(known, weights, np.median(levels, axis=0), highest)
 
     def relative(self, found: np.ndarray) -> np.ndarray:
@@ -201,6 +205,23 @@ class Standard:
         weight = len(found) / (len(found) + PRIOR_CELLS)
         level = weight * _level(found) + (1 - weight) * self.typical
         return (found - np.minimum(level, self.highest)) @ self.weights
+
+
+def as_one_batch(by_batch: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Stretch the misfits of each held-out batch to what a new batch is expected to show.
+
+    A query is a batch: what counts is how far its 0.95 quantile may lie, and cells of two batches
+    are two examples of that, however many they are. So each batch counts alike (the mean of their
+    quantiles), and n batches leave room for what they have not shown: 1 + 1 / n² times that.
+
+    Parameters
+    ----------
+    by_batch
+        Positive misfits of the known cells of each batch.
+    """
+    highs = np.array([np.quantile(misfits, 0.95) for misfits in by_batch])
+    expected = highs.mean() * (1 + 1 / len(highs) ** 2)
+    return [misfits * expected / high for misfits, high in zip(by_batch, highs, strict=True)]
 
 
 def learned_weights(held_out: Sequence[HeldOut], spread: np.ndarray) -> np.ndarray:
