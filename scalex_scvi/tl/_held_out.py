@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -43,6 +44,11 @@ MIN_LABELS = 3
 
 MARGINS = (0.1, 0.05, 0.05)
 """Misfit over the level, of each measure, that is none, however alike known cells are."""
+
+USUAL_MISFIT, PER_LABEL = 0.4, 0.15
+"""Correlation distance (logarithm, over the level) beyond which a twentieth of the known cells of a
+new batch lies, roughly, over many sets, and how much of it each label but one adds: what halves of
+a batch show is averaged with it."""
 
 PRIOR_WEIGHTS = (1.0, 0.0, 0.0)
 """Weights where nothing can be left out: correlations hold best between technologies."""
@@ -188,8 +194,16 @@ class Standard:
         highest = levels.max(axis=0)
         highest[0] = max(highest[0], between_labels)
         # What is closer than this is no misfit, however alike known cells are.
-        known = np.sort(np.maximum(known @ weights, weights @ MARGINS))
-        return cls(known, weights, np.median(levels, axis=0), highest)
+        by_batch = [
+            np.maximum(batch.misfits[batch.known] @ weights, weights @ MARGINS)
+            for batch in held_out
+        ]
+        if learns:
+            known = np.concatenate(as_one_batch(by_batch))
+        else:
+            n_labels = len(np.unique(np.concatenate([batch.codes for batch in held_out])))
+            known = as_new_batch(np.concatenate(by_batch), weights, n_labels)
+        return cls(np.sort(known), weights, np.median(levels, axis=0), highest)
 
     def relative(self, found: np.ndarray) -> np.ndarray:
         """Misfits of the cells of a batch over its level; of few cells, over the typical one.
@@ -201,6 +215,45 @@ class Standard:
         weight = len(found) / (len(found) + PRIOR_CELLS)
         level = weight * _level(found) + (1 - weight) * self.typical
         return (found - np.minimum(level, self.highest)) @ self.weights
+
+
+def as_one_batch(by_batch: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Stretch the misfits of each held-out batch to what a new batch is expected to show.
+
+    A query is a batch: what counts is how far its 0.95 quantile may lie, and cells of two batches
+    are two examples of that, however many they are. So each batch counts alike (the mean of their
+    quantiles), and n batches leave room for what they have not shown: 1 + 1 / n² times that.
+
+    Parameters
+    ----------
+    by_batch
+        Positive misfits of the known cells of each batch.
+    """
+    highs = np.array([np.quantile(misfits, 0.95) for misfits in by_batch])
+    expected = highs.mean() * (1 + 1 / len(highs) ** 2)
+    return [misfits * expected / high for misfits, high in zip(by_batch, highs, strict=True)]
+
+
+def as_new_batch(known: np.ndarray, weights: np.ndarray, n_labels: int) -> np.ndarray:
+    """Stretch the misfits of two halves of a batch towards those of a new batch.
+
+    Halves do not show what a new batch does to one type and not to another, and whether their
+    neighborhoods straddle types is chance. So their 0.95 quantile is averaged (geometrically) with
+    what is usual, :data:`PER_LABEL` for each label but one, at most :data:`USUAL_MISFIT`: the
+    offset takes off what labels share, and the fewer there are, the less is left.
+
+    Parameters
+    ----------
+    known
+        Positive misfits.
+    weights
+        Of the measures; that of the correlation is not 0.
+    n_labels
+        Labels of the reference.
+    """
+    usual = weights[0] * min(PER_LABEL * max(n_labels - 1, 1), USUAL_MISFIT)
+    rank = min(math.ceil(0.95 * (len(known) + 1)), len(known))  # beyond it, p-values are below 0.05
+    return known * np.sqrt(usual / np.sort(known)[rank - 1])
 
 
 def learned_weights(held_out: Sequence[HeldOut], spread: np.ndarray) -> np.ndarray:
@@ -310,7 +363,8 @@ def pseudo_batches(codes: np.ndarray, batch: np.ndarray | None) -> tuple[np.ndar
     """Batch of each reference cell; two random halves if no label is in two batches.
 
     Halves do not show what a new batch does; as misfits count relative to the level of their
-    batch, they still show how much those of known cells scatter. A warning is logged.
+    batch, they still show in part how much those of known cells scatter (:func:`as_new_batch`). A
+    warning is logged.
 
     Returns
     -------

@@ -11,6 +11,7 @@ from anndata import AnnData
 from scipy import sparse, stats
 
 import scalex_scvi as sx
+from scalex_scvi.tl import _held_out
 
 CENTERS = {"a": (0, 0), "b": (20, 0), "c": (0, 20), "absent": (20, 20)}
 SCORES = {"novelty": "latent", "batch_key": "batch"}
@@ -229,6 +230,51 @@ def test_neighborhoods_refuse_about_the_share_that_is_allowed(
         with_expression(ref), query, batch_key=batch_key, max_refused=max_refused
     )
     assert scores.is_unknown.mean() <= 1.6 * max_refused + 0.01
+
+
+HIGHS = {"two": ((1, 3), 2 * 1.25), "four": ((1, 1, 1, 5), 2 * 17 / 16), "one": ((2,), 4)}
+
+
+@pytest.mark.parametrize(("highs", "expected"), HIGHS.values(), ids=HIGHS.keys())
+def test_held_out_batches_count_alike_and_few_of_them_leave_room(
+    highs: tuple[float, ...], expected: float
+) -> None:
+    """Whatever their sizes, and the same share of each is beyond what a new one may show."""
+    batches = [np.linspace(0.01, 1, 40 * 10**i) for i in range(len(highs))]
+    batches = [high * b / np.quantile(b, 0.95) for high, b in zip(highs, batches, strict=True)]
+    stretched = _held_out.as_one_batch(batches)
+    np.testing.assert_allclose([np.quantile(b, 0.95) for b in stretched], expected)
+    for before, after in zip(batches, stretched, strict=True):
+        np.testing.assert_allclose(after / before, after[-1] / before[-1])
+
+
+@pytest.mark.parametrize(
+    ("n_labels", "usual"), [(1, 0.15), (2, 0.15), (3, 0.3), (4, 0.4), (30, 0.4)]
+)
+@pytest.mark.parametrize("high", [0.1, 0.9])
+def test_halves_of_one_batch_are_drawn_towards_what_is_usual(
+    n_labels: int, usual: float, high: float
+) -> None:
+    """Halfway on a logarithmic scale, in units of the weight of correlations."""
+    halves = np.linspace(0.01, 1, 200)
+    halves *= 2 * high / halves[190]  # where (1 + 9) / (1 + 200) is the first below 0.05
+    stretched = _held_out.as_new_batch(halves, np.array([2.0, 0, 0]), n_labels)
+    assert stretched[190] / 2 == pytest.approx((usual * high) ** 0.5)
+    np.testing.assert_allclose(stretched / halves, stretched[0] / halves[0])
+
+
+def test_a_type_that_a_new_batch_moves_is_refused_less_after_a_small_odd_batch() -> None:
+    """One of two batches is small and scatters more: a query like it must not be refused."""
+    ref = with_expression(blobs({"a": 480, "b": 480, "c": 480}, n_batches=8))
+    ref.obs["batch"] = np.where(ref.obs["batch"] == "batch0", "odd", "usual")
+    moved = np.random.default_rng(3).normal(size=(3, ref.n_vars))
+    query = as_one_batch({"a": 60, "b": 60, "c": 60}, seed=2)
+    for adata, size in ((ref, 0.15), (query, 0.15)):
+        codes = adata.obs["celltype"].astype(str).map({"a": 0, "b": 1, "c": 2}).to_numpy()
+        is_odd = (adata.obs["batch"] == "odd").to_numpy() if adata is ref else 1
+        step = size * moved[codes] * np.reshape(is_odd, (-1, 1))
+        adata.X = sparse.csr_matrix(np.clip(adata.X.toarray() + step, 0, None).astype(np.float32))
+    assert sx.tl.label_scores(ref, query, batch_key="batch").is_unknown.mean() < 0.1
 
 
 def test_neighborhoods_do_not_depend_on_the_order_of_cells(ref: AnnData) -> None:
