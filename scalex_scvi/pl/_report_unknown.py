@@ -12,9 +12,11 @@ from scalex_scvi.tl import unknown_clusters
 
 from ._report_run import Run, is_empty
 
-MOSTLY, MIN_CELLS = 0.5, 15
-"""A cluster of so many cells, of which so large a share is unknown, is probably a new type. Where
-there are fewer than the 15 that a cell is averaged with, other cells are among these."""
+MOSTLY, NEARLY_ALL, MIN_CELLS = 0.5, 0.75, 15
+"""A cluster of so many cells, of which so large a share is unknown, is perhaps, or probably, a new
+type. A known type that the query's technology changes more than others has been seen to be half
+unknown (docs/label_transfer.md). Where there are fewer cells than the 15 that one is averaged with,
+others are among these."""
 
 MAX_ROWS = 8
 N_GENES = 5
@@ -37,13 +39,15 @@ def unknown_cells(run: Run) -> dict[str, Any] | None:
     is_unknown = (run.transferred[run.is_query] == UNKNOWN).rename("unknown")
     clusters = _clusters(run, query, is_unknown)
     odd = clusters[clusters["share_unknown"] >= MOSTLY]
-    is_large = odd["n_cells"] >= MIN_CELLS
+    large = odd[odd["n_cells"] >= MIN_CELLS]
+    is_new = large["share_unknown"] >= NEARLY_ALL
+    small = odd[odd["n_cells"] < MIN_CELLS]
     return {
         "n": f"{int(is_unknown.sum()):,}",
         "of": f"{len(is_unknown):,}",
         "share": f"{is_unknown.mean():.0%}",
-        "is_new": bool(is_large.any()),
-        "verdict": _verdict(odd[is_large], odd[~is_large], int(is_unknown.sum())),
+        "is_new": bool(is_new.any()),
+        "verdict": _verdict(large[is_new], large[~is_new], small, int(is_unknown.sum())),
         "reason": RULE,
         "clusters": _table(run, query, is_unknown, clusters[clusters["n_unknown"] > 0]),
     }
@@ -69,12 +73,17 @@ def _clusters(run: Run, query: AnnData, is_unknown: pd.Series) -> pd.DataFrame:
     return found.sort_values("share_unknown", ascending=False, kind="stable")
 
 
-def _verdict(new: pd.DataFrame, small: pd.DataFrame, n_unknown: int) -> str:
+def _verdict(new: pd.DataFrame, unclear: pd.DataFrame, small: pd.DataFrame, n_unknown: int) -> str:
     if not n_unknown:
         return "No cell is unknown: no sign of a new type, which is no proof that there is none."
+    parts = []
     if len(new):
-        parts = [f"Probably new: {_named(new)}."]
-    else:
+        parts.append(f"Probably new: {_named(new)}.")
+    if len(unclear):
+        parts.append(
+            f"New, or of a known type that the query's technology changes: {_named(unclear)}."
+        )
+    if not parts:
         parts = [f"No cluster of {MIN_CELLS} cells is mostly unknown: no sign of a new type."]
     if len(small):
         parts.append(f"Too few cells to tell: {_named(small)}.")

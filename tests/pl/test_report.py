@@ -138,10 +138,14 @@ def test_sections_and_unknown_cells(page: Path, projected: AnnData) -> None:
     ("unknown", "verdict"),
     [
         (lambda obs: obs["leiden"] == "1", "Probably new: cluster 1 (25 of 25 cells)."),
+        (
+            lambda obs: (obs["leiden"] == "1") & (np.arange(len(obs)) % 3 > 0),
+            "New, or of a known type that the query&#39;s technology changes: cluster 1 (",
+        ),
         (lambda obs: np.arange(len(obs)) < 110, "No cluster of 15 cells is mostly unknown"),
         (lambda obs: np.zeros(len(obs), dtype=bool), "No cell is unknown"),
     ],
-    ids=["a cluster", "some cells", "none"],
+    ids=["a cluster", "most of a cluster", "some cells", "none"],
 )
 def test_the_verdict_names_clusters_that_are_mostly_unknown(
     projected: AnnData, tmp_path: Path, unknown: Callable, verdict: str
