@@ -52,7 +52,15 @@ DOCUMENTED = {
 # `None` there means the same number, but lets each profile have its own; the recipe of training is
 # shorter (docs/quality.md), and the documented one an argument away. `verbose=None` is `False`, but
 # for the progress of the training.
-OWN_DEFAULTS = {"min_features", "min_cells", "seed", "lr", "max_iteration", "verbose"}
+OWN_DEFAULTS = {
+    "min_features",
+    "min_cells",
+    "seed",
+    "batch_size",
+    "lr",
+    "max_iteration",
+    "verbose",
+}
 
 FAST = {
     "min_features": 0,
@@ -369,9 +377,9 @@ def test_documented_defaults_run(counts: AnnData, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     sx.SCALEX(counts, min_features=0, gpu=7, ignore_umap=True, progress_bar=False)
     assert {k: used[k] for k in ("lr", "max_steps", "batch_size", "accelerator")} == {
-        "lr": 2e-3,
+        "lr": 3e-3,
         "max_steps": None,
-        "batch_size": 64,
+        "batch_size": 128,
         "accelerator": "cpu",
     }
 

@@ -141,7 +141,7 @@ class TrainingMixin(_Base):
             logger.warning("The query has no new batches: there is nothing to train.")
             return
         device = _device(accelerator, devices, n_processes)
-        n_train = self._count_training_cells(train_size, n_processes, module)
+        n_train = self._count_training_cells(train_size, n_processes, module, more)
         batch_size = min(recipe.batch_size, n_train // n_processes)
         steps_per_epoch = n_train // n_processes // batch_size if module is None else len(module)
         if max_epochs is None:
@@ -236,11 +236,16 @@ class TrainingMixin(_Base):
         self._summarize()
 
     def _count_training_cells(
-        self, train_size: float, n_processes: int, module: TransformedDataModule | None
+        self,
+        train_size: float,
+        n_processes: int,
+        module: TransformedDataModule | None,
+        more: Mapping[str, Any],
     ) -> int:
         if module is not None:
             return module.n_train
-        n_train = math.ceil(self.adata.n_obs * train_size)
+        chosen = (more.get("datasplitter_kwargs") or {}).get("external_indexing")
+        n_train = math.ceil(self.adata.n_obs * train_size) if chosen is None else len(chosen[0])
         if n_train < n_processes:
             msg = f"{n_train} cells cannot be shared out between {n_processes} processes."
             raise ValueError(msg)
