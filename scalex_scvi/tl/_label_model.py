@@ -23,8 +23,6 @@ from ._pair import Pair, batches_of_query
 from ._reference import Reference
 from ._unknown import check_max_refused
 
-"""Cells of a label: the mean of fewer would tell the expression of each."""
-
 
 @dataclass(frozen=True, eq=False)
 class LabelModel:
