@@ -17,7 +17,7 @@ from sklearn.svm import LinearSVC
 
 import scalex_scvi as sx
 from benchmarks.cells import Answer, Case
-from benchmarks.peers import project_on_components
+from benchmarks.peers import project_on_components, project_scanvi
 from scalex_scvi.tl._components import expression_components
 
 
@@ -48,6 +48,11 @@ def by_ours(case: Case, novelty: str) -> Answer:
 
 def by_classifier(case: Case, make: Callable[[], ClassifierMixin]) -> Answer:
     return project_on_components(case, 0, make())[""]()
+
+
+def by_scanvi(case: Case) -> Answer:
+    """Trained on the reference, then on the query; by its own probabilities."""
+    return project_scanvi(case, 0, conformal=True)[""]()
 
 
 class Mahalanobis(ClassifierMixin, BaseEstimator):
@@ -111,4 +116,5 @@ METHODS: dict[str, Callable[[Case], Answer]] = {
     "SVM with rejection": partial(by_classifier, make=Margin),
     "Mahalanobis on PCs": partial(by_classifier, make=Mahalanobis),
     "CellTypist": by_celltypist,
+    "scANVI": by_scanvi,
 }

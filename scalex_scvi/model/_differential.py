@@ -20,7 +20,7 @@ from scalex_scvi._core.matrices import is_lazy
 from scalex_scvi._core.modalities import Cells
 from scalex_scvi._core.scvi_private import compare_groups, has_no_counts
 from scalex_scvi._core.seeds import seeded, seeded_numpy
-from scalex_scvi.pp import unscale
+from scalex_scvi.pp import can_unscale, unscale
 from scalex_scvi.train import SCALEXDataManager
 
 from ._expression import Posterior
@@ -191,13 +191,14 @@ class DifferentialMixin(_Base):
 
     def _normalized_counts(self, adata: Cells) -> sparse.csr_matrix:
         """Undo the scaling and the logarithms of cells that came in [0, 1]."""
-        counts = unscale(self.get_prepared(adata))
-        if counts is None:
+        prepared = self.get_prepared(adata)
+        if not can_unscale(prepared):
             msg = (
                 "The counts of these cells are not known: their record lacks a batch, or they are "
                 "a dask array. Give them in memory, or pass `all_stats=False` and `pseudocounts`."
             )
             raise ValueError(msg)
+        counts = unscale(prepared)
         if self.preprocessing.log1p:
             np.expm1(counts.data, out=counts.data)
         return counts

@@ -12,7 +12,7 @@ from anndata import AnnData
 from scipy import sparse
 
 from scalex_scvi._core.colors import UNKNOWN
-from scalex_scvi.pp import unscale
+from scalex_scvi.pp import can_unscale, unscale
 
 from ._report_run import Run
 
@@ -70,8 +70,8 @@ def _log_normalized(adata: AnnData, cells: np.ndarray) -> Any:
     if adata.raw is not None:
         values = adata.raw.X[cells][:, adata.raw.var_names.get_indexer(adata.var_names)]
     else:
-        before = unscale(adata[cells])
-        values = adata.X[cells] if before is None else before
+        part = adata[cells]
+        values = unscale(part) if can_unscale(part) else part.X
     return sparse.csr_matrix(values) if sparse.issparse(values) else np.asarray(values)
 
 

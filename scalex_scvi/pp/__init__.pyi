@@ -8,6 +8,7 @@ from ._preparation import DROPPED_PREFIXES as DROPPED_PREFIXES
 from ._preparation import NewBatches as NewBatches
 from ._preparation import Preparation as Preparation
 from ._preparation import ScaleBy as ScaleBy
+from ._prepare import can_unscale as can_unscale
 from ._prepare import prepare as prepare
 from ._prepare import prepare_query as prepare_query
 from ._prepare import unscale as unscale

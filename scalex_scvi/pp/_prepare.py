@@ -228,6 +228,10 @@ def prepare_query(
     return query
 
 
+UNSCALED_ROWS = 8_192
+"""Cells whose factors are held at once."""
+
+
 def report_empty_cells(n_empty: int, shape: tuple[int, int], profile: str) -> None:
     """Warn of cells without any selected feature."""
     if n_empty:
@@ -239,7 +243,7 @@ def report_empty_cells(n_empty: int, shape: tuple[int, int], profile: str) -> No
         )
 
 
-def unscale(adata: AnnData) -> sparse.csr_matrix | None:
+def unscale(adata: AnnData) -> sparse.csr_matrix:
     """Undo the scaling of prepared cells, by their record.
 
     Parameters
@@ -249,19 +253,39 @@ def unscale(adata: AnnData) -> sparse.csr_matrix | None:
 
     Returns
     -------
-    Normalized expression, cells × genes, in which batches differ by what scaling takes out; or
-    ``None`` if the cells carry no record of their scale, or are in a dask array.
+    Normalized expression, cells × genes, in which batches differ by what scaling takes out.
+
+    Raises
+    ------
+    ValueError
+        If the scale is not known: see :func:`can_unscale`.
     """
     record = Preprocessing.from_adata(adata)
-    if record is None or adata.X is None or is_lazy(adata.X):
-        return None
-    if record.batch_key is not None and record.batch_key not in adata.obs:
-        return None
+    if record is None or not can_unscale(adata):
+        msg = (
+            "`adata` carries no record of the scale of each of its batches, or is a dask array: "
+            "pass what `model.get_prepared()` gives, in memory."
+        )
+        raise ValueError(msg)
     codes, names = batch_codes(adata, record.batch_key)
-    if (codes < 0).any() or not set(names) <= set(record.scale.columns):
-        return None
-    csr = sparse.csr_matrix(adata.X, dtype=np.float32, copy=True)
-    factor = record.scale_of(names)[np.repeat(codes, np.diff(csr.indptr)), csr.indices]
+    scale = record.scale_of(names)
     # Without a scale there, the value was left as it was, as in `divide_by_batch`.
-    csr.data *= np.where(factor > 0, factor, 1)
+    factors = np.where(scale > 0, scale, 1)
+    csr = sparse.csr_matrix(adata.X, dtype=np.float32, copy=True)
+    for start in range(0, csr.shape[0], UNSCALED_ROWS):
+        bounds = csr.indptr[start : start + UNSCALED_ROWS + 1]
+        block = slice(bounds[0], bounds[-1])
+        batch = np.repeat(codes[start : start + UNSCALED_ROWS], np.diff(bounds))
+        csr.data[block] *= factors[batch, csr.indices[block]]
     return csr
+
+
+def can_unscale(adata: AnnData) -> bool:
+    """Tell whether cells are in memory, with a record of the scale of each of their batches."""
+    record = Preprocessing.from_adata(adata)
+    if record is None or adata.X is None or is_lazy(adata.X):
+        return False
+    if record.batch_key is not None and record.batch_key not in adata.obs:
+        return False
+    codes, names = batch_codes(adata, record.batch_key)
+    return bool((codes >= 0).all()) and set(names) <= set(record.scale.columns)

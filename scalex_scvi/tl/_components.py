@@ -8,7 +8,7 @@ from scipy import sparse
 from scipy.sparse.linalg import eigsh
 from sklearn.decomposition import PCA
 
-from scalex_scvi.pp import unscale
+from scalex_scvi.pp import can_unscale, unscale
 
 N_COMPONENTS = 50
 
@@ -37,15 +37,14 @@ def expression_components(ref: AnnData, query: AnnData) -> tuple[np.ndarray, np.
     """
     if not ref.var_names.equals(query.var_names):
         return None
-    in_ref, in_query = unscale(ref), unscale(query)
     n_components = min(N_COMPONENTS, ref.n_obs // MIN_CELLS_PER_COMPONENT, ref.n_vars - 1)
-    if in_ref is None or in_query is None or n_components < 1:
+    if n_components < 1 or not (can_unscale(ref) and can_unscale(query)):
         return None
-    mean, directions = principal_directions(in_ref, n_components)
-    ref_components, query_components = (
-        x @ directions - mean @ directions for x in (in_ref, in_query)
-    )
-    return ref_components, query_components
+    x = unscale(ref)
+    mean, directions = principal_directions(x, n_components)
+    in_ref = x @ directions - mean @ directions
+    del x  # the copies of reference and query are not held at once
+    return in_ref, unscale(query) @ directions - mean @ directions
 
 
 def principal_directions(x: sparse.csr_matrix, n: int) -> tuple[np.ndarray, np.ndarray]:

@@ -83,15 +83,18 @@ class Discriminants:
         return shares
 
     def _without_offset(self, targets: np.ndarray) -> np.ndarray:
-        shares = self._probabilities(targets)
+        shares = self._probabilities(targets, np.zeros(targets.shape[1]))
         weight = len(targets) / (len(targets) + OFFSET_PRIOR)
         for _ in range(N_ROUNDS):
-            offset = np.median(targets - shares @ self.means, axis=0)
-            shares = self._probabilities(targets - weight * offset)
+            # One dimension at a time: a copy of all of them is large with many cells.
+            pairs = zip(targets.T, self.means.T, strict=True)
+            offset = np.array([np.median(x - shares @ means) for x, means in pairs])
+            shares = self._probabilities(targets, weight * offset)
         return shares
 
-    def _probabilities(self, targets: np.ndarray) -> np.ndarray:
-        found = targets @ self.weights.T + self.intercept
+    def _probabilities(self, targets: np.ndarray, offset: np.ndarray) -> np.ndarray:
+        """Probabilities of the labels, after the offset is subtracted from all targets."""
+        found = targets @ self.weights.T + (self.intercept - self.weights @ offset)
         if len(self.means) == 2:
             second = expit(found[:, 0])
             return np.column_stack([1 - second, second])

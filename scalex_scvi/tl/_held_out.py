@@ -353,7 +353,8 @@ def judge(
     for code in np.unique(batch):
         own = np.flatnonzero(batch == code)
         size = n_neighbors_of(len(own))
-        found = Fitting(marks, x[own], size).among(size).misfits()
+        cells = x if len(own) == x.shape[0] else x[own]
+        found = Fitting(marks, cells, size).among(size).misfits()
         misfit[own] = standards[size].relative(found)
         p[own] = p_values(misfit[own], standards[size].known)
     return p, misfit

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from scalex_scvi.pp import unscale
+from scalex_scvi.pp import can_unscale, unscale
 
 from ._calibration import folds, temperature, tempered
 from ._discriminant import Discriminants, can_discriminate
@@ -99,8 +99,7 @@ class LabelModel:
         pair = Pair(ref, ref, use_rep, labels_key, batch_key, 1)
         n_cells = pair.labels.value_counts(sort=False)
         _check_labels(n_cells, labels_key)
-        expression = unscale(pair.ref)
-        if expression is None:
+        if not can_unscale(pair.ref):
             msg = (
                 "`ref` carries no record of how its expression was prepared, or is a dask array: "
                 "pass what `model.get_prepared()` gives, of a model of counts in memory or a file."
@@ -110,7 +109,7 @@ class LabelModel:
             msg = f"The cells of each label in obs[{labels_key!r}] do not differ in {use_rep!r}."
             raise ValueError(msg)
         batches, real = pseudo_batches(pair.codes, pair.ref_batches())
-        reference = Reference.of(expression, pair.codes, batches)
+        reference = Reference.of(unscale(pair.ref), pair.codes, batches)
         parts = folds(pair.codes, pair.ref_batches())
         return cls(
             labels_key=labels_key,
@@ -156,14 +155,13 @@ class LabelModel:
         if use_rep not in query.obsm:
             msg = f"`use_rep` {use_rep!r} is not in query.obsm: {list(query.obsm)!r}."
             raise KeyError(msg)
-        x = unscale(query) if tuple(query.var_names) == self.genes else None
-        if x is None:
+        if tuple(query.var_names) != self.genes or not can_unscale(query):
             msg = (
                 f"`query` is not prepared as the reference's {len(self.genes)} genes: pass what "
                 "`get_prepared()` of the query's model gives."
             )
             raise ValueError(msg)
-        batch = batches_of_query(query, batch_key)
+        x, batch = unscale(query), batches_of_query(query, batch_key)
         shares = self.by_latent.shares(np.asarray(query.obsm[use_rep]), batch)
         by_expression = self.landmarks.discriminants
         if by_expression is not None:

@@ -10,7 +10,7 @@ from anndata import AnnData
 
 from ._held_out import Standard, judge, pseudo_batches, sizes_of
 from ._label_probabilities import Labeling, Method
-from ._landmarks import Remaining
+from ._landmarks import Landmarks, Remaining
 from ._pair import Pair
 from ._reference import Reference
 from ._unknown import Novelty, check_max_refused, check_novelty, fit_p_values
@@ -214,11 +214,9 @@ def scores_of(
 
 def _p_values(pair: Pair, max_refused: float, novelty: Novelty) -> tuple[np.ndarray, np.ndarray]:
     if novelty == "neighborhood":
-        in_ref, in_query = pair.normalized()
-        batches, real = pseudo_batches(pair.codes, pair.ref_batches())
-        ref, batch = Reference.of(in_ref, pair.codes, batches), pair.query_batches()
-        standards = Standard.of(ref, sizes_of(batch), learns=real)
-        return judge(Remaining(ref).landmarks(), standards, in_query, batch, max_refused)
+        batch = pair.query_batches()
+        marks, standards = _known(pair, sizes_of(batch))
+        return judge(marks, standards, pair.normalized(pair.query), batch, max_refused)
     return fit_p_values(
         pair.votes,
         pair.points,
@@ -227,6 +225,13 @@ def _p_values(pair: Pair, max_refused: float, novelty: Novelty) -> tuple[np.ndar
         max_refused=max_refused,
         expression=pair.expression() if novelty == "expression" else None,
     )
+
+
+def _known(pair: Pair, sizes: list[int]) -> tuple[Landmarks, dict[int, Standard]]:
+    """Take from the reference all that a query is judged by, and keep none of its cells."""
+    batches, real = pseudo_batches(pair.codes, pair.ref_batches())
+    ref = Reference.of(pair.normalized(pair.ref), pair.codes, batches)
+    return Remaining(ref).landmarks(), Standard.of(ref, sizes, learns=real)
 
 
 def best_labels(pair: Pair, probabilities: np.ndarray) -> pd.Series:

@@ -18,6 +18,9 @@ MIN_CELLS = 5
 PRIOR_CELLS = 20
 """Cells without an offset that each batch is averaged with."""
 
+ROWS = 8_192
+"""Cells whose products are taken at once."""
+
 RIDGE = 0.01
 """Penalty of the margins, relative to the mean square of a component."""
 
@@ -163,7 +166,7 @@ class Remaining:
     def _products(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Standard deviations of the components; products and sums of each label's cells."""
         spread = np.maximum(self._points.std(axis=0), np.finfo(float).tiny)
-        rows = with_ones(self._points / spread)
+        rows = np.hstack([self._points / spread, np.ones((len(self._points), 1))])
         by_label = [rows[self._codes == i] for i in range(len(self.used))]
         return (
             spread,
@@ -191,11 +194,12 @@ def offset(
     """
     n_cells = shares.sum(axis=0)
     counts = n_cells >= min(MIN_CELLS, n_cells.max())
-    own = (cells.T @ shares[:, counts]).T / n_cells[counts, None]
+    own = _products(cells, shares[:, counts]).T / n_cells[counts, None]
     weight = cells.shape[0] / (cells.shape[0] + PRIOR_CELLS)
     return weight * np.median(own - means[counts], axis=0)
 
 
-def with_ones(rows: np.ndarray) -> np.ndarray:
-    """Rows with a 1 at the end of each."""
-    return np.hstack([rows, np.ones((len(rows), 1))])
+def _products(cells: np.ndarray | sparse.csr_matrix, shares: np.ndarray) -> np.ndarray:
+    """``cells.T @ shares``, block by block, since all cells would be copied in double precision."""
+    blocks = range(0, len(shares), ROWS)
+    return np.sum([cells[i : i + ROWS].T @ shares[i : i + ROWS] for i in blocks], axis=0)

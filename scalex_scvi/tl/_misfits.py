@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 from scipy import sparse
+from sklearn.utils.extmath import row_norms
 
-from ._landmarks import Landmarks, offset, with_ones
+from ._landmarks import Landmarks, offset
 from ._neighborhoods import averaging, nearest_cells
 from ._reference import centered, unit
 
@@ -41,7 +42,8 @@ class Fitting:
         points = marks.components(x)
         shares = marks.shares(points)
         self._offset = offset(x, shares, marks.means)
-        self._points = points - offset(points, shares, marks.centers)
+        points -= offset(points, shares, marks.centers)
+        self._points = points
 
     def among(self, n_neighbors: int) -> Neighborhoods:
         """Average each cell with its ``n_neighbors`` nearest cells, itself included."""
@@ -51,7 +53,7 @@ class Fitting:
         cells, centers = average @ (self._points @ whitening), self._marks.centers @ whitening
         squares = (cells**2).sum(axis=1)[:, None] + (centers**2).sum(axis=1)
         apart = np.sqrt(np.maximum(squares - 2 * cells @ centers.T, 0))
-        return Neighborhoods(self._marks, average, similar, apart, with_ones(self._points))
+        return Neighborhoods(self._marks, average, similar, apart, self._points)
 
 
 class Neighborhoods:
@@ -67,7 +69,7 @@ class Neighborhoods:
         Correlation of each neighborhood's mean expression with that of each label, and distance
         from its center in standard deviations: cells × labels.
     points
-        Components of the cells themselves, with a 1 at the end.
+        Components of the cells themselves.
     """
 
     def __init__(
@@ -109,7 +111,7 @@ class Neighborhoods:
             [
                 np.log(np.maximum(distance, 0) + FLOORS[0]),
                 np.log(average @ self._apart[:, labels].min(axis=1) + FLOORS[1]),
-                -(self._points @ margins).max(axis=1),
+                -(self._points @ margins[:-1] + margins[-1]).max(axis=1),
             ],
             axis=1,
         )
@@ -124,14 +126,14 @@ def _correlations(
     is signal; half of it (in logarithms) is made up for, since sparse cells are else far from
     everything; made up for whole, differences between types that are shallow get lost.
     """
-    squares = x.multiply(x).tocsr()
+    squares = row_norms(x, squared=True) / x.shape[1]
     means = unit(centered(means)).T
     n_neighbors = average.indptr[1] - average.indptr[0]
     found = np.empty((x.shape[0], means.shape[1]))
     for start in range(0, x.shape[0], ROWS):
         block = average[start : start + ROWS]
         own = (block @ x).toarray()
-        noise = ((block @ squares).toarray() - own**2).mean(axis=1) / max(n_neighbors - 1, 1)
+        noise = (block @ squares - (own**2).mean(axis=1)) / max(n_neighbors - 1, 1)
         own = centered(own - moved)
         variance = np.maximum((own**2).mean(axis=1), np.finfo(np.float32).tiny)
         signal = np.clip((variance - noise) / variance, 0.05, 1) ** 0.25

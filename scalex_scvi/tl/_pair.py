@@ -16,7 +16,7 @@ from sklearn.neighbors import NearestNeighbors
 from scalex_scvi._core.columns import as_text, batch_codes, check_no_missing
 from scalex_scvi._core.inputs import check_adata
 from scalex_scvi._core.matrices import check_no_mask, to_csr
-from scalex_scvi.pp import unscale
+from scalex_scvi.pp import can_unscale, unscale
 
 from ._unknown import Votes, count_votes
 
@@ -140,17 +140,20 @@ class Pair:
         """Return the batch code of each query cell: see :func:`batches_of_query`."""
         return batches_of_query(self.query, self.batch_key)
 
-    def normalized(self) -> tuple[sparse.csr_matrix, sparse.csr_matrix]:
-        """Return normalized expression of reference and query: before scaling, where that is known.
+    def normalized(self, adata: AnnData) -> sparse.csr_matrix:
+        """Return normalized expression of ``ref`` or ``query``: before scaling, if known of both.
+
+        A copy of one at a time: whoever needs both one after the other never holds both.
 
         Raises
         ------
         ValueError
             If their genes are not the same.
         """
-        as_given = self.expression()
-        in_ref, in_query = unscale(self.ref), unscale(self.query)
-        return as_given if in_ref is None or in_query is None else (in_ref, in_query)
+        self._check_genes()
+        if can_unscale(self.ref) and can_unscale(self.query):
+            return unscale(adata)
+        return to_csr(adata.X, name="X")
 
     def expression(self) -> tuple[sparse.csr_matrix, sparse.csr_matrix]:
         """Return ``X`` of reference and query.
@@ -160,6 +163,10 @@ class Pair:
         ValueError
             If their genes are not the same.
         """
+        self._check_genes()
+        return to_csr(self.ref.X, name="ref.X"), to_csr(self.query.X, name="query.X")
+
+    def _check_genes(self) -> None:
         ref, query = self.ref, self.query
         if ref.X is None or query.X is None or not ref.var_names.equals(query.var_names):
             msg = (
@@ -169,7 +176,6 @@ class Pair:
                 "`model.get_prepared()` of both models gives, or `novelty='latent'`."
             )
             raise ValueError(msg)
-        return to_csr(ref.X, name="ref.X"), to_csr(query.X, name="query.X")
 
 
 def batches_of_query(query: AnnData, batch_key: str | None) -> np.ndarray:

@@ -65,9 +65,10 @@ def unknown_clusters(
         msg = "`scores` are not of the cells of `query`: pass what `label_scores` gave for it."
         raise ValueError(msg)
     pair = Pair(ref, query, "X", labels_key, batch_key, 1)
-    in_ref, x = pair.normalized()
-    reference = Reference.of(in_ref, pair.codes, np.zeros(ref.n_obs, dtype=np.int64))
+    one_batch = np.zeros(pair.ref.n_obs, dtype=np.int64)
+    reference = Reference.of(pair.normalized(pair.ref), pair.codes, one_batch)
     marks, batches = Remaining(reference).landmarks(), pair.query_batches()
+    x = pair.normalized(pair.query)
     offsets = np.stack([marks.offset(x[batches == b]) for b in np.unique(batches)])
     rows = {}
     for name, cells in query.obs.groupby(cluster_key, observed=True, sort=True).indices.items():

@@ -287,3 +287,26 @@ def test_batch_scale(counts: AnnData) -> None:
     np.testing.assert_allclose(
         one.X.toarray(), counts.X.toarray() / counts.X.max(0).toarray(), rtol=1e-6
     )
+
+
+def test_unscale_gives_back_what_was_scaled(counts: AnnData) -> None:
+    prepared = sx.pp.rna(counts, batch_key="batch", n_top_features=50)
+    expected = prepared.raw[:, prepared.var_names].X.toarray()
+    before = prepared.X.copy()
+    np.testing.assert_allclose(sx.pp.unscale(prepared).toarray(), expected, rtol=1e-6)
+    np.testing.assert_array_equal(prepared.X.toarray(), before.toarray())
+    assert sx.pp.can_unscale(prepared)
+
+
+@pytest.mark.parametrize("lacks", ["record", "batch column", "scale of a batch"])
+def test_unscale_needs_the_scale_of_each_batch(counts: AnnData, lacks: str) -> None:
+    prepared = sx.pp.rna(counts, batch_key="batch", n_top_features=50)
+    if lacks == "record":
+        prepared.uns.clear()
+    elif lacks == "batch column":
+        del prepared.obs["batch"]
+    else:
+        prepared.obs["batch"] = "another"
+    assert not sx.pp.can_unscale(prepared)
+    with pytest.raises(ValueError, match="no record of the scale of each of its batches"):
+        sx.pp.unscale(prepared)

@@ -317,6 +317,19 @@ def test_clusters_say_what_tells_them_from_the_nearest_label(ref: AnnData) -> No
         sx.tl.unknown_clusters(ref, query[::2].copy(), scores, "cluster")
 
 
+def test_clusters_are_compared_with_the_labeled_cells_of_the_reference(ref: AnnData) -> None:
+    query = as_one_batch({"a": 50, "absent": 30})
+    query.obs["cluster"] = query.obs["celltype"].astype(str)
+    ref = with_expression(ref)
+    ref.obs["celltype"] = ref.obs["celltype"].astype(object)
+    ref.obs.iloc[::7, ref.obs.columns.get_loc("celltype")] = None
+    labeled = ref[ref.obs["celltype"].notna()].copy()
+    unknown = pd.Series(False, index=query.obs_names)
+    table = sx.tl.unknown_clusters(ref, query, unknown, "cluster", batch_key="batch")
+    expected = sx.tl.unknown_clusters(labeled, query, unknown, "cluster", batch_key="batch")
+    pd.testing.assert_frame_equal(table, expected)
+
+
 def _label_called_unknown(ref: AnnData, query: AnnData) -> None:
     ref.obs["celltype"] = ref.obs["celltype"].astype(str).replace("c", "unknown")
 
