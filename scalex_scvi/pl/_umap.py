@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -83,11 +83,12 @@ def projection(
 ) -> Figure | None:
     """Draw the query over the reference, one panel for each column of ``obs``.
 
-    The reference is drawn in pale colors where it has the column's labels, in points of a third of
-    the query's area; the query in the full colors of the legend. A column of transferred labels,
-    ``"celltype_transfer"``, has those of ``"celltype"`` for the reference, if there are any. Cells
-    without a label are light gray, those called ``"unknown"`` gray. A name that occurs in several
-    columns has one color in all of them, so that true and transferred labels compare.
+    The query is drawn in full colors, the reference below it in pale ones, in points of a third of
+    the query's area. The legend shows labels that the reference alone has in their pale colors.
+    A column of transferred labels, ``"celltype_transfer"``, has those of ``"celltype"`` for the
+    reference, if there are any. Cells without a label are light gray, those called ``"unknown"``
+    gray. A name that occurs in several columns has one color in all of them, so that true and
+    transferred labels compare.
 
     Parameters
     ----------
@@ -116,23 +117,22 @@ def projection(
     points = coordinates(adata, basis)
     is_query = _is_query(adata, key)
     columns, palettes = shared_columns(adata, color)
-    named = {name: _without_na_of(column, ~is_query) for name, column in columns.items()}
-    figsize, shape = _grid(named, palettes)
-    shared: Colors = {}
-    for palette in palettes.values():
-        shared = palette | shared
+    below, faint = _reference_layers(adata, columns, palettes, ~is_query)
+    legends, named = {}, {}
+    for name, column in columns.items():
+        rest = [label for label in used(below[name]) if label not in used(column[is_query])]
+        legends[name] = _with_labels(column[is_query], rest)
+        named[name] = palettes[name] | {label: faint[name][label] for label in rest}
+    figsize, shape = _grid(legends, named)
     query_size = point_size(is_query.sum())
     ref_size = min(point_size((~is_query).sum()), query_size / 3)
     with opened(figsize, shape=shape, save=save) as (figure, axes):
         for name, axis in _panels(columns, axes):
-            column, colors = columns[name], palettes[name]
-            below = _labels_of_reference(adata, name, column)[~is_query]
-            all_colors = colors_of(adata, name, below.cat.categories, shared=shared)
-            faint = {category: pale(color) for category, color in all_colors.items()}
-            draw_cells(axis, points[~is_query], below, faint, size=ref_size)
-            draw_cells(axis, points[is_query], column[is_query], colors, size=query_size)
+            column = columns[name]
+            draw_cells(axis, points[~is_query], below[name], faint[name], size=ref_size)
+            draw_cells(axis, points[is_query], column[is_query], palettes[name], size=query_size)
             number_clusters(axis, points, column, fontsize=FONTSIZE)
-            decorate(axis, named[name], colors, basis=basis, title=f"query: {name}")
+            decorate(axis, legends[name], named[name], basis=basis, title=f"query: {name}")
     return shown_or_returned(figure, show=show)
 
 
@@ -153,6 +153,21 @@ def shared_columns(
     return columns, palettes
 
 
+def _reference_layers(
+    adata: AnnData, columns: dict[str, pd.Series], palettes: dict[str, Colors], is_ref: np.ndarray
+) -> tuple[dict[str, pd.Series], dict[str, Colors]]:
+    """Return the labels of the reference cells in each panel, and their pale colors."""
+    shared: Colors = {}
+    for palette in palettes.values():
+        shared = palette | shared
+    below = {name: _labels_of_reference(adata, name, columns[name])[is_ref] for name in columns}
+    faint = {}
+    for name, labels in below.items():
+        colors = colors_of(adata, name, labels.cat.categories, shared=shared)
+        faint[name] = {label: pale(color) for label, color in colors.items()}
+    return below, faint
+
+
 def _labels_of_reference(adata: AnnData, name: str, column: pd.Series) -> pd.Series:
     """Return the labels that were transferred, for the cells that they were transferred from."""
     source = source_of(name)
@@ -161,9 +176,12 @@ def _labels_of_reference(adata: AnnData, name: str, column: pd.Series) -> pd.Ser
     return categories_of(adata, source, "color")
 
 
-def _without_na_of(column: pd.Series, cells: np.ndarray) -> pd.Series:
-    """Leave out cells that have no category; the legend does not name them."""
-    return column[column.notna().to_numpy() | ~cells]
+def _with_labels(column: pd.Series, labels: list[Hashable]) -> pd.Series:
+    """Return a column with one more cell of each of some labels, which a legend then names."""
+    categories = column.cat.categories
+    categories = categories.append(pd.Index(labels).difference(categories, sort=False))
+    values = [*column, *labels]
+    return pd.Series(pd.Categorical(values, categories=categories))
 
 
 def _is_query(adata: AnnData, key: str) -> np.ndarray:

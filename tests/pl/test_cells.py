@@ -140,6 +140,16 @@ def test_transferred_labels_lie_over_those_they_were_transferred_from(embedded: 
     assert max(areas) >= 2.9 * min(areas)
 
 
+def test_the_legend_names_what_the_reference_alone_has_in_its_pale_color(embedded: AnnData) -> None:
+    embedded.uns["celltype_colors"] = RED_GREEN_BLUE
+    is_query, types = embedded.obs["projection"] == "query", embedded.obs["celltype"]
+    embedded.obs["celltype_transfer"] = types.where(is_query).replace("type1", "type0")
+    (axis,) = sx.pl.projection(embedded, "celltype_transfer", show=False).axes
+    legend = legend_colors(axis.get_legend())
+    assert legend == {"type0": "#ff0000", "type2": "#0000ff", "type1": "#99ff99"}
+    assert list(legend) == ["type0", "type2", "type1"]
+
+
 def test_before_and_after_draw_the_cells_of_both_maps(embedded: AnnData) -> None:
     embedded.uns["celltype_colors"] = RED_GREEN_BLUE
     before = embedded.obsm["X_umap"][:, ::-1].copy()
@@ -166,7 +176,7 @@ def test_one_name_has_one_color_in_all_panels(embedded: AnnData) -> None:
     figure = sx.pl.projection(embedded, ["celltype", "celltype_transfer"], show=False)
     first, second = (legend_colors(axis.get_legend()) for axis in figure.axes)
     assert {name for name in first if first[name] == second.get(name)} == {"type1", "type2"}
-    assert len(set(second.values())) == 3
+    assert len(set(second.values())) == 4  # type0 is in the reference alone
 
 
 @pytest.mark.parametrize(
