@@ -34,7 +34,14 @@ from scalex_scvi.train import (
     values_of_minibatch,
 )
 
-from ._fields import ExpressionField, advise, new_state, preparation_of, record_in
+from ._fields import (
+    ExpressionField,
+    advise,
+    new_state,
+    plain_selection,
+    preparation_of,
+    record_in,
+)
 
 if TYPE_CHECKING:
     from scvi.model.base import BaseModelClass as _Base
@@ -117,7 +124,7 @@ class DataModuleMixin(_Base):
             "labels_key": None,
             "layer": module.layer,
             "profile": profile,
-            "n_top_features": n_top_features,
+            "n_top_features": plain_selection(n_top_features),
             "log_normalized": log_normalized,
             "processed": None,
             "new_batches": new_batches,

@@ -18,7 +18,7 @@ from scalex_scvi._core.blocks import blocks_of
 from scalex_scvi._core.columns import check_batch_column, text_of
 from scalex_scvi._core.inputs import check_adata
 from scalex_scvi._core.keys import own_keys
-from scalex_scvi._core.matrices import without_matrix
+from scalex_scvi._core.matrices import is_lazy, to_csr, without_matrix
 from scalex_scvi._core.modalities import Cells, check_cells, one_modality
 from scalex_scvi._core.ranges import check_whole
 from scalex_scvi._core.scvi_private import (
@@ -51,6 +51,7 @@ from ._fields import (
     BatchField,
     ExpressionField,
     LabelsField,
+    plain_selection,
     preparation_of,
     record_in,
     stored_record,
@@ -269,8 +270,9 @@ class SCALEXModel(
             ``"RNA"``, ``"ATAC"`` or ``"ADT"``: how cells are normalized.
         n_top_features
             Features of the model: ``None`` for all of ``adata``; a number of variable ones; a
-            list; or ``"highly_variable"`` for those of ``adata.var["highly_variable"]``. Cells are
-            normalized over all features of ``adata`` in any case.
+            list, array or index of names; or ``"highly_variable"`` for those of
+            ``adata.var["highly_variable"]``. Cells are normalized over all features of ``adata``
+            in any case.
         log_normalized
             Whether the values are log-normalized already. ``None`` decides, and raises when it
             looks like it.
@@ -302,6 +304,7 @@ class SCALEXModel(
         """Register cells: see :meth:`setup_anndata` and :meth:`setup_mudata`."""
         _refuse_covariates(transfer)
         arguments = setup_method_args[SETUP_ARGS_KEY]
+        arguments["n_top_features"] = plain_selection(arguments["n_top_features"])
         batch_key, labels_key = arguments["batch_key"], arguments["labels_key"]
         cells = one_modality(adata, arguments)
         check_batch_column(cells, batch_key, lone_cells=True)
@@ -406,6 +409,8 @@ class SCALEXModel(
         matrix, transform = manager.get_from_registry(REGISTRY_KEYS.X_KEY), manager.transform
         if transform is not None:
             matrix = blocks_of(matrix, manager.codes).collect(transform, n_columns=len(genes))
+        elif not is_lazy(matrix):
+            matrix = to_csr(matrix, name="The expression")  # a copy: the user's stays as it is
         prepared = AnnData(matrix, obs=light.obs[own], obsm=dict(light.obsm), uns=light.uns)
         prepared.var_names = genes
         record = record_in(manager.get_state_registry(REGISTRY_KEYS.X_KEY))
