@@ -266,15 +266,17 @@ class QueryMixin(_Base):
             msg = f"`out` {str(out)!r} is the file of the cells. Choose another one."
             raise ValueError(msg)
         obs = cells.obs.copy()
-        manager = self.manager_of(
+        self.manager_of(
             cells,
             layer=None,
             log_normalized=log_normalized,
             processed=processed,
             min_gene_share=min_gene_share,
         )
-        del manager
-        latent = self.get_latent_representation(cells, batch_stats=batch_stats)
+        try:
+            latent = self.get_latent_representation(cells, batch_stats=batch_stats)
+        finally:
+            self.deregister_manager(cells)  # else scvi-tools keeps them for good
         write_adata(AnnData(obs=obs, obsm={"latent": latent}), out)
         logger.info("The latent of %d cells is in %s.", len(obs), out)
 

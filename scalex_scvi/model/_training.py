@@ -117,7 +117,8 @@ class TrainingMixin(_Base):
             For unknown names in ``plan_kwargs``.
         ValueError
             For numbers out of range, a model that is minified or has no cells, more than one
-            device without ``strategy="ddp"``, or fewer cells than processes; for a checkpoint of
+            device without ``strategy="ddp"``, or fewer than two cells for each process; for a
+            checkpoint of
             other data or arguments, with what differs.
         RuntimeError
             If the loss diverges.
@@ -246,8 +247,13 @@ class TrainingMixin(_Base):
             return module.n_train
         chosen = (more.get("datasplitter_kwargs") or {}).get("external_indexing")
         n_train = math.ceil(self.adata.n_obs * train_size) if chosen is None else len(chosen[0])
-        if n_train < n_processes:
-            msg = f"{n_train} cells cannot be shared out between {n_processes} processes."
+        # The normalization of a frozen encoder and decoder takes single cells, too.
+        fewest = n_processes if self.n_reference_batches_ else 2 * n_processes
+        if n_train < fewest:
+            where = (
+                f"shared out between {n_processes} processes" if n_processes > 1 else "trained on"
+            )
+            msg = f"{n_train} cells cannot be {where}: batch normalization needs {fewest} or more."
             raise ValueError(msg)
         return n_train
 
