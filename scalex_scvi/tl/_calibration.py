@@ -9,7 +9,7 @@ from scipy.optimize import minimize_scalar
 
 from scalex_scvi._core.seeds import DEFAULT_SEED
 
-from ._discriminant import Discriminants
+from ._discriminant import Discriminants, can_discriminate
 from ._unknown import batch_groups
 
 N_FOLDS = 10
@@ -93,6 +93,8 @@ def _held_out(
         return None
     batch = np.zeros(len(own), dtype=np.int64)
     known = np.searchsorted(used, codes[others])
+    if not all(can_discriminate(x[others], known) for x in spaces):
+        return None  # one cell of each label, for example, where the other batches are tiny
     shares = np.mean(
         [Discriminants.of(x[others], known).shares(x[own], batch) for x in spaces], axis=0
     )

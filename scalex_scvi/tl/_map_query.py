@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -104,11 +105,14 @@ def map_query(
             query, model, layer=layer, min_gene_share=min_gene_share
         )
         latent = mapped.get_latent_representation()
+        latent_of_reference = cache(model.get_latent_representation)  # labels and map need it
         columns: dict[str, object] = {}
         if wanted:
-            scores = _transferred(source, mapped, latent, wanted, max_refused)
+            query_cells = mapped.get_prepared()
+            query_cells.obsm[LATENT_KEY] = latent
+            scores = _transferred(source, query_cells, wanted, max_refused, latent_of_reference)
             columns = _columns(scores, None if vote_by is None else query.obs[vote_by])
-        positions = _positions(model, latent)
+        positions = _positions(model, latent, latent_of_reference)
         query.obsm[LATENT_KEY] = latent
         if positions is not None:
             query.obsm[UMAP_KEY] = positions
@@ -177,24 +181,22 @@ def _check_clusters(query: AnnData, vote_by: str | None) -> None:
 
 def _transferred(
     source: SCALEXModel | Reference,
-    mapped: SCALEXModel,
-    latent: np.ndarray,
+    query: AnnData,
     wanted: list[str],
-    share: float,
+    max_refused: float,
+    latent_of_reference: Callable[[], np.ndarray],
 ) -> dict[str, LabelScores]:
     """Scores of each column, in agreement where one is nested in another."""
-    query = mapped.get_prepared()
-    query.obsm[LATENT_KEY] = latent
     if isinstance(source, Reference):
         return {
-            label: source.label_scores(query, label, use_rep=LATENT_KEY, max_refused=share)
+            label: source.label_scores(query, label, use_rep=LATENT_KEY, max_refused=max_refused)
             for label in wanted
         }
     ref = source.get_prepared()
-    ref.obsm[LATENT_KEY] = source.get_latent_representation()
+    ref.obsm[LATENT_KEY] = latent_of_reference()
     scores = {
         label: label_scores(
-            ref, query, LATENT_KEY, label, batch_key=source.batch_key, max_refused=share
+            ref, query, LATENT_KEY, label, batch_key=source.batch_key, max_refused=max_refused
         )
         for label in wanted
     }
@@ -213,14 +215,14 @@ def _columns(scores: dict[str, LabelScores], clusters: pd.Series | None) -> dict
     return columns
 
 
-def _positions(model: SCALEXModel, latent: np.ndarray) -> np.ndarray | None:
+def _positions(
+    model: SCALEXModel, latent: np.ndarray, latent_of_reference: Callable[[], np.ndarray]
+) -> np.ndarray | None:
     """Place cells on the reference's map, ``None`` if it has none."""
     if model.adata is None or UMAP_KEY not in model.adata.obsm:
         logger.info("The reference has no obsm[%r]: the query gets none.", UMAP_KEY)
         return None
-    return place_on_map(
-        model.get_latent_representation(), np.asarray(model.adata.obsm[UMAP_KEY]), latent
-    )
+    return place_on_map(latent_of_reference(), np.asarray(model.adata.obsm[UMAP_KEY]), latent)
 
 
 def _found(model: SCALEXModel, query: AnnData) -> dict[str, int]:

@@ -66,7 +66,7 @@ def unknown_clusters(
         raise ValueError(msg)
     pair = Pair(ref, query, "X", labels_key, batch_key, 1)
     in_ref, x = pair.normalized()
-    reference = Reference.of(in_ref, pair.codes, np.zeros(ref.n_obs, dtype=np.int64))
+    reference = Reference.of(in_ref, pair.codes, np.zeros(len(pair.codes), dtype=np.int64))
     marks, batches = Remaining(reference).landmarks(), pair.query_batches()
     offsets = np.stack([marks.offset(x[batches == b]) for b in np.unique(batches)])
     rows = {}
