@@ -1,4 +1,4 @@
-"""What genes are selected and scaled by, taken in one pass over blocks of cells.
+"""Sums over cells by which genes are selected and scaled, in one pass over blocks of cells.
 
 :func:`scanpy.pp.highly_variable_genes` takes dask arrays, but reads all data twice for each batch.
 Its selection needs no more than the mean and variance of each gene in each batch, which add up

@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, eq=False)
 class Pair:
-    """Reference and query in one representation, and the labels of the reference.
+    """Reference and query of a label transfer, in one representation, with the checks of both.
 
     Parameters
     ----------
@@ -78,7 +78,7 @@ class Pair:
         _ = self.labels
 
     def _leave_out_unlabeled(self) -> None:
-        """Look at the labeled cells of the reference alone."""
+        """Keep the labeled cells of the reference alone, in this object and not in the user's."""
         if self.labels_key not in self.ref.obs:
             return
         labeled = self.ref.obs[self.labels_key].notna().to_numpy()
@@ -88,7 +88,7 @@ class Pair:
             msg = f"No cell of `ref` has a label in obs[{self.labels_key!r}]: all are missing."
             raise ValueError(msg)
         logger.warning(
-            "%d of %d reference cells have no %r: they stay out of the transfer.",
+            "%d of %d reference cells have no %r: they are left out of the transfer.",
             (~labeled).sum(),
             len(labeled),
             self.labels_key,

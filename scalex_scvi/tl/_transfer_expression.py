@@ -32,8 +32,9 @@ def transfer_expression(
     """Give each query cell the mean expression of its neighbors in the reference.
 
     For queries that measured few genes, such as spots or cells of a spatial panel. The result is
-    smooth: it tells where a gene is high or low, not how it varies among neighboring cells, and
-    it is made of the reference, batches and all. Check it on measured genes that were left out.
+    smooth: it shows where a gene is high or low, not how it varies among neighboring cells. It is
+    an average of the reference, whose batch effects are in it. Check it on measured genes that you
+    leave out.
 
     Parameters
     ----------
