@@ -128,7 +128,8 @@ def demo_scores(ref: AnnData, together: AnnData, *, batch_key: str, label: str) 
     Parameters
     ----------
     ref
-        Integrated cells, with ``obsm["latent"]``.
+        Integrated cells, with ``obsm["latent"]``. Cells without a label are left out of the scores
+        of labels.
     together
         Reference and query, with ``obs["projection"]`` and ``obs[f"{label}_transfer"]``.
     batch_key, label
@@ -140,7 +141,10 @@ def demo_scores(ref: AnnData, together: AnnData, *, batch_key: str, label: str) 
     """
     batch, labels = ref.obs[batch_key], ref.obs[label]
     pca, latent = metrics.uncorrected_pca(ref), ref.obsm["latent"]
-    query = together.obs[together.obs["projection"] == "query"]
+    labeled = labels.notna().to_numpy()  # the others say nothing of types
+    labels = labels[labeled]
+    is_query = together.obs["projection"] == "query"
+    query = together.obs[is_query & together.obs[label].notna()]
     mixed = metrics.expected_same_batch_share(batch)
     rows = [
         (
@@ -155,12 +159,12 @@ def demo_scores(ref: AnnData, together: AnnData, *, batch_key: str, label: str) 
         ),
         (
             "cell-type purity, uncorrected",
-            metrics.knn_purity(pca, labels),
+            metrics.knn_purity(pca[labeled], labels),
             "share of 30 neighbors of a cell's own type; higher is better",
         ),
         (
             "cell-type purity, integrated",
-            metrics.knn_purity(latent, labels),
+            metrics.knn_purity(latent[labeled], labels),
             "the same in the latent space; it should not fall",
         ),
         *_label_rows(query, set(labels.astype(str)), label),

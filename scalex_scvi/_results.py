@@ -1,4 +1,4 @@
-"""What a run leaves behind: results in the AnnData, and the run folder."""
+"""Results of a run: what is added to the AnnData, and what is written to the run folder."""
 
 from __future__ import annotations
 

@@ -144,8 +144,8 @@ def SCALEX(
     lr
         Learning rate.
     max_iteration
-        Number of minibatches, rounded up to whole epochs; ``None``: 1 000 to 3 000, the more the
-        sparser the expression. The published training is
+        Number of minibatches, rounded up to whole epochs; ``None``: 1 000 to 3 000, more for
+        sparser expression. The published training is
         ``batch_size=64, lr=2e-4, max_iteration=30_000, lr_schedule="constant",
         alignment_weight=0, start_at_mean=False, residual=False``: see :meth:`SCALEXModel.train`.
     seed
@@ -186,8 +186,9 @@ def SCALEX(
         ``"cosine"``, or ``"constant"`` (published): training then stops when the loss no longer
         falls.
     alignment_weight
-        Weight in the loss of the distance of each batch's cells from those of all, everywhere and
-        near each cell; 0: published, and for batches of which each has types of its own.
+        Weight of the term of the loss that aligns the batches in the latent (see
+        :class:`scalex_scvi.train.Recipe`). 0 as published, and where each batch has types that the
+        others lack.
     start_at_mean
         Whether the decoder starts at the cells' mean expression; ``False``: published.
     residual
@@ -204,13 +205,13 @@ def SCALEX(
         Statistics of the encoder: ``"running"`` or ``"batch"``, see
         :meth:`SCALEXModel.get_latent_representation`.
     log_normalized
-        Whether the values are log-normalized already, to be selected and scaled only. ``None``
-        decides, and raises when it looks like it.
+        Whether the values are log-normalized already; they are then selected and scaled only.
+        ``None``: counts are expected, and values that look log-normalized raise an error.
     gene_names
         Column of ``var`` with the names of genes, instead of ``var_names``.
     min_gene_share
-        Share of the reference's genes that projected cells must have: with fewer, most of their
-        values would be zeros that nobody measured.
+        Share of the reference's genes that projected cells must have, 0 to 1; cells with fewer are
+        refused, since most of their values would be zeros for genes that were not measured.
     genome
         Genome whose features are used where a file has several, or ``"all"``.
     progress_bar
@@ -477,7 +478,7 @@ def prepare(counts: AnnData, preparation: Preparation, *, label: str | None = No
 
 
 def _undeclared(preparation: Preparation) -> bool:
-    """Whether nobody said what the values are, so that counts are meant."""
+    """Whether nothing is declared about the values, so that counts are expected."""
     return preparation.log_normalized is None and not preparation.processed
 
 

@@ -1,1 +1,1 @@
-"""The ground floor: tools that every room uses and that know nothing of the rooms above."""
+"""Tools that all other subpackages use. They import nothing of these."""

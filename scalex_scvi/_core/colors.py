@@ -1,4 +1,4 @@
-"""Which color a name has in ``uns``: read, and made whole where names have none yet."""
+"""Colors of names in ``uns``: reading them, and choosing colors for names without one."""
 
 from __future__ import annotations
 

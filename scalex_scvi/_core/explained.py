@@ -10,9 +10,9 @@ _OF_THE_USER = (KeyError, ValueError, TypeError, RuntimeError, ConnectionError)
 def is_explained(error: BaseException) -> bool:
     """Whether the text of an error is all that its user needs.
 
-    So it is of errors that this package raises, of the system's (no such file, disk full, a package
-    that is missing), and of an interruption. Another error that came from below is a mistake of
-    ours.
+    That holds for errors that this package raises, for those of the system (no such file, disk
+    full, a missing package), and for an interruption. Any other error of a library below is a bug
+    of this package, whose traceback is needed.
     """
     if isinstance(error, OSError) and error.errno is not None:
         return True

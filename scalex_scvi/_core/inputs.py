@@ -1,4 +1,4 @@
-"""Whether what a user gives is cells at all."""
+"""Checks that an argument is an AnnData, with advice for other types."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _WAYS_OUT = {
 
 
 def way_out(value: Any) -> str:
-    """Return how cells are to be had from something else; empty if nobody knows."""
+    """Return how to make an AnnData of another type; empty if there is no advice."""
     kinds = [kind.__name__ for kind in type(value).__mro__]
     return next((_WAYS_OUT[kind] for kind in kinds if kind in _WAYS_OUT), "")
 

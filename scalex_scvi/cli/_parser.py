@@ -413,7 +413,7 @@ def _add_preprocessing(
 # Recipes are no concern of the command line alone: their fields have no line of help of their own.
 _RECIPE_HELP: Mapping[str, str] = MappingProxyType(
     {
-        "max_steps": "minibatches (2000 to 6000, the more the sparser the data; published: 30000)",
+        "max_steps": "minibatches (1000 to 3000, the more the sparser the data; published: 30000)",
         "batch_size": "cells a minibatch",
         "lr": "learning rate; published: 0.0002",
         "lr_schedule": "how it changes; published: constant",

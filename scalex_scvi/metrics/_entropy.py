@@ -68,8 +68,8 @@ def batch_entropy_mixing_score(
 
     Returns
     -------
-    Score in [0, 1] (``"published"``: [0, 0.69]): 0 if batches are apart, the maximum if they are
-    mixed everywhere.
+    Score in [0, 1] (``"published"``: [0, 0.69]): 0 if batches do not mix at all, the maximum if
+    they are fully mixed everywhere.
 
     Raises
     ------

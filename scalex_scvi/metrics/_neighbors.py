@@ -7,6 +7,8 @@ import numpy.typing as npt
 import pandas as pd
 from sklearn.neighbors import NearestNeighbors
 
+from ._inputs import complete
+
 N_NEIGHBORS = 30
 """Neighbors of the scores by default, as in LISI."""
 
@@ -27,9 +29,15 @@ def same_batch_share(
 
     Returns
     -------
-    Share in [0, 1]: 1 if batches are apart, :func:`expected_same_batch_share` if they are mixed.
+    Share in [0, 1]: 1 if batches do not mix at all, :func:`expected_same_batch_share` if they are
+    fully mixed.
+
+    Raises
+    ------
+    ValueError
+        If a batch is missing, lengths differ, or there are fewer than two cells.
     """
-    return _agreement(representation, batch, n_neighbors)
+    return _agreement(representation, complete(batch, name="`batch`"), n_neighbors)
 
 
 def expected_same_batch_share(batch: npt.ArrayLike) -> float:
@@ -55,13 +63,18 @@ def knn_purity(
     Returns
     -------
     Share in [0, 1], higher is better. A label of fewer cells than neighbors cannot reach 1.
+
+    Raises
+    ------
+    ValueError
+        If a label is missing, lengths differ, or there are fewer than two cells.
     """
-    return _agreement(representation, labels, n_neighbors)
+    return _agreement(representation, complete(labels, name="`labels`"), n_neighbors)
 
 
-def _agreement(representation: npt.ArrayLike, groups: npt.ArrayLike, n_neighbors: int) -> float:
+def _agreement(representation: npt.ArrayLike, groups: np.ndarray, n_neighbors: int) -> float:
     points = np.asarray(representation)
-    codes = pd.factorize(np.asarray(groups))[0]
+    codes = pd.factorize(groups)[0]
     if len(points) != len(codes) or len(points) < 2:
         msg = f"Got {len(points)} cells and {len(codes)} labels; needed are two cells or more."
         raise ValueError(msg)

@@ -1,4 +1,4 @@
-"""How well cell types stay apart."""
+"""How well cell types are separated."""
 
 from __future__ import annotations
 
@@ -53,8 +53,8 @@ def silhouette_score(
 
     Returns
     -------
-    Score in [−1, 1]: near 1 if labels are compact and apart, about 0 if they overlap, negative if
-    cells are nearer to another label's. Not scaled to [0, 1], unlike :func:`benchmark`'s.
+    Score in [−1, 1]: near 1 if labels are compact and separated, about 0 if they overlap, negative
+    if cells are nearer to another label's. Not scaled to [0, 1], unlike :func:`benchmark`'s.
 
     Raises
     ------

@@ -1,8 +1,8 @@
-"""A training that is kept in a file: what is in it, and whether it is the training that is wanted.
+"""The file with the state of a training: its content, and whether it belongs to this training.
 
-What the training consists of at a moment is Lightning's to say (weights, optimizer, schedule,
-callbacks, loops), with the order of cells, the generators and the recent cells added by ``train``.
-This room writes it as tensors and plain types, with a checksum, and reads it without executing it.
+The state is what Lightning saves (weights, optimizer, schedule, callbacks, loops), and what
+``scalex_scvi.train`` adds: the order of cells, the random generators and the recent cells. It is
+written as tensors and plain types, with a checksum, and read without executing code from it.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ logger = logging.getLogger(__name__)
 FORMAT_KEY, FORMAT = "scalex_scvi_training", 1
 
 CELLS_COMPARED = 1024
-"""Cells on disk whose expression is compared; cells in memory are compared one and all."""
+"""Number of cells on disk whose expression is compared; of cells in memory all are."""
 
 _OF_INDICES = ("train_indices", "validation_indices", "test_indices")
 
@@ -158,7 +158,7 @@ class KeptTraining:
             )
 
     def finish(self, model: SCALEXModel) -> None:
-        """Keep what the training came to: its weights, not how to go on.
+        """Write the result of the training: its weights, without the state to continue from.
 
         One of several processes writes; all of them find it from here on.
         """
@@ -175,7 +175,7 @@ class KeptTraining:
             logger.warning("The checkpoint of the finished training was not written: %s.", error)
 
     def take(self, model: SCALEXModel) -> None:
-        """Give a model what a finished training came to."""
+        """Load the result of a finished training into a model."""
         state = self.found["state"]  # type: ignore[index]
         model.module.load_state_dict(state["weights"])
         model.module.eval()
@@ -223,7 +223,7 @@ class KeptTraining:
 
 
 class TrainingFile(CheckpointIO):
-    """Lightning's checkpoints, written and read in our way."""
+    """Lightning's checkpoints, written and read as tensors and plain types."""
 
     def __init__(self, kept: KeptTraining) -> None:
         self.kept = kept
@@ -337,7 +337,7 @@ def _named(value: Any) -> Any:
 
 
 def _data_of(model: SCALEXModel) -> dict[str, Any]:
-    """Return what the training starts from: cells, transform, network and weights."""
+    """Return what identifies the start of the training: cells, transform, network and weights."""
     manager = model.adata_manager
     network = dict(model.init_params_["non_kwargs"])
     network.pop("seed", None)  # of the weights at the start
@@ -367,7 +367,7 @@ def _checksum_of_cells(manager: SCALEXDataManager) -> str:
 
 
 def _machine() -> dict[str, Any]:
-    """Return what changes the last bits."""
+    """Return versions and settings that change results by rounding."""
     return {
         **{name: version(name) for name in ("scalex-scvi", "scvi-tools", "lightning", "torch")},
         "threads": torch.get_num_threads(),

@@ -34,7 +34,14 @@ from scalex_scvi.train import (
     values_of_minibatch,
 )
 
-from ._fields import ExpressionField, advise, new_state, preparation_of, record_in
+from ._fields import (
+    ExpressionField,
+    advise,
+    new_state,
+    plain_selection,
+    preparation_of,
+    record_in,
+)
 
 if TYPE_CHECKING:
     from scvi.model.base import BaseModelClass as _Base
@@ -76,16 +83,17 @@ class DataModuleMixin(_Base):
         """Fit the transform to the counts of a data module, and return a registry for a model.
 
         For scvi-tools' data modules (:class:`scvi.dataloaders.MappedCollectionDataModule`,
-        ``TileDBDataModule``, ``AnnbatchDataModule``) and others that are made as they are. All
-        cells are read once (peaks and proteins twice), minibatch by minibatch. The transform is
-        that of :meth:`setup_anndata` of the same cells. 8 192 of them, spread evenly, are held for
-        as long as this takes: the training starts at their mean, and its length and
-        ``n_residual`` go by them, as with an AnnData.
+        ``TileDBDataModule``, ``AnnbatchDataModule``) and others with the same interface. All cells
+        are read once (peaks and proteins twice), minibatch by minibatch. The transform is the same
+        as that of :meth:`setup_anndata` for the same cells. Up to 8 192 cells, spread evenly, are
+        kept in memory meanwhile: from them follow the mean expression that the training starts
+        from, its length, and ``n_residual``, as with an AnnData.
 
         The model trains on what ``train_dataloader()`` gives, in the module's order and minibatches
-        (a module with ``set_split()``, as ``AnnbatchDataModule``, is told to shuffle all cells); 64
-        cells of all batches together are what the recipes of this package are made for. It takes
-        the module's minibatches where a method has ``dataloader``, and AnnData in
+        (a module with ``set_split()``, as ``AnnbatchDataModule``, is told to shuffle all cells).
+        The recipes of this package are made for minibatches of 64 to 128 cells of all batches
+        together. Methods with an argument ``dataloader`` take the module's minibatches; AnnData is
+        taken by
         :meth:`load_query_data`, :meth:`get_latent_representation` and what returns expression.
         :meth:`get_elbo` needs a ``dataloader``, as with scvi-tools' models.
 
@@ -95,13 +103,13 @@ class DataModuleMixin(_Base):
             Has ``registry``, with the names of features and batches; ``train_dataloader()``; and
             ``inference_dataloader()``, which gives minibatches of all cells: dictionaries with
             counts, ``"X"`` (cells × features), and the number of each cell's ``"batch"``. If it
-            has to be set up (``datamodule.setup()``), that has been done. Not changed.
+            needs ``datamodule.setup()``, call that before. It is not changed.
         profile, n_top_features, log_normalized, new_batches
             See :meth:`setup_anndata`.
 
         Returns
         -------
-        The registry: for ``SCALEXModel(registry=…)``. It holds plain types alone.
+        The registry, for ``SCALEXModel(registry=…)``: a dictionary of plain types.
 
         Raises
         ------
@@ -117,7 +125,7 @@ class DataModuleMixin(_Base):
             "labels_key": None,
             "layer": module.layer,
             "profile": profile,
-            "n_top_features": n_top_features,
+            "n_top_features": plain_selection(n_top_features),
             "log_normalized": log_normalized,
             "processed": None,
             "new_batches": new_batches,

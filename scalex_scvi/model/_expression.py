@@ -266,7 +266,7 @@ def _invertible(record: Preprocessing | None) -> Preprocessing:
     elif record.target_sum is None:
         reason = f"Values of profile {record.profile!r} are log-ratios, which have no total"
     elif record.log_normalized:
-        reason = "The model's cells came log-normalized, nobody knows to which total"
+        reason = "The model's cells came log-normalized, and to which total is not known"
     else:
         return record
     msg = (

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -188,12 +190,29 @@ def _point_to_raw(adata: AnnData, layer: str | None) -> None:
 
 def advise(n_vars: int, preparation: Preparation) -> None:
     """Say so if the model takes more genes than is usual."""
-    if preparation.n_top_features == -1 and n_vars > MANY_GENES:
+    takes_all = isinstance(preparation.n_top_features, int) and preparation.n_top_features == -1
+    if takes_all and n_vars > MANY_GENES:
         logger.warning(
             "The model will have all %d genes of `adata`. Some thousand variable ones are usual: "
             "pass `n_top_features=2000`, or 'highly_variable' for those of adata.var.",
             n_vars,
         )
+
+
+def plain_selection(n_top_features: Any) -> Any:
+    """Return a selection of features as a number, a list or text, as the registry can hold it.
+
+    Parameters
+    ----------
+    n_top_features
+        See :meth:`scalex_scvi.SCALEXModel.setup_anndata`; also an array, index or column of names,
+        a number of NumPy, or a path. Anything else is returned as it is.
+    """
+    if isinstance(n_top_features, np.ndarray | pd.Index | pd.Series) and n_top_features.ndim == 1:
+        return [str(name) for name in n_top_features]
+    if isinstance(n_top_features, Integral) and not isinstance(n_top_features, bool):
+        return int(n_top_features)
+    return os.fspath(n_top_features) if isinstance(n_top_features, os.PathLike) else n_top_features
 
 
 def preparation_of(arguments: dict[str, Any]) -> Preparation:
@@ -217,7 +236,16 @@ def _highly_variable(adata: AnnData) -> list[str]:
             f"are {list(adata.var.columns)!r}. Run `scanpy.pp.highly_variable_genes` first."
         )
         raise KeyError(msg)
-    return list(adata.var_names[adata.var["highly_variable"].to_numpy(bool)])
+    marks = adata.var["highly_variable"]
+    if marks.isna().any() or not marks.isin([True, False]).all():
+        msg = (
+            "adata.var['highly_variable'] must be True or False for each gene, without missing "
+            f"values; it holds {list(marks.unique()[:5])!r}. For genes that are not marked: "
+            "`adata.var['highly_variable'] = adata.var['highly_variable'].fillna(False)"
+            ".astype(bool)`."
+        )
+        raise ValueError(msg)
+    return list(adata.var_names[marks.to_numpy(bool)])
 
 
 def new_state(

@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import numpy as np
 import pandas as pd
 import torch
+from anndata import AnnData
 from scipy import sparse
 from scvi import REGISTRY_KEYS
 
 from scalex_scvi._core.columns import text_of
 from scalex_scvi._core.files import check_store_path
+from scalex_scvi._core.gene_names import names_in
 from scalex_scvi._core.modalities import Cells
 from scalex_scvi._core.ranges import check_whole
 from scalex_scvi._core.scvi_private import SETUP_ARGS_KEY
@@ -130,16 +132,19 @@ class ImputationMixin(_Base):
             changed.
         layer
             Layer of ``adata`` to write (of a MuData, of the model's modality); one of this name is
-            overwritten, as scanpy does.
+            overwritten, as scanpy does. Columns are in the order of ``adata.var_names``, all of
+            which must be genes of the model; other cells or models need ``path``.
         path
             Write ``.h5ad`` or ``.zarr`` here instead, whole or not at all: ``X`` is the imputed
-            expression, ``obs`` and ``var`` are those of ``adata``. An earlier file is replaced.
-            Read it with :func:`anndata.read_h5ad` (``backed="r"`` for large data) or
-            :func:`anndata.read_zarr`.
+            expression, cells × genes of the model, ``obs`` is that of ``adata``, and ``var`` has
+            the rows of ``adata.var`` for these genes (missing values for a gene that ``adata``
+            lacks). An earlier file is replaced. Read it with :func:`anndata.read_h5ad`
+            (``backed="r"`` for large data) or :func:`anndata.read_zarr`.
         transform_batch
             Batch whose decoder is used for all cells: see :meth:`get_imputed_expression`.
         gene_list
-            Genes to write; default: all. A layer holds all genes, so this needs ``path``.
+            Genes to write, in this order; default: all of the model. A layer has the genes of
+            ``adata``, so this needs ``path``.
         units
             ``"scaled"``: in [0, 1]; ``"log_normalized"``: see :meth:`get_imputed_expression`.
         threshold
@@ -153,8 +158,9 @@ class ImputationMixin(_Base):
         ------
         ValueError
             For an unknown batch, gene or unit, if the record has no scale of the batch, if the
-            layer is the model's input, or if ``path`` has another suffix, is the file of a backed
-            ``adata``, or is a folder that is not a zarr store.
+            layer is the model's input, if ``adata`` has genes that the model lacks and no ``path``
+            is given, or if ``path`` has another suffix, is the file of a backed ``adata``, or is a
+            folder that is not a zarr store.
         """
         check_whole(chunk_size, 1, name="chunk_size")
         _check_positive(threshold=threshold)
@@ -162,9 +168,10 @@ class ImputationMixin(_Base):
         owner = self.get_anndata_manager(adata, required=True).owner
         if path is None:
             self._check_layer(layer, gene_list)
+            genes = self._genes_of_layer(owner)
         else:
             path = check_store_path(path, owner)
-        genes = self._gene_indices(gene_list)
+            genes = self._gene_indices(gene_list)
         chunks = self._decoded_chunks(
             adata,
             np.arange(adata.n_obs),
@@ -178,7 +185,7 @@ class ImputationMixin(_Base):
             decoded if threshold is None else _sparse(decoded, threshold) for _, decoded in chunks
         )
         if path is not None:
-            write_store(path, blocks, adata.obs, owner.var.iloc[genes])
+            write_store(path, blocks, adata.obs, self._var_of_genes(owner.var, genes))
             logger.info("Imputed expression of %d cells is in %s.", adata.n_obs, path)
             return
         if layer in owner.layers:
@@ -188,13 +195,34 @@ class ImputationMixin(_Base):
     def _check_layer(self, layer: str, gene_list: Sequence[str] | None) -> None:
         if gene_list is not None:
             msg = (
-                "A layer holds all genes: `gene_list` needs `path`. For a few genes in memory use "
-                "`get_imputed_expression`."
+                "A layer has all genes of `adata`: `gene_list` needs `path`. For a few genes in "
+                "memory use `get_imputed_expression`."
             )
             raise ValueError(msg)
         if layer == self.registry_[SETUP_ARGS_KEY]["layer"]:
             msg = f"`layer` {layer!r} is the model's input. Choose another name."
             raise ValueError(msg)
+
+    def _genes_of_layer(self, owner: AnnData) -> np.ndarray:
+        """Return the model's number of each gene of an AnnData, in the order of its columns."""
+        names = pd.Index(self.get_var_names())
+        genes = names.get_indexer(names_in(owner.var, names)[0])
+        others = np.flatnonzero(genes < 0)
+        if len(others):
+            msg = (
+                f"A layer has all {owner.n_vars} genes of `adata`, and {len(others)} of them are "
+                f"not among the {len(names)} of the model: {list(owner.var_names[others[:3]])!r}. "
+                "Write a file of the model's genes by `path`, or take them into memory by "
+                "`get_imputed_expression`."
+            )
+            raise ValueError(msg)
+        return genes
+
+    def _var_of_genes(self, var: pd.DataFrame, genes: np.ndarray) -> pd.DataFrame:
+        """Return the rows of ``var`` for genes of the model; those that it lacks are missing."""
+        names = pd.Index(self.get_var_names())
+        own = var.set_axis(names_in(var, names)[0], axis=0)
+        return own[~own.index.duplicated()].reindex(names[genes])
 
     def _decoded_chunks(
         self,

@@ -24,7 +24,7 @@ from scalex_scvi.pp import DeviceRows, Transform, on_device
 logger = logging.getLogger(__name__)
 
 MIN_CELLS_FOR_BATCH_STATS = 32
-"""Batches with fewer cells use running statistics: a variance of so few cells is noise."""
+"""Batches with fewer cells use running statistics: a variance of so few cells is too uncertain."""
 
 SPARSE_BELOW = 0.12
 """Share of values other than zero below which CSR times dense takes less time than dense times

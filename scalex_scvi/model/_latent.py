@@ -1,4 +1,4 @@
-"""The latent space: where cells are in it."""
+"""Positions of cells in the latent space."""
 
 from __future__ import annotations
 
@@ -44,15 +44,15 @@ class LatentMixin(_Base):
     ) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
         """Position of each cell in the latent space.
 
-        Rows are read block by block as they lie in memory, on disk or in a dask array, taken
-        through the model's transform, and multiplied as sparse ones where few values are not zero.
+        Cells are read block by block, wherever their matrix is (memory, disk or dask), and go
+        through the model's transform. Sparse products are used where few values are not zero.
 
         Parameters
         ----------
         adata
-            Cells; default: the model's own. Counts of any cells will do: genes may be missing,
-            additional or in another order, and batches may be new, since the encoder needs none.
-            A new batch is scaled as the reference (``new_batches`` of :meth:`setup_anndata`).
+            Cells; default: the model's own. Other cells with counts are allowed: genes may be
+            missing, additional or in another order, and batches may be new, since the encoder does
+            not use them. How a new batch is scaled says ``new_batches`` of :meth:`setup_anndata`.
         indices
             Cells to use: numbers, which may repeat, or a mask; default: all.
         give_mean
@@ -70,13 +70,21 @@ class LatentMixin(_Base):
             Statistics of the encoder's batch normalization. ``"running"`` (default): those of the
             training, so that, given the scale of its batch, the latent of a cell depends on that
             cell alone. ``"batch"``: exact mean and variance over all cells of each batch in this
-            call (two passes): mixes strongly different technologies more, costs accuracy where
-            batches differ in composition, and is wrong for a query of one cell type. Batches of
-            fewer than 32 cells fall back to running statistics, with a warning.
+            call (two passes). This mixes strongly different technologies more, but is less
+            accurate where batches differ in composition, and wrong for a query of one cell type.
+            Batches of fewer than 32 cells use running statistics, with a warning.
 
         Returns
         -------
-        ``(n_cells, n_latent)``, or mean and variance of that shape.
+        ``(n_cells, n_latent)``, float32; with ``return_dist`` mean and variance of that shape.
+
+        Raises
+        ------
+        KeyError, TypeError, ValueError
+            For cells that cannot be registered like the model's (see :meth:`load_query_data`), for
+            no cells, and for values of ``batch_size`` or ``batch_stats`` that are not allowed.
+        RuntimeError
+            If the model is not trained.
         """
         check_batch_stats(batch_stats)
         if batch_size is not None:

@@ -1,4 +1,4 @@
-"""A model to give away: without counts, and with no more of its cells than was asked for."""
+"""Models to share: without counts, and with chosen annotations of their cells alone."""
 
 from __future__ import annotations
 
@@ -35,10 +35,11 @@ class MinifiedMixin(_Base):
     """Adds :meth:`without_counts`."""
 
     def without_counts(self, obs: Sequence[str] = (), obsm: Sequence[str] = ()) -> Self:
-        """Return a minified model of the same cells, to give away.
+        """Return a minified model of the same cells, to share.
 
         scvi-tools' :meth:`minify_adata` keeps all of ``obs``, ``obsm`` and ``uns``, the names of
-        the cells and their totals. Here they are left behind.
+        the cells and their total counts. None of these is in the model that is returned, except
+        for what ``obs`` and ``obsm`` name.
 
         Parameters
         ----------
@@ -49,9 +50,10 @@ class MinifiedMixin(_Base):
 
         Returns
         -------
-        A model whose cells have mean and variance of their latent, the batch and what was asked
-        for: no expression, no totals, and numbers for names. It decodes, and takes queries; it
-        reads their counts from ``X``, whatever the layer of this one.
+        A model whose cells have the mean and variance of their latent, their batch, and what
+        ``obs`` and ``obsm`` name: no expression, no totals, and numbers instead of names. It
+        decodes expression, and :meth:`load_query_data` takes it as a reference; counts of a query
+        are then read from ``X``, whatever the layer of this model.
 
         Raises
         ------

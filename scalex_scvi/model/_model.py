@@ -18,7 +18,7 @@ from scalex_scvi._core.blocks import blocks_of
 from scalex_scvi._core.columns import check_batch_column, text_of
 from scalex_scvi._core.inputs import check_adata
 from scalex_scvi._core.keys import own_keys
-from scalex_scvi._core.matrices import without_matrix
+from scalex_scvi._core.matrices import is_lazy, to_csr, without_matrix
 from scalex_scvi._core.modalities import Cells, check_cells, one_modality
 from scalex_scvi._core.ranges import check_whole
 from scalex_scvi._core.scvi_private import (
@@ -51,6 +51,7 @@ from ._fields import (
     BatchField,
     ExpressionField,
     LabelsField,
+    plain_selection,
     preparation_of,
     record_in,
     stored_record,
@@ -115,8 +116,8 @@ class SCALEXModel(
 ):
     """Online integration of single-cell data by SCALEX.
 
-    The encoder never sees the batch, the decoder has one batch normalization per batch. What
-    differs between batches is left to the decoder, and a trained model places cells of new
+    The encoder never sees the batch, the decoder has one batch normalization per batch. So
+    differences between batches are modeled by the decoder, and a trained model places cells of new
     batches into the same latent space without training.
 
     Parameters
@@ -134,11 +135,12 @@ class SCALEXModel(
     n_layers_decoder
         Hidden layers of the decoder (0, as published).
     n_residual
-        Hidden units of a nonlinear part of the decoder, beside the linear one, which starts at
-        zero; 0 (published): the decoder is linear. ``None``: 128 where 3 000 cells or more have
-        many types, else 0. That is asked of the expression, not of labels: the tenth principal
-        component must have a third of the first one's standard deviation. Ten numbers cannot say
-        23 types linearly; with few types, or few cells, all that there is to add is noise
+        Hidden units of a nonlinear part of the decoder, which is added to the linear one and is
+        zero at first; 0 (published): the decoder is linear. ``None``: 128 for data of at least
+        3 000 cells with many types, else 0. Whether there are many types is estimated from the
+        expression, without labels: the standard deviation of the tenth principal component must be
+        at least a third of that of the first. A linear decoder of ten latent dimensions cannot
+        represent some twenty types; with few types or few cells a nonlinear one overfits
         (docs/decisions.md).
     activation
         Activation of hidden layers.
@@ -147,8 +149,8 @@ class SCALEXModel(
     seed
         Seed of the initial weights. ``None``: ``scvi.settings.seed``, else 124 as published.
     **more
-        Arguments of :class:`scvi.model.SCVI` that SCALEX has no use for (``gene_likelihood``,
-        ``dispersion``, …) are said to have no effect; others are refused.
+        Arguments of :class:`scvi.model.SCVI` that do not exist in SCALEX (``gene_likelihood``,
+        ``dispersion``, …) are ignored with a warning; others raise a ``TypeError``.
 
     Examples
     --------
@@ -220,7 +222,7 @@ class SCALEXModel(
         self._summarize()
 
     def _summarize(self) -> None:
-        """Say for ``print(model)`` what the network is made of."""
+        """Set the summary that ``print(model)`` shows: the sizes of the network."""
         made_of = {k: v for k, v in self.init_params_["non_kwargs"].items() if k in _OF_NETWORK}
         shown = ", ".join(f"{name}: {value}" for name, value in made_of.items())
         self._model_summary_string = f"SCALEX model with the following parameters: \n{shown}."
@@ -249,9 +251,10 @@ class SCALEXModel(
     ) -> None:
         """Register counts, and fit the transform to values in [0, 1] in one pass over blocks.
 
-        Nothing of ``adata`` changes, but for scvi-tools' registration (columns of ``obs`` and keys
-        of ``uns`` that begin with ``_scvi``): no cell and no gene is left out, and results line up
-        with it. Values are transformed as they are read, in minibatches and blocks.
+        Nothing of ``adata`` changes except for scvi-tools' registration (columns of ``obs`` and
+        keys of ``uns`` that begin with ``_scvi``). No cell and no gene is removed: results have the
+        cells of ``adata``, in its order. Values are transformed as they are read, in minibatches
+        and blocks.
 
         Parameters
         ----------
@@ -269,18 +272,20 @@ class SCALEXModel(
             ``"RNA"``, ``"ATAC"`` or ``"ADT"``: how cells are normalized.
         n_top_features
             Features of the model: ``None`` for all of ``adata``; a number of variable ones; a
-            list; or ``"highly_variable"`` for those of ``adata.var["highly_variable"]``. Cells are
-            normalized over all features of ``adata`` in any case.
+            list, array or index of names; or ``"highly_variable"`` for those of
+            ``adata.var["highly_variable"]``. Cells are normalized over all features of ``adata``
+            in any case.
         log_normalized
-            Whether the values are log-normalized already. ``None`` decides, and raises when it
-            looks like it.
+            Whether the values are log-normalized already. ``None``: counts are expected, and values
+            that look log-normalized raise an error.
         processed
-            Whether the values are in [0, 1] already, and nothing is to be done. ``None`` decides:
-            cells with the record of :mod:`scalex_scvi.pp` are, and fractions that do not exceed 1.
+            Whether the values are in [0, 1] already, and are to be used as they are. ``None``: yes
+            for cells with a record of :mod:`scalex_scvi.pp`, and for fractions of at most 1.
         new_batches
-            What is known of the scale of a query's new batches: ``"reference"``, nothing, so that
-            they are scaled as the reference and the latent of a cell depends on that cell alone;
-            ``"own"`` (published), the maxima of those of its cells that are given together.
+            How a batch of a query that is not in the reference is scaled: ``"reference"``, by the
+            maxima of the reference (their geometric mean over its batches), so that the latent of
+            a cell depends on that cell alone; ``"own"`` (published), by the maxima of the cells of
+            that batch which are given together.
         **kwargs
             ``source_registry`` and how to transfer it, by scvi-tools, with ``min_gene_share``
             (:meth:`load_query_data`). Covariates are refused.
@@ -302,6 +307,7 @@ class SCALEXModel(
         """Register cells: see :meth:`setup_anndata` and :meth:`setup_mudata`."""
         _refuse_covariates(transfer)
         arguments = setup_method_args[SETUP_ARGS_KEY]
+        arguments["n_top_features"] = plain_selection(arguments["n_top_features"])
         batch_key, labels_key = arguments["batch_key"], arguments["labels_key"]
         cells = one_modality(adata, arguments)
         check_batch_column(cells, batch_key, lone_cells=True)
@@ -350,7 +356,7 @@ class SCALEXModel(
         return adata
 
     def manager_of(self, adata: Cells | None = None, **declared: Any) -> SCALEXDataManager:
-        """Return what knows the matrix, batches and transform of cells, of new batches too.
+        """Return the data manager of cells, with matrix, transform and batches, which may be new.
 
         Parameters
         ----------
@@ -376,7 +382,7 @@ class SCALEXModel(
         return manager
 
     def get_prepared(self, adata: Cells | None = None) -> AnnData:
-        """Return cells as the encoder sees them, as a new AnnData.
+        """Return the values that the encoder takes, as a new AnnData.
 
         Parameters
         ----------
@@ -406,6 +412,8 @@ class SCALEXModel(
         matrix, transform = manager.get_from_registry(REGISTRY_KEYS.X_KEY), manager.transform
         if transform is not None:
             matrix = blocks_of(matrix, manager.codes).collect(transform, n_columns=len(genes))
+        elif not is_lazy(matrix):
+            matrix = to_csr(matrix, name="The expression")  # a copy: the user's stays as it is
         prepared = AnnData(matrix, obs=light.obs[own], obsm=dict(light.obsm), uns=light.uns)
         prepared.var_names = genes
         record = record_in(manager.get_state_registry(REGISTRY_KEYS.X_KEY))

@@ -60,9 +60,9 @@ class QueryMixin(_Base):
     ) -> Self:
         """Place new cells into the space of a trained model, without training.
 
-        The model that is returned is ready: ``get_latent_representation()`` works at once, since
-        the encoder needs no batch. :meth:`train` on it cannot change the latent: it fits the
-        decoder of the new batches, which only :meth:`get_imputed_expression` uses. Until then
+        ``get_latent_representation()`` of the returned model works at once, since the encoder does
+        not use the batch. :meth:`train` on it does not change the latent: it fits the decoder of
+        the new batches, which decodes expression (:meth:`get_imputed_expression`). Until then
         expression is decoded by the batches of the reference.
 
         Parameters
@@ -80,17 +80,17 @@ class QueryMixin(_Base):
         accelerator, device
             Where to put the model.
         unfrozen
-            Whether :meth:`train` may change everything, the latent too, as in scArches.
+            Whether :meth:`train` may change all parameters, and so the latent, as in scArches.
         layer
             Layer with the counts, ``"X"``, or ``"raw"`` for ``adata.raw`` (the model's ``adata``
-            is then a new object of these); default: that of the reference.
+            is then a new object); default: that of the reference.
         **more
             ``log_normalized``: whether the values are log-normalized already (``None`` decides,
             and raises when it looks like it). ``processed``: whether they are scaled to [0, 1]
             already (``None``: they are if ``adata`` carries the record of
             :func:`scalex_scvi.pp.rna` or :func:`scalex_scvi.pp.prepare_query`, or if the reference
             has none). Further arguments of scvi-tools' method (``freeze_expression`` …) have one
-            possible value here each; another is said to have no effect.
+            possible value here each; another has no effect, with a warning.
             ``min_gene_share``: see :func:`scalex_scvi.pp.prepare_query` (0.3). ``modalities``: of a
             MuData, see :meth:`setup_mudata`; default: those of the reference.
 
@@ -266,15 +266,17 @@ class QueryMixin(_Base):
             msg = f"`out` {str(out)!r} is the file of the cells. Choose another one."
             raise ValueError(msg)
         obs = cells.obs.copy()
-        manager = self.manager_of(
+        self.manager_of(
             cells,
             layer=None,
             log_normalized=log_normalized,
             processed=processed,
             min_gene_share=min_gene_share,
         )
-        del manager
-        latent = self.get_latent_representation(cells, batch_stats=batch_stats)
+        try:
+            latent = self.get_latent_representation(cells, batch_stats=batch_stats)
+        finally:
+            self.deregister_manager(cells)  # else scvi-tools keeps them for good
         write_adata(AnnData(obs=obs, obsm={"latent": latent}), out)
         logger.info("The latent of %d cells is in %s.", len(obs), out)
 

@@ -215,7 +215,7 @@ def _check_scale(record: Preprocessing | None, folder: str | os.PathLike[str]) -
 
 
 def torch_device(accelerator: str, device: int | str) -> torch.device:
-    """Return the device that is meant, one."""
+    """Return the one device that these arguments of Lightning name."""
     _, _, torch_device = parse_device_args(
         accelerator=accelerator,
         devices=device,

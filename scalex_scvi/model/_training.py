@@ -63,7 +63,7 @@ class TrainingMixin(_Base):
         plan_kwargs: dict[str, Any] | None = None,
         **more: Any,
     ) -> None:
-        """Train the model by a recipe, any number of which is an argument, too.
+        """Train the model by a recipe, whose options are arguments of this method, too.
 
         All cells are trained on, in minibatches over all batches together; the incomplete last
         minibatch of an epoch is dropped. The weights with the best mean training loss are kept.
@@ -71,9 +71,9 @@ class TrainingMixin(_Base):
         Loss and optimizer are the published ones; minibatches are twice as large, the learning rate
         is fifteen times as high and falls to zero along half a cosine, over fewer minibatches
         (docs/quality.md). The published recipe is
-        ``model.train(recipe=scalex_scvi.train.PUBLISHED)``; ``scalex_scvi.train.QUICK`` trains on
-        sparse data for no longer than on others, and is about as good but for peaks, where it is
-        0.03 behind.
+        ``model.train(recipe=scalex_scvi.train.PUBLISHED)``. ``scalex_scvi.train.QUICK`` takes 1 000
+        minibatches for sparse data, too; results are about as good except for peaks, where scores
+        are up to 0.03 lower.
 
         Cells of a store (:func:`scalex_scvi.io.open_store`) are read in blocks by annbatch (see
         :class:`scalex_scvi.train.StoreDataModule`), or row by row where that is not installed.
@@ -82,8 +82,8 @@ class TrainingMixin(_Base):
         minibatches that the module makes.
 
         On a model from :meth:`load_query_data` this fits the decoder's normalization of the new
-        batches and nothing else: the latent cannot change, what changes is
-        :meth:`get_imputed_expression` for these batches.
+        batches and nothing else. The latent does not change; what changes is the expression that
+        :meth:`get_imputed_expression` decodes in these batches.
 
         Parameters
         ----------
@@ -95,21 +95,21 @@ class TrainingMixin(_Base):
         train_size, validation_size
             Shares of cells to train on (all of them by default) and to validate on.
         recipe
-            Numbers of the training: see :class:`scalex_scvi.train.Recipe`.
+            Options of the training: see :class:`scalex_scvi.train.Recipe`.
         seed
             Seed of order and noise; ``None``: ``scvi.settings.seed``, else 124 as published.
             The same seed on the same machine gives the same weights, bit for bit.
         plan_kwargs
             Passed into :class:`scalex_scvi.train.SCALEXTrainingPlan`.
         **more
-            Numbers of the recipe to change (``max_steps=1_000``, ``batch_size=128``, ``lr=1e-3``,
+            Options of the recipe to change (``max_steps=1_000``, ``batch_size=128``, ``lr=1e-3``,
             ``early_stopping=True`` …), ``datasplitter_kwargs`` for
             :class:`scvi.dataloaders.DataSplitter`, and arguments of :class:`scvi.train.Trainer`,
             e.g. ``enable_progress_bar=False``, ``precision="bf16-mixed"`` or ``strategy="ddp"``.
             ``checkpoint="training.ckpt"`` keeps the state of the training in this file every ten
-            minutes, and continues the training that an existing file is of: the weights are, bit
-            for bit, those of an uninterrupted one. See :class:`scalex_scvi.train.Checkpoint`, and
-            the guide for what it needs.
+            minutes, and continues the training whose state an existing file holds: the weights
+            are, bit for bit, those of an uninterrupted training. See
+            :class:`scalex_scvi.train.Checkpoint`, and the guide for what it needs.
 
         Raises
         ------
@@ -117,7 +117,8 @@ class TrainingMixin(_Base):
             For unknown names in ``plan_kwargs``.
         ValueError
             For numbers out of range, a model that is minified or has no cells, more than one
-            device without ``strategy="ddp"``, or fewer cells than processes; for a checkpoint of
+            device without ``strategy="ddp"``, or fewer than two cells for each process; for a
+            checkpoint of
             other data or arguments, with what differs.
         RuntimeError
             If the loss diverges.
@@ -246,8 +247,13 @@ class TrainingMixin(_Base):
             return module.n_train
         chosen = (more.get("datasplitter_kwargs") or {}).get("external_indexing")
         n_train = math.ceil(self.adata.n_obs * train_size) if chosen is None else len(chosen[0])
-        if n_train < n_processes:
-            msg = f"{n_train} cells cannot be shared out between {n_processes} processes."
+        # The normalization of a frozen encoder and decoder takes single cells, too.
+        fewest = n_processes if self.n_reference_batches_ else 2 * n_processes
+        if n_train < fewest:
+            where = (
+                f"shared out between {n_processes} processes" if n_processes > 1 else "trained on"
+            )
+            msg = f"{n_train} cells cannot be {where}: batch normalization needs {fewest} or more."
             raise ValueError(msg)
         return n_train
 

@@ -1,4 +1,4 @@
-"""How far the batches lie apart in the latent space, as a term of the loss."""
+"""Distance between batches in the latent space, as a term of the loss."""
 
 from __future__ import annotations
 
@@ -10,22 +10,24 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 WIDTH = 0.2
-"""Squared width of the kernel, per latent dimension, of which all cells are some 1.8 apart (mean of
-squares) and the nearest twentieth 0.5."""
+"""Squared width of the kernel, per latent dimension. For comparison: the squared distance of two
+cells, per dimension, is 1.8 on average, and 0.5 for a cell and the nearest twentieth."""
 
 
 class BatchOffset(nn.Module):
-    """Mean squared distance from the cells of a cell's batch to those of all, everywhere and near.
+    """Mean squared offset of the batches in the latent space, globally and near each cell.
 
-    An encoder that does not know the batch may still put a batch's cells a little to one side;
-    this term of the loss pulls them back. A minibatch holds only a few cells of each batch, so
-    that the last cells of the training are remembered. A cell has two offsets from the mean of
-    all of them to the mean of those of its batch: one of all alike, and one of those near it, by a
-    Gaussian kernel. The gradient moves each cell by its offsets and nothing else.
+    An encoder that does not know the batch may still shift the cells of a batch a little; this term
+    of the loss pulls them back. A minibatch has only a few cells of each batch, so the most recent
+    cells of the training are kept. Each cell has two offsets, from the mean latent of all recent
+    cells to the mean latent of those of its batch: one with equal weights (global), and one with
+    the weights of a Gaussian kernel around the cell (local). The gradient moves each cell by its
+    own offsets and by nothing else.
 
-    The first offset is zero only where batches hold the same types in the same shares. The second
-    does not ask for that, but cannot tell two types, each of one batch, from one that is shifted.
-    Both have to be weak: see ``alignment_weight`` of :meth:`scalex_scvi.SCALEXModel.train`.
+    The global offset is zero only where batches have the same types in the same shares. The local
+    one does not need that, but cannot distinguish two types that are in one batch each from one
+    type that is shifted. So the weight of this term must be small: see ``alignment_weight`` of
+    :class:`scalex_scvi.train.Recipe`.
 
     Parameters
     ----------
@@ -34,18 +36,21 @@ class BatchOffset(nn.Module):
     n_batch
         Number of batches.
     n_recent
-        Number of cells to remember (512: four minibatches, in which the network hardly moves).
+        Number of recent cells to keep (512: four minibatches, during which the network hardly
+        changes).
 
     Attributes
     ----------
     recent
-        A row for each of the last cells, newest first: its latent, a one, by which it counts, the
-        latent's squared length and the batch, one-hot, ``(n_recent, n_latent + 2 + n_batch)``.
-        Places not taken yet are all zero. Not saved: four minibatches bring them back.
+        A row for each recent cell, newest first, ``(n_recent, n_latent + 2 + n_batch)``: its
+        latent, a one (so that sums over rows count cells), the squared length of the latent, and
+        the batch, one-hot. Rows that are not filled yet are zero. Not saved with a model: four
+        minibatches fill them again.
     kernel
-        The logarithm of the kernel as a form of two such rows, without the batch.
+        Matrix of the bilinear form that gives the logarithm of the kernel of two such rows
+        (without the batch), ``(n_latent + 2, n_latent + 2)``.
     synchronize
-        Whether to remember the cells of all processes (see
+        Whether to keep the cells of all processes (see
         :func:`~scalex_scvi.nn.synchronize_statistics`).
     """
 
@@ -62,7 +67,7 @@ class BatchOffset(nn.Module):
         self.register_buffer("kernel", _kernel(n_latent), persistent=False)
 
     def forward(self, latent: Tensor, batch_index: Tensor) -> Tensor:
-        """Squared lengths of both offsets, added, mean over the cells: a scalar.
+        """Sum of the squared lengths of both offsets, mean over the cells: a scalar.
 
         Parameters
         ----------
@@ -82,7 +87,7 @@ class BatchOffset(nn.Module):
 
     @torch.no_grad()
     def offsets(self, latent: Tensor, batch_index: Tensor) -> Tensor:
-        """From the mean of the recent cells to the mean of those of each cell's batch.
+        """Offsets from the mean of the recent cells to the mean of those of each cell's batch.
 
         Parameters
         ----------
@@ -93,7 +98,7 @@ class BatchOffset(nn.Module):
 
         Returns
         -------
-        Of all recent cells and of those near the cell, ``(2, n_cells, n_latent)``.
+        Global and local offset of each cell, ``(2, n_cells, n_latent)``.
         """
         return self._offsets(self._rows(latent, batch_index))
 
@@ -108,7 +113,7 @@ class BatchOffset(nn.Module):
         sizes = [n_latent + 2, self.n_batch]
         points, batch = cells.split(sizes, dim=1)
         recent, recent_batch = self.recent.split(sizes, dim=1)
-        # What each recent cell counts for each cell: those of its batch, those of them near, near.
+        # Weights of recent cells for each cell: of its batch, of its batch and near, near.
         weights = recent.new_empty(3, len(cells), len(recent))
         own, near_own, near = weights
         # A product tells which batches are equal in a fifth of the time of a comparison on a CPU.
@@ -120,11 +125,11 @@ class BatchOffset(nn.Module):
         of_all = torch.stack([recent.sum(dim=0).expand_as(of_near), of_near])
         n_own, n_all = (x[..., n_latent, None] for x in (of_own, of_all))
         mean = of_all[..., :n_latent] / n_all.clamp(min=1e-12)
-        # One cell at the mean of all counts among the batch's: hardly any cell, hardly an offset.
+        # One cell at the mean of all is added to the batch: the offset of a few cells is small.
         return torch.addcmul(of_own[..., :n_latent], n_own, mean, value=-1) / (n_own + 1)
 
     def _remember(self, cells: Tensor) -> None:
-        """Put these cells, of all processes, in the place of the oldest ones."""
+        """Replace the oldest recent cells by these, of all processes."""
         if self.synchronize:
             cells = _of_all_processes(cells)
         self.recent.copy_(torch.cat([cells, self.recent])[: len(self.recent)])

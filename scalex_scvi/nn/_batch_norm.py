@@ -42,9 +42,9 @@ class BatchNorm1d(nn.BatchNorm1d):
 def synchronize_statistics(module: nn.Module, synchronize: bool = True) -> None:
     """Let batch normalization take its training statistics over all processes, or its own alone.
 
-    Switched on for a training in several processes and off after it, not whenever
-    ``torch.distributed`` runs: a process may train another model by itself later, and would wait
-    for the others for ever.
+    Switched on for a training in several processes, and off after it. Whether ``torch.distributed``
+    runs does not decide: a process may train another model by itself later, and would then wait for
+    the others without end.
 
     Parameters
     ----------

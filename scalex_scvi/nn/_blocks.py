@@ -140,10 +140,10 @@ class Encoder(nn.Module):
 
 
 class Residual(nn.Module):
-    """What is not linear in the latent: one narrow hidden layer, whose output starts at zero.
+    """Nonlinear part of a decoder: one narrow hidden layer, whose output is zero at first.
 
-    A training starts as without it, and goes away from the linear decoder only as far as the
-    loss says.
+    So a training starts from the linear decoder, and departs from it only where that lowers the
+    loss.
 
     Parameters
     ----------

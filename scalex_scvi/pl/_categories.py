@@ -13,7 +13,7 @@ from matplotlib.colors import to_hex, to_rgb
 from scalex_scvi._core.columns import as_text
 
 GRAY = "#dcdcdc"
-"""Cells that are not meant, and cells without a category."""
+"""Color of background cells, and of cells without a category."""
 
 READABLE_CONTRAST = 3.0
 """Least contrast with white of colored letters (WCAG 2.2 asks 3 of large or decorative text)."""

@@ -23,21 +23,23 @@ GivenColors = Mapping[Hashable, str] | Sequence[str] | None
 def store_colors(
     adata: AnnData, color: str | Sequence[str], *, like: Sequence[AnnData] = ()
 ) -> None:
-    """Decide the colors of columns, and write them where scanpy and this package look for them.
+    """Choose the colors of columns, and write them where scanpy and this package look for them.
 
-    A name keeps the color that it has: in ``adata.uns``, else in ``like``, for transferred labels
-    (``"celltype_transfer"``) also as one of the labels that they come from. Other names get colors
-    that no known name has, so that a query with a part of the reference's labels, and labels of
-    its own, can be drawn beside it. ``"unknown"`` is gray.
+    A name keeps the color that it has in ``adata.uns``, else in ``like``; a transferred label
+    (column ``"celltype_transfer"``) also the one that it has in the column that it comes from
+    (``"celltype"``). Other names get colors that no known name has, so that a query with some of
+    the reference's labels and some others can be drawn beside the reference. ``"unknown"`` is
+    gray.
 
     Parameters
     ----------
     adata
         Cells; ``uns[f"{column}_colors"]`` is written for each column.
     color
-        Columns of ``obs``. Continuous ones have no colors of names, and get none.
+        Columns of ``obs``. Continuous columns are skipped.
     like
-        Other cells, whose colors in ``uns`` are taken for the same columns, the first ones first.
+        Other cells whose colors in ``uns`` are used for the same columns; the first that has a
+        color for a name decides.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""One page that says what a run did: which cells are new, how well batches met, how it was made."""
+"""The report of a run: which cells are new, how well batches are mixed, and how it was made."""
 
 from __future__ import annotations
 
@@ -52,9 +52,8 @@ def report(
 ) -> Path:
     """Write a report of an integration or a projection: one HTML file that needs no network.
 
-    It opens in any browser, light or dark, on a screen or a phone. What the cells do not hold is
-    left out: the maps of ``obsm`` that are absent, the confusion without true labels, the losses
-    without a training.
+    It opens in any browser. Parts for which ``adata`` lacks the data are left out: maps that are
+    not in ``obsm``, the confusion matrix without true labels, the losses without a training.
 
     Parameters
     ----------
@@ -74,8 +73,9 @@ def report(
     batch_key
         Column of ``obs`` with the batches.
     about
-        How it was made, for the end of the report: ``"command"``, ``"seed"``, ``"options"``, a
-        mapping, and ``"defaults"`` of options, another one: those that differ are shown first.
+        How the run was made, for the end of the report: ``"command"``, ``"seed"``, ``"options"`` (a
+        mapping) and ``"defaults"`` (a mapping with the same keys): options that differ from their
+        defaults are shown first.
 
     Returns
     -------

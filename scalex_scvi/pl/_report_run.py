@@ -73,7 +73,7 @@ class Run:
 
     @property
     def groups(self) -> pd.Series | None:
-        """What cells are told apart by: transferred labels, else their own, else clusters."""
+        """Groups of cells to compare: transferred labels, else their own labels, else clusters."""
         if self.transferred is not None:
             return self.transferred
         if self.labels is not None:

@@ -109,8 +109,8 @@ def confidence_of_clusters(run: Run) -> dict[str, Any] | None:
     elif f"{key}_probability" in query:
         values, measure = query[f"{key}_probability"], "mean probability of the label"
     rows = []
-    for cluster, cells in query.groupby("leiden", observed=True).groups.items():
-        counted = labels[cells].value_counts()
+    for cluster, cells in query.groupby("leiden", observed=True).indices.items():
+        counted = labels.iloc[cells].value_counts()
         rows.append(
             {
                 "cluster": cluster,
@@ -118,7 +118,7 @@ def confidence_of_clusters(run: Run) -> dict[str, Any] | None:
                 "label": counted.index[0],
                 "share": f"{counted.iloc[0] / len(cells):.0%}",
                 "unknown": f"{counted.get(UNKNOWN, 0) / len(cells):.0%}",
-                "value": None if values is None else float(values[cells].mean()),
+                "value": None if values is None else float(values.iloc[cells].mean()),
             }
         )
     text = (

@@ -62,7 +62,7 @@ def training_verdict(run: Run, scores: Sequence[dict[str, str]]) -> dict[str, st
             "If a longer training changes nothing, types of single batches were pulled onto each "
             "other: alignment_weight=0 (--alignment-weight 0) prevents it."
         )
-        verdict = "Types are less apart than before. Train longer (max_steps, --max-steps)."
+        verdict = "Types are separated worse than before. Train longer (max_steps, --max-steps)."
     else:
         verdict = "Train longer (max_steps, --max-steps)."
     return {"verdict": verdict, "reason": " ".join(reasons)}

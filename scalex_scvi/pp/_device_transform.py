@@ -105,7 +105,7 @@ class DeviceTransform:
     Parameters
     ----------
     transform
-        The transform, of genes or peaks: proteins are so few that the plain one is no matter.
+        The transform of genes or peaks; for the few proteins of a panel the plain one is used.
     device
         The device.
     """

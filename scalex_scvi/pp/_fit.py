@@ -331,6 +331,12 @@ class _Fitting:
             return select_listed(self.var.index, passed, selection, self.profile)
         if selection == ALL or selection >= len(passed):
             return passed
+        if sum(sums.n_cells for sums in moments.batches.values()) < 2:
+            msg = (
+                f"`n_top_features`={selection!r} selects {self.profile.features} by how much they "
+                "vary between cells, and there is one cell. Give -1 for all, or a list of names."
+            )
+            raise ValueError(msg)
         names = self.var.index[passed]
         if self.profile is ADT:
             variance = moments.variance_within()

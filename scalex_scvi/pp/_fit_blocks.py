@@ -1,4 +1,4 @@
-"""What a fit finds in one block of cells, and how the finds of blocks are put together."""
+"""Statistics of one block of cells for a fit, and how those of several blocks are merged."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ memory of this size is not asked of the system anew each time."""
 
 @dataclass(frozen=True)
 class Tally:
-    """What one pass finds of the values as they come."""
+    """Statistics of the values before normalization, from one pass."""
 
     values: ValueSummary
     by_batch: BatchValues
@@ -47,7 +47,7 @@ class Tally:
 
 @dataclass(frozen=True)
 class How:
-    """What a block needs to know; it travels with the blocks.
+    """Options of a fit that the work on a block needs; sent to workers with the blocks.
 
     Attributes
     ----------

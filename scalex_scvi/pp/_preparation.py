@@ -1,4 +1,4 @@
-"""What is to be done to counts: the options of every profile, as one object."""
+"""Options of the preparation of counts, for all kinds of data in one object."""
 
 from __future__ import annotations
 
@@ -43,16 +43,18 @@ class Preparation:
         ``"batch"``: each feature is divided by its maximum within each batch; ``"global"``: over
         all cells.
     new_batches
-        What a query's batch that the reference has not is divided by: ``"reference"``, each
-        feature's scale in the reference, the geometric mean over its batches, so that the latent
-        of a cell depends on that cell alone; ``"own"`` (published), its maxima in the cells of
-        that batch which are given together. Labels were as good (docs/projection.md).
+        What each feature of a batch that is in the query alone is divided by: ``"reference"``, the
+        geometric mean of the feature's maxima in the batches of the reference, so that the latent
+        of a cell depends on that cell alone; ``"own"`` (published), its maximum in the cells of
+        that batch which are given together. Transferred labels were as accurate with either
+        (docs/projection.md).
     log_normalized
-        Whether the values are normalized already. ``None``: decided by the values.
+        Whether the values are normalized already. ``None``: counts are expected, and values that
+        look normalized raise an error.
     log1p
         ATAC: whether logarithms are taken. Default: they are.
     processed
-        Whether nothing is to be done but the scaling.
+        Whether the values are normalized and the features selected already: they are only scaled.
     """
 
     profile: str = option("RNA", "kind of data: RNA, ATAC or ADT")

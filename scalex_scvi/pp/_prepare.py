@@ -181,13 +181,14 @@ def prepare_query(
     layer
         Layer with the counts, instead of ``adata.X``; ``"raw"``: ``adata.raw``, with its genes.
     log_normalized
-        Whether the values are normalized already, like the reference's. ``None`` decides, and
-        raises when it looks like it.
+        Whether the values are normalized already, like the reference's. ``None``: counts are
+        expected, and values that look normalized raise an error.
     min_gene_share
-        Share of the reference's genes that the query must have, 0 to 1. A query of fewer, most of
-        whose values are zeros that nobody measured, is refused. Where its names are unmistakably
-        of another kind than the reference's, names in a column of ``var`` (CELLxGENE's
-        ``feature_name``, for example), and ids without their versions, are found, and reported.
+        Share of the reference's genes that the query must have, 0 to 1. A query with fewer is
+        refused, since most of its values would be zeros for genes that were not measured. Genes
+        are found by ``var_names``; if these are clearly of another kind than the reference's names,
+        by a column of ``var`` (such as CELLxGENE's ``feature_name``), or by ids without their
+        versions, with a warning.
 
     Returns
     -------

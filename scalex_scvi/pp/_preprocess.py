@@ -56,8 +56,8 @@ def rna(
     scale_by
         ``"batch"`` (the paper) or ``"global"``.
     log_normalized
-        Whether the values are log-normalized already. ``None`` decides, and raises when it looks
-        like it.
+        Whether the values are log-normalized already. ``None``: counts are expected, and values
+        that look log-normalized raise an error.
 
     Returns
     -------
@@ -144,7 +144,7 @@ def atac(
         ``"batch"`` (the paper) or ``"global"``.
     log_normalized
         Whether the values are normalized already (with or without logarithms); they are then
-        selected and scaled only. ``None`` decides, and raises when it looks like it.
+        selected and scaled only. ``None``: counts are expected, and other values raise an error.
 
     Returns
     -------
@@ -215,8 +215,8 @@ def adt(
     scale_by
         ``"batch"`` (the paper) or ``"global"``.
     log_normalized
-        Whether the values are normalized already; they must be non-negative. ``None`` decides, and
-        raises when it looks like it.
+        Whether the values are normalized already; they must be non-negative. ``None``: counts are
+        expected, and other values raise an error.
 
     Returns
     -------

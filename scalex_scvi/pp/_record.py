@@ -52,21 +52,22 @@ class Preprocessing:
     genes
         Genes (peaks, proteins) of the reference, in order.
     scale
-        Genes × batches: normalized value that was scaled to 1 (0 for a gene without counts in the
-        batch). Columns are batch names as strings.
+        Genes × batches: the maximum of each gene in each batch, by which its normalized values are
+        divided (0 for a gene without counts in the batch). Columns are batch names as strings.
     panel
         The features over which each cell is normalized, which may be more than ``genes``. Empty:
         all that the data has, less the dropped ones (RNA prepared by :func:`scalex_scvi.pp.rna`).
     log_normalized
-        Whether the values came normalized, so that counts cannot be taken through the same.
+        Whether the cells that it was fitted to came normalized, so that it is not known how counts
+        are to be normalized.
     log1p
-        Whether logarithms were taken after the totals: always in RNA, by option in ATAC. Proteins
-        have a way of their own.
+        Whether logarithms were taken after the normalization of totals: always in RNA, by option
+        in ATAC. Proteins (ADT) are normalized by the centered log-ratio in any case.
     new_batches
         What batches that are not in ``scale`` are divided by: see :class:`Preparation`.
     batch_key
-        Column of ``obs`` with the batches of ``scale``; ``None``: all cells are one batch. Of these
-        cells alone: a query may have another.
+        Column of ``obs`` with the batches of ``scale`` in the cells that carry this record;
+        ``None``: all of them are one batch. Another record of a query may have another column.
     """
 
     profile: str = "RNA"

@@ -1,4 +1,4 @@
-"""What genes are selected and scaled by, taken in one pass over blocks of cells.
+"""Sums over cells by which genes are selected and scaled, in one pass over blocks of cells.
 
 :func:`scanpy.pp.highly_variable_genes` takes dask arrays, but reads all data twice for each batch.
 Its selection needs no more than the mean and variance of each gene in each batch, which add up
@@ -195,7 +195,9 @@ def _rank_in_batch(sums: GeneSums, genes: pd.Index, n_top: int) -> pd.DataFrame:
     table["dispersions_norm"] = _normalize_in_bins(table["means"], table["dispersions"])
     score = table["dispersions_norm"].to_numpy()
     n_scored = int((~np.isnan(score)).sum())
-    cutoff = np.sort(score[~np.isnan(score)])[::-1][min(n_top, n_scored) - 1]
+    cutoff = np.inf  # where no gene varies in the batch, it chooses none
+    if n_scored:
+        cutoff = np.sort(score[~np.isnan(score)])[::-1][min(n_top, n_scored) - 1]
     table["highly_variable"] = (np.nan_to_num(score, nan=-np.inf) >= cutoff).astype(int)
     return table.set_axis(genes[found]).reindex(genes, fill_value=0)
 

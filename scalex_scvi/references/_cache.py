@@ -82,14 +82,14 @@ def named(name: str) -> list[tuple[Path, str]]:
 
 
 def available() -> pd.DataFrame:
-    """Return the references that were fetched, or saved here: they need no network.
+    """List the references on this machine, fetched or saved: they load without a network.
 
     Returns
     -------
-    One row for each, by name: ``name``, ``source`` (for :func:`load`: the address that it was
-    fetched from, or the folder that :func:`save` wrote), ``cells``, ``genes``, ``labels``,
-    ``license`` and ``folder``. The name will do for :func:`load`, if it is the only one of that
-    name. A folder that was moved or removed is not listed.
+    One row for each, sorted by name: ``name``, ``source`` (the address that it was fetched from, or
+    the folder that :func:`save` wrote; :func:`load` takes either), ``cells``, ``genes``,
+    ``labels``, ``license`` and ``folder``. :func:`load` also takes the name, if no other reference
+    has it. A folder that was moved or removed is not listed.
 
     Examples
     --------

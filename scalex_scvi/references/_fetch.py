@@ -119,7 +119,7 @@ def _check_pinned(folder: Path, sha256: str | None) -> None:
     found = sha256_of(folder / ABOUT_FILE)
     if found != sha256.lower():
         msg = (
-            f"{str(folder)!r} is not the reference that was meant: the SHA-256 of its "
+            f"{str(folder)!r} is not the expected reference: the SHA-256 of its "
             f"{ABOUT_FILE!r} is {found!r}, not {sha256[:80]!r}. `update=True` fetches it anew."
         )
         raise ValueError(msg)

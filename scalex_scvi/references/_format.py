@@ -139,7 +139,7 @@ def _hint(folder: Path) -> str:
 
 
 def _check_content(about: dict[str, Any], where: str) -> None:
-    """Raise for what only somebody would write who means no good: its checksum was right."""
+    """Raise for content that this package never writes, although its checksum is right."""
     for key, kind in _TYPES.items():
         if not isinstance(about.get(key), kind):
             msg = f"{where!r} cannot be used: {key!r} of its {ABOUT_FILE!r} is missing or wrong."

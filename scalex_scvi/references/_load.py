@@ -28,15 +28,15 @@ class Reference:
     Attributes
     ----------
     folder
-        Where its files are.
+        Folder with its files.
     about
-        What ``reference.json`` says: ``"name"``, ``"license"``, ``"about"``, ``"n_cells"``,
+        Content of ``reference.json``: ``"name"``, ``"license"``, ``"about"``, ``"n_cells"``,
         ``"batches"`` and ``"labels"`` with the cells of each, ``"training"``, ``"versions"``, …
     model
         The model, minified: ``model.adata`` has the latent of each cell, its batch, labels and
         ``obsm["X_umap"]``.
     label_models
-        For each column of labels what new cells get labels by.
+        Statistics that new cells get labels from, by column of labels.
     """
 
     folder: Path
@@ -77,6 +77,10 @@ class Reference:
         max_refused
             Share of held-out reference cells that may be called unknown.
 
+        Returns
+        -------
+        Labels, probabilities, p-values and which cells are unknown.
+
         Raises
         ------
         KeyError
@@ -115,20 +119,24 @@ def load(
         - the name of one that was fetched before, or saved on this machine (:func:`available`);
           a folder of that name in the working directory comes first.
     sha256
-        SHA-256 of its ``reference.json``, which has those of all other files: with it the
-        reference is exactly the one that was meant, whoever keeps it. Without it, files are still
-        checked against each other, so that damage is found.
+        Expected SHA-256 of its ``reference.json``, which contains those of all other files: given
+        this, no other reference is accepted, wherever it comes from. Without it, files are still
+        checked against ``reference.json``, so that damage is found.
     update
-        Whether to fetch it anew. What was fetched before is else used as it is, without a network.
-        Fetched references are in the folder that the environment variable ``SCALEX_SCVI_CACHE``
-        names, else in the system's for caches. A folder is always used as it is.
+        Whether to fetch it again. By default a reference that was fetched before is used, without
+        a network. Fetched references are kept in the folder that the environment variable
+        ``SCALEX_SCVI_CACHE`` names, else in the system's cache folder. Has no effect on a folder.
+
+    Returns
+    -------
+    The reference, with its model and label statistics.
 
     Raises
     ------
     FileNotFoundError
         If there is no such reference, or a file of it is missing.
     ConnectionError
-        If it cannot be reached. Nothing is kept then of what was fetched.
+        If it cannot be reached. Nothing is kept then of a partial download.
     ImportError
         Without huggingface_hub or pooch (extra ``hub``).
     ValueError

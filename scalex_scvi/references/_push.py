@@ -25,9 +25,9 @@ def push(
 ) -> str:
     """Put a reference on the Hugging Face hub, as a model repository of its own.
 
-    Its files go up in one commit, nothing else, after they were checked; the card there says its
-    address on the hub, where the folder's says its path. For another server,
-    copy the folder there: :func:`load` takes its address.
+    Its files are checked, and uploaded in one commit; nothing else is. The card on the hub shows
+    how to load the reference from there instead of from the folder. To share a reference on another
+    server, copy the folder there: :func:`load` takes its address.
 
     Parameters
     ----------

@@ -47,12 +47,13 @@ def save(
     obs: Sequence[str] = (),
     overwrite: bool = False,
 ) -> Path:
-    """Make a reference to give away: a trained model, its map and its labels, without counts.
+    """Make a reference to share: a trained model, its map and its labels, without counts.
 
-    What is written is listed in the card, ``README.md``: the network and the transform of counts;
-    of each cell the latent (mean and variance), the position on the map, the batch, the labels and
-    what ``obs`` names; the colors of batches and labels; of each label the mean expression, and how
-    it differs from the others. No counts, no names of cells, and nothing else of ``adata``.
+    The card, ``README.md``, lists what is written: the network and the transform of counts; for
+    each cell the latent (mean and variance), the position on the map, the batch, the labels and the
+    columns that ``obs`` names; the colors of batches and labels; for each label its mean expression
+    and the statistics of :class:`~scalex_scvi.tl.LabelModel`. Counts, names of cells and everything
+    else of ``adata`` are not written.
 
     Parameters
     ----------
@@ -61,29 +62,29 @@ def save(
     folder
         Folder to write, whole or not at all.
     labels
-        Column or columns of ``model.adata.obs`` that new cells are to get labels from. A label
-        needs five cells: the mean of fewer would tell their expression. Cells whose label is
-        missing (NaN) stay out of it.
+        Column or columns of ``model.adata.obs`` that new cells are to get labels from. Each label
+        needs at least five cells: the mean of fewer would disclose their expression. Cells whose
+        label is missing (NaN) are left out of the labels.
     license
         License of the reference, as the `hub <https://huggingface.co/docs/hub/repositories-licenses>`_
-        names them: ``"cc-by-4.0"``, ``"mit"``, … There is no default, since without one nobody may
-        use it.
+        names them: ``"cc-by-4.0"``, ``"mit"``, … There is no default: without a license nobody else
+        may use the reference.
     name
-        Name of the reference; default: that of the folder. On this machine it will do for
-        :func:`load` and :func:`scalex_scvi.map_query` as long as the folder stays where it is: a
-        note of the folder is kept beside fetched references (:func:`available`).
+        Name of the reference; default: that of the folder. On this machine :func:`load` and
+        :func:`scalex_scvi.map_query` find the reference by this name as long as the folder is not
+        moved: its path is noted in the cache of references (:func:`available`).
     about
-        What it is, for the card: ``"organism"``, ``"tissue"``, ``"description"``, ``"source"``,
-        ``"citation"``, ``"contact"``.
+        Texts for the card, by any of these keys: ``"organism"``, ``"tissue"``, ``"description"``,
+        ``"source"``, ``"citation"``, ``"contact"``.
     obs
-        Further columns of ``model.adata.obs`` to give away.
+        Further columns of ``model.adata.obs`` to write.
     overwrite
         Whether to replace an earlier reference in ``folder``.
 
     Returns
     -------
-    The folder: for :func:`push`, :func:`load` and :func:`scalex_scvi.map_query`. Of a model without
-    a map (``adata.obsm["X_umap"]``) one is made.
+    The folder: for :func:`push`, :func:`load` and :func:`scalex_scvi.map_query`. A UMAP is computed
+    for a model whose cells have none (``adata.obsm["X_umap"]``).
 
     Raises
     ------

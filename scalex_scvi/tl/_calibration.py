@@ -1,4 +1,4 @@
-"""Probabilities that say how often a label is right, by what held-out batches show."""
+"""Calibration of label probabilities on held-out batches of the reference."""
 
 from __future__ import annotations
 
@@ -9,30 +9,30 @@ from scipy.optimize import minimize_scalar
 
 from scalex_scvi._core.seeds import DEFAULT_SEED
 
-from ._discriminant import Discriminants
+from ._discriminant import Discriminants, can_discriminate
 from ._unknown import batch_groups
 
 N_FOLDS = 10
-"""Parts that a reference without several batches is held out in."""
+"""Random parts that are held out in turn of a reference without several batches."""
 
 MAX_FOLDS = 10
-"""Batches that are held out, the largest ones."""
+"""Most batches that are held out, the largest ones."""
 
 MAX_HELD_OUT = 2_000
-"""Cells of a fold that is held out: more hardly move one number."""
+"""Most cells of a held-out batch or part: more hardly change the one number that is fitted."""
 
 MAX_OTHERS = 20_000
-"""Cells that discriminants are found with."""
+"""Most cells that the discriminants are fitted to while a batch is held out."""
 
 HOTTEST = 100.0
-"""Largest temperature: probabilities are nearly equal then."""
+"""Largest temperature, at which all labels are nearly equally probable."""
 
 TINY = 1e-12
-"""Smallest probability that a logarithm is taken of."""
+"""Smaller probabilities are replaced by this before their logarithm is taken."""
 
 
 def folds(codes: np.ndarray, batch: np.ndarray | None) -> np.ndarray:
-    """Part of each reference cell that it is held out with: its batch, if labels are in several."""
+    """Part that each cell is held out in: its batch, or one of :data:`N_FOLDS` at random."""
     groups = batch_groups(codes, batch)
     if groups is not None:
         return groups
@@ -40,12 +40,13 @@ def folds(codes: np.ndarray, batch: np.ndarray | None) -> np.ndarray:
 
 
 def temperature(spaces: Sequence[np.ndarray], codes: np.ndarray, parts: np.ndarray) -> float:
-    """Find by how much probabilities have to be softened to be right.
+    """Find the temperature that calibrates the probabilities (Guo et al., ICML 2017).
 
-    Each part is held out in turn, and labeled by the others like a query. One number then brings
-    the probabilities nearest to what is right (temperature scaling: Guo et al., ICML 2017). It
-    changes no label. Nearest by squared error (Brier score): the likelihood, which is usual, hangs
-    on the few cells whose own label is wrong, and makes all others too unsure (docs/decisions.md).
+    Each part is held out in turn, and labeled by the others like a query. The temperature is the
+    number by which the logarithms of the probabilities are divided so that they are closest to the
+    true labels of the held-out cells. The most probable label of a cell does not change. Closest by
+    squared error (Brier score): the usual likelihood depends mostly on the few reference cells
+    whose own label is wrong, and would make all probabilities too low (docs/decisions.md).
 
     Parameters
     ----------
@@ -54,11 +55,12 @@ def temperature(spaces: Sequence[np.ndarray], codes: np.ndarray, parts: np.ndarr
     codes
         Label code of each reference cell.
     parts
-        Part of each reference cell.
+        Part of each reference cell, see :func:`folds`.
 
     Returns
     -------
-    At least 1: that they are not sure enough was not seen in a new batch.
+    From 1 (no change) to 100. Below 1 is not looked for: on new batches probabilities were never
+    found to be too low.
     """
     rng = np.random.default_rng(DEFAULT_SEED)
     largest = np.argsort(-np.bincount(parts), kind="stable")[:MAX_FOLDS]
@@ -76,7 +78,7 @@ def temperature(spaces: Sequence[np.ndarray], codes: np.ndarray, parts: np.ndarr
 
 
 def tempered(shares: np.ndarray, by: float) -> np.ndarray:
-    """Soften probabilities: cells × labels, rows sum to 1."""
+    """Divide the logarithms of probabilities, cells × labels, by a temperature; rows sum to 1."""
     logs = np.log(np.maximum(shares, TINY)) / by
     softened = np.exp(logs - logs.max(axis=1, keepdims=True))
     return softened / softened.sum(axis=1, keepdims=True)
@@ -85,7 +87,10 @@ def tempered(shares: np.ndarray, by: float) -> np.ndarray:
 def _held_out(
     spaces: Sequence[np.ndarray], codes: np.ndarray, is_own: np.ndarray, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray] | None:
-    """Probabilities of all labels, and the right one, where it is known."""
+    """Probabilities of the held-out cells, and the position of their own label among the columns.
+
+    ``None`` if the other cells have none of their labels, or cannot be told apart.
+    """
     others = _sample(np.flatnonzero(~is_own), MAX_OTHERS, rng)
     used = np.unique(codes[others])
     own = _sample(np.flatnonzero(is_own & np.isin(codes, used)), MAX_HELD_OUT, rng)
@@ -93,6 +98,8 @@ def _held_out(
         return None
     batch = np.zeros(len(own), dtype=np.int64)
     known = np.searchsorted(used, codes[others])
+    if not all(can_discriminate(x[others], known) for x in spaces):
+        return None  # one cell of each label, for example, where the other batches are tiny
     shares = np.mean(
         [Discriminants.of(x[others], known).shares(x[own], batch) for x in spaces], axis=0
     )

@@ -13,10 +13,10 @@ from scalex_scvi.pp import can_unscale, unscale
 N_COMPONENTS = 50
 
 ROWS = 1024
-"""Cells whose products are taken at once."""
+"""Cells that are dense at a time while the covariance is summed."""
 
 MIN_CELLS_PER_COMPONENT = 2
-"""With fewer cells, discriminants could tell any labels apart."""
+"""Fewest cells for each component: with fewer, discriminants would separate any labels."""
 
 
 def expression_components(ref: AnnData, query: AnnData) -> tuple[np.ndarray, np.ndarray] | None:

@@ -10,26 +10,27 @@ from scipy.special import expit, softmax
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
 N_ROUNDS = 3
-"""More rounds of labels and offset hardly change either."""
+"""Rounds of estimating labels and offset in turn; more hardly change either."""
 
 OFFSET_PRIOR = 20
-"""Cells without any offset that each batch of the query is averaged with: few cells move little."""
+"""Weight, in cells, of an offset of zero that the offset of each query batch is averaged with: the
+offset of a batch of few cells is uncertain."""
 
 
 @dataclass(frozen=True, eq=False)
 class Discriminants:
     """Linear discriminants of labels: statistics of the reference, and none of its cells.
 
-    Labels are Gaussians of one covariance and, whatever their number of cells, equally probable:
-    the reference's composition says little of the query's.
+    Each label is a Gaussian; all have one covariance, and all are equally probable a priori, since
+    the query may have other shares of the labels than the reference.
 
     Attributes
     ----------
     means
         Labels × dimensions.
     weights, intercept
-        Of the linear function of each label; of two labels, one function, which is positive for
-        the second; of one label, none.
+        Of the linear function of each label: labels × dimensions, and labels. Of two labels there
+        is one function, which is positive for the second; of one label there is none.
     """
 
     means: np.ndarray
@@ -38,7 +39,7 @@ class Discriminants:
 
     @classmethod
     def of(cls, points: np.ndarray, codes: np.ndarray) -> Discriminants:
-        """Fit them.
+        """Fit the discriminants to reference cells.
 
         Parameters
         ----------
@@ -57,11 +58,11 @@ class Discriminants:
         return cls(model.means_, model.coef_, model.intercept_)
 
     def shares(self, targets: np.ndarray, batch: np.ndarray) -> np.ndarray:
-        """Probability of each label for each query cell.
+        """Probability of each label for each query cell, after taking out each batch's offset.
 
-        What a new batch keeps of its technology is first of all an offset of all its cells. It is
-        the median of what its cells differ by from the means of their labels, which a minority of
-        cells of unknown types hardly moves.
+        A new batch differs from the reference above all by an offset that all its cells have in
+        common. The offset is the median difference of its cells from the means of their labels,
+        so that a minority of cells of unknown types hardly changes it.
 
         Parameters
         ----------
@@ -102,7 +103,7 @@ class Discriminants:
 
 
 def can_discriminate(points: np.ndarray, codes: np.ndarray) -> bool:
-    """Whether the cells of a label differ from each other, for any label."""
+    """Whether there is a label whose cells differ from each other: else nothing can be fitted."""
     means = np.zeros((codes.max() + 1, points.shape[1]))
     np.add.at(means, codes, points)
     means /= np.bincount(codes)[:, None]

@@ -21,7 +21,7 @@ def embed(
 ) -> bool:
     """Add neighbors, UMAP and Leiden clusters of a latent space, by scanpy.
 
-    Of fewer than four cells there is nothing to draw: nothing is added, with a warning.
+    Nothing is added for fewer than four cells, which UMAP cannot place: a warning is logged.
 
     Parameters
     ----------

@@ -1,4 +1,13 @@
-"""What held-out batches of the reference say of known cells, and of types left out on purpose."""
+"""Which query cells fit no label, calibrated on held-out batches of the reference.
+
+Each batch of the reference is treated once as if it were a query of the other batches. That shows
+how large the misfits of cells with known labels are in a new batch (the threshold) and, with single
+labels removed from the other batches, which measure finds cells of absent types best (the weights).
+
+A *misfit* is a number for a cell and a measure (:data:`._misfits.MEASURES`), larger for a worse
+fit. The *baseline* of a batch is a low quantile of its cells' misfits: what its technology adds to
+all of them. Misfits are compared after the baseline is subtracted.
+"""
 
 from __future__ import annotations
 
@@ -22,57 +31,62 @@ from ._unknown import batch_groups, check_held_out, p_values
 logger = logging.getLogger(__name__)
 
 PRIOR_CELLS = 20
-"""Cells of the held-out level that each batch of the query is averaged with."""
+"""Weight, in cells, of the median baseline of held-out batches in the baseline of a query batch: a
+batch of few cells says little of its own baseline."""
 
 LEVEL = 0.4
-"""Quantile of a batch's misfits that stands for the cells that it shares with the reference."""
+"""Quantile of a batch's misfits that is its baseline. It is below the median, so that it comes from
+cells of known types even where up to 60 % of the batch are of types that the reference lacks."""
 
 MAX_CELLS = 5_000
-"""Cells of a batch that is held out: more hardly move a quantile."""
+"""Most cells that are taken of a held-out batch, at random: more hardly change a quantile."""
 
 MAX_BATCHES = 20
-"""Batches that are held out, the largest ones."""
+"""Most batches that are held out, the largest ones."""
 
 MAX_KNOWN = 500
-"""Known cells beside each type that is left out on purpose."""
+"""Most cells of other types that each removed type is compared with."""
 
 MIN_EXAMPLES = 5
-"""Cells of a type in a batch, for the type to be left out on purpose."""
+"""Fewest cells of a type in a batch for the type to be removed from the other batches."""
 
 MIN_LABELS = 3
-"""Labels of a reference that types are left out of: of two, one would be left."""
+"""Fewest labels of a reference for types to be removed: of two, a single one would be left."""
 
 MARGINS = (0.1, 0.05, 0.05)
-"""Misfit over the level, of each measure, that is none, however alike known cells are."""
+"""Smallest difference from the baseline that counts as a misfit, for each measure. Where the known
+cells of a reference hardly scatter, smaller differences would otherwise look large."""
 
 USUAL_MISFIT, PER_LABEL = 0.4, 0.15
-"""Correlation distance (logarithm, over the level) beyond which a twentieth of the known cells of a
-new batch lies, roughly, over many sets, and how much of it each label but one adds: what halves of
-a batch show is averaged with it."""
+"""Typical 0.95 quantile of the correlation measure (logarithm, above the baseline) of known cells
+of a new batch, over many data sets, and how much of it each label after the first adds. Where a
+reference has no batches to hold out, what its two halves show is averaged with this."""
 
 PRIOR_WEIGHTS = (1.0, 0.0, 0.0)
-"""Weights where nothing can be left out: correlations hold best between technologies."""
+"""Weights of the measures where no type can be removed: the correlation alone, which changes least
+between technologies."""
 
 DECAY = 1e-3
-"""How firmly weights are held at these."""
+"""Strength of the penalty that pulls learned weights towards :data:`PRIOR_WEIGHTS`."""
 
 
 @dataclass(frozen=True, eq=False)
 class HeldOut:
-    """A batch of the reference that was treated like a query that the others receive.
+    """What a batch of the reference shows when it is the query of the other batches.
 
     Attributes
     ----------
     codes
-        Label of each of (at most :data:`MAX_CELLS` of) its cells.
+        Label code of each of its cells, at most :data:`MAX_CELLS` of them.
     known
-        Whether another batch has the label.
+        Whether another batch has the cell's label: for each cell.
     level
-        What stands for known cells, of each measure.
+        Baseline of the batch, for each measure.
     misfits
-        Over the level: cells × measures.
+        Misfits above the baseline: cells × measures.
     without
-        The same as if the reference lacked a label, for each label that can be left out.
+        For each label that can be removed from the other batches: the misfits, above their
+        baseline, after that.
     """
 
     codes: np.ndarray
@@ -90,11 +104,12 @@ def hold_out(ref: Reference, sizes: Sequence[int]) -> list[list[HeldOut]]:
     ref
         Reference.
     sizes
-        Cells that a cell is averaged with: as many as in the query, fewer in a smaller batch.
+        Numbers of neighbors that a cell is averaged with: those of the query's batches. A held-out
+        batch with too few cells for such a number uses a smaller one.
 
     Returns
     -------
-    For each of ``sizes``: what each batch shows.
+    For each of ``sizes`` a list: what each held-out batch shows.
     """
     rng = np.random.default_rng(DEFAULT_SEED)
     held_out: list[list[HeldOut]] = [[] for _ in sizes]
@@ -134,7 +149,7 @@ def _hold_out_batch(
 
 
 def _can_be_left_out(ref: Reference, codes: np.ndarray, n_labels: int) -> list[int]:
-    """Labels of a batch that are in others, too, and have enough cells."""
+    """Labels of a batch that other batches have too, and that have enough cells in it."""
     if n_labels < MIN_LABELS:
         return []
     sizes = np.bincount(codes, minlength=len(ref.in_several))
@@ -143,16 +158,18 @@ def _can_be_left_out(ref: Reference, codes: np.ndarray, n_labels: int) -> list[i
 
 @dataclass(frozen=True, eq=False)
 class Standard:
-    """What held-out batches say of known cells.
+    """What the misfits of a query are compared with: those of held-out cells of known labels.
 
     Attributes
     ----------
     known
-        Misfits of cells that are known, ascending.
+        Misfits (weighted sum of the measures, above the baseline) of held-out cells whose label
+        other batches have, ascending. 1 is about their 0.95 quantile.
     weights
-        Of the measures.
+        Weight of each measure in that sum.
     typical, highest
-        Median level of each measure, and the highest one that a query is believed to have.
+        Median baseline of the held-out batches for each measure, and the highest baseline that is
+        taken for that of a query batch.
     """
 
     known: np.ndarray
@@ -162,16 +179,17 @@ class Standard:
 
     @classmethod
     def of(cls, ref: Reference, sizes: Sequence[int], *, learns: bool) -> dict[int, Standard]:
-        """Hold out the batches of a reference: what they say, for each of ``sizes``.
+        """Hold out each batch of a reference, and summarize what they show for each of ``sizes``.
 
         Parameters
         ----------
         ref
             Reference.
         sizes
-            Cells that a cell is averaged with.
+            Numbers of neighbors that a cell is averaged with.
         learns
-            Whether batches are real, so that what they are held out for can weigh the measures.
+            Whether the weights of the measures are learned: only where the batches are real ones,
+            not random halves (:func:`pseudo_batches`).
         """
         between_labels = _level_of_labels(ref)
         return {
@@ -193,7 +211,7 @@ class Standard:
         levels = np.stack([batch.level for batch in held_out])
         highest = levels.max(axis=0)
         highest[0] = max(highest[0], between_labels)
-        # What is closer than this is no misfit, however alike known cells are.
+        # Differences below MARGINS do not count, see there.
         by_batch = [
             np.maximum(batch.misfits[batch.known] @ weights, weights @ MARGINS)
             for batch in held_out
@@ -206,11 +224,12 @@ class Standard:
         return cls(np.sort(known), weights, np.median(levels, axis=0), highest)
 
     def relative(self, found: np.ndarray) -> np.ndarray:
-        """Misfits of the cells of a batch over its level; of few cells, over the typical one.
+        """Weighted sum of the measures of each cell of a batch, above the batch's baseline.
 
-        A level is never taken for higher than that of every held-out batch (of correlations: or
-        than half of the labels are from each other), so that a query of nothing known is unknown
-        altogether.
+        The baseline of a small batch is averaged with the typical one. It is capped at the highest
+        of the held-out batches (for the correlation: or the median distance between the means of
+        nearest labels, if that is higher): without the cap, a query batch in which no cell is of a
+        known type would get a baseline so high that its cells seemed to fit.
         """
         weight = len(found) / (len(found) + PRIOR_CELLS)
         level = weight * _level(found) + (1 - weight) * self.typical
@@ -218,16 +237,21 @@ class Standard:
 
 
 def as_one_batch(by_batch: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """Stretch the misfits of each held-out batch to what a new batch is expected to show.
+    """Rescale the misfits of each held-out batch so that all have one expected 0.95 quantile.
 
-    A query is a batch: what counts is how far its 0.95 quantile may lie, and cells of two batches
-    are two examples of that, however many they are. So each batch counts alike (the mean of their
-    quantiles), and n batches leave room for what they have not shown: 1 + 1 / n² times that.
+    A query is a new batch, and the 0.95 quantile of known cells differs from batch to batch: two
+    held-out batches are two observations of it, however many cells they have. So the expected
+    quantile is the mean over the batches, each with the same weight, times 1 + 1 / n² for n
+    batches, since a new batch may lie beyond those that were seen.
 
     Parameters
     ----------
     by_batch
         Positive misfits of the known cells of each batch.
+
+    Returns
+    -------
+    The rescaled misfits of each batch.
     """
     highs = np.array([np.quantile(misfits, 0.95) for misfits in by_batch])
     expected = highs.mean() * (1 + 1 / len(highs) ** 2)
@@ -235,21 +259,26 @@ def as_one_batch(by_batch: Sequence[np.ndarray]) -> list[np.ndarray]:
 
 
 def as_new_batch(known: np.ndarray, weights: np.ndarray, n_labels: int) -> np.ndarray:
-    """Stretch the misfits of two halves of a batch towards those of a new batch.
+    """Rescale the misfits of two random halves of a reference to those expected of a new batch.
 
-    Halves do not show what a new batch does to one type and not to another, and whether their
-    neighborhoods straddle types is chance. So their 0.95 quantile is averaged (geometrically) with
-    what is usual, :data:`PER_LABEL` for each label but one, at most :data:`USUAL_MISFIT`: the
-    offset takes off what labels share, and the fewer there are, the less is left.
+    Two halves do not show how a new batch changes one type but not another. So the 0.95 quantile
+    of their misfits is averaged (geometric mean) with a typical one: :data:`PER_LABEL` for each
+    label after the first, at most :data:`USUAL_MISFIT`. It grows with the number of labels because
+    the offset of a batch, which is subtracted before, takes away what all its labels have in
+    common.
 
     Parameters
     ----------
     known
-        Positive misfits.
+        Positive misfits of held-out cells.
     weights
-        Of the measures; that of the correlation is not 0.
+        Weights of the measures; that of the correlation is not 0.
     n_labels
-        Labels of the reference.
+        Number of labels of the reference.
+
+    Returns
+    -------
+    The rescaled misfits.
     """
     usual = weights[0] * min(PER_LABEL * max(n_labels - 1, 1), USUAL_MISFIT)
     rank = min(math.ceil(0.95 * (len(known) + 1)), len(known))  # beyond it, p-values are below 0.05
@@ -257,20 +286,25 @@ def as_new_batch(known: np.ndarray, weights: np.ndarray, n_labels: int) -> np.nd
 
 
 def learned_weights(held_out: Sequence[HeldOut], spread: np.ndarray) -> np.ndarray:
-    """Weigh the measures by how well they find types that are left out of the reference on purpose.
+    """Learn the weights of the measures from types that were removed from the reference.
 
-    Which measure tells types apart differs from one reference to the next: correlations where types
-    differ in many genes, margins where a few markers do. Each pair of a held-out batch and one of
-    its types is an example with the right answer. Logistic regression with weights of at least 0;
-    each example counts alike, its unknown cells as much as its known ones.
+    Which measure finds an absent type differs between references: the correlation where types
+    differ in many genes, the margin where they differ in a few markers. Each pair of a held-out
+    batch and one of its types, removed from the other batches, is an example in which it is known
+    which cells should be called unknown. The weights, at least 0, are those of a logistic
+    regression. All examples have the same total weight, half of it for the unknown cells.
 
     Parameters
     ----------
     held_out
-        Batches with types that were left out; without any, the weights are
+        Held-out batches with at least one removed type; without any, the weights are
         :data:`PRIOR_WEIGHTS`.
     spread
-        Unit of each measure.
+        Unit of each measure: difference of the 0.95 quantile of known cells from the baseline.
+
+    Returns
+    -------
+    One weight for each measure, in these units.
     """
     prior = np.array(PRIOR_WEIGHTS)
     rng = np.random.default_rng(DEFAULT_SEED)
@@ -285,9 +319,9 @@ def learned_weights(held_out: Sequence[HeldOut], spread: np.ndarray) -> np.ndarr
         weights, constant = parameters[:-1], parameters[-1]
         fits = signs * (rows @ weights + constant)
         slopes = -signs * shares / (1 + np.exp(np.clip(fits, -500, 500)))
-        apart = weights - prior
-        value = shares @ np.logaddexp(0, -fits) + DECAY / 2 * apart @ apart
-        return value, np.append(rows.T @ slopes + DECAY * apart, slopes.sum())
+        deviation = weights - prior
+        value = shares @ np.logaddexp(0, -fits) + DECAY / 2 * deviation @ deviation
+        return value, np.append(rows.T @ slopes + DECAY * deviation, slopes.sum())
 
     bounds = [(0, None)] * len(MEASURES) + [(None, None)]
     found = minimize(loss, np.append(prior, 0.0), jac=True, method="L-BFGS-B", bounds=bounds)
@@ -298,7 +332,7 @@ def learned_weights(held_out: Sequence[HeldOut], spread: np.ndarray) -> np.ndarr
 def _example(
     batch: HeldOut, label: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
-    """Misfits, +1 for cells of the label that is left out and −1 for known ones, and weights."""
+    """Misfits, +1 for cells of the removed label and −1 for others, and the weight of each cell."""
     unseen = np.flatnonzero(batch.codes == label)
     others = np.flatnonzero(batch.known & (batch.codes != label))
     if len(others) < MIN_EXAMPLES:
@@ -312,7 +346,7 @@ def _example(
 
 
 def sizes_of(batch: np.ndarray) -> list[int]:
-    """Numbers of cells that the cells of these batches are averaged with."""
+    """Numbers of neighbors that the cells of these batches are averaged with, each once, sorted."""
     return sorted({n_neighbors_of(int(n)) for n in np.unique(batch, return_counts=True)[1]})
 
 
@@ -323,24 +357,26 @@ def judge(
     batch: np.ndarray,
     max_refused: float,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Judge the cells of each batch of a query by the reference's batches, each as if a query.
+    """Compare the misfits of query cells with those of held-out reference cells.
 
     Parameters
     ----------
     marks
-        Labels of the reference.
+        Statistics of the labels of the reference.
     standards
-        What its held-out batches say, by the number of cells that a cell is averaged with; for
-        each that the query's batches need (:func:`sizes_of`).
+        What held-out cells show, by the number of neighbors that a cell is averaged with; for each
+        number that the query's batches need (:func:`sizes_of`).
     x, batch
-        Query cells × the same genes, and the batch code of each: batches are taken one by one.
+        Normalized expression of the query, cells × the genes of the reference, and the batch code
+        of each cell: each batch is compared by itself.
     max_refused
-        Smallest p-value that must be possible.
+        Threshold of the p-value below which cells will be called unknown: there must be enough
+        held-out cells for so small a p-value.
 
     Returns
     -------
-    A p-value for each query cell, in (0, 1], and its misfit: the weighted mean of the measures over
-    the level of its batch, where about 1 is where a twentieth of the known cells lies.
+    A p-value for each query cell, in (0, 1], and its misfit: the weighted sum of the measures above
+    the baseline of its batch, on a scale where about 5 % of known cells are above 1.
 
     Raises
     ------
@@ -363,13 +399,20 @@ def judge(
 def pseudo_batches(codes: np.ndarray, batch: np.ndarray | None) -> tuple[np.ndarray, bool]:
     """Batch of each reference cell; two random halves if no label is in two batches.
 
-    Halves do not show what a new batch does; as misfits count relative to the level of their
-    batch, they still show in part how much those of known cells scatter (:func:`as_new_batch`). A
-    warning is logged.
+    Two halves of one batch do not show how a new batch differs. They still show in part how much
+    the misfits of known cells vary within a batch, see :func:`as_new_batch`. A warning is logged
+    then.
+
+    Parameters
+    ----------
+    codes
+        Label code of each reference cell.
+    batch
+        Batch of each reference cell; ``None``: unknown.
 
     Returns
     -------
-    Codes of the batches, and whether they are real.
+    Code of each cell's batch or half, and whether these are real batches.
     """
     groups = batch_groups(codes, batch)
     if groups is not None:
@@ -386,11 +429,12 @@ def pseudo_batches(codes: np.ndarray, batch: np.ndarray | None) -> tuple[np.ndar
 
 
 def _level(found: np.ndarray) -> np.ndarray:
+    """Baseline of a batch for each measure."""
     return np.quantile(found, LEVEL, axis=0)
 
 
 def _level_of_labels(ref: Reference) -> float:
-    """Median correlation distance (logarithm) of a label's mean from the nearest other one."""
+    """Median correlation distance (logarithm) of the mean of a label from the nearest other one."""
     rows = unit(centered(ref.label_means()))
     between = 1 - rows @ rows.T
     np.fill_diagonal(between, np.inf)

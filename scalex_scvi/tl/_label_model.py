@@ -1,4 +1,4 @@
-"""What a reference says of labels, without any of its cells."""
+"""Label transfer from statistics of a reference: its cells are not needed."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from ._unknown import check_max_refused
 
 @dataclass(frozen=True, eq=False)
 class LabelModel:
-    """Labels of new cells by statistics of a reference: none of its cells is needed, or in it.
+    """Labels for new cells from statistics of a reference, which hold none of its cells.
 
-    It gives what :func:`label_scores` gives by its defaults. It holds, for each label, the means of
-    expression and latent, the discriminants of both, 50 principal directions of the genes, and how
-    badly held-out cells fitted.
+    Gives the same as :func:`label_scores` with its defaults. The statistics are: for each label the
+    mean of expression and latent, linear discriminants of both, up to 50 principal components of
+    the genes, and the misfits of held-out cells that p-values are computed from.
 
     Attributes
     ----------
@@ -39,19 +39,20 @@ class LabelModel:
     labels
         Their names.
     n_cells
-        Cells of each label.
+        Number of reference cells of each label.
     genes
-        Genes whose expression is compared, in order.
+        Genes whose expression is compared, in this order.
     by_latent
-        Discriminants of the latent.
+        Linear discriminants of the labels in the latent.
     landmarks
-        Label means of the normalized expression, and discriminants of it.
+        Statistics of each label's normalized expression.
     temperature
-        By how much probabilities are softened.
+        Number by which the logarithms of probabilities are divided to calibrate them, at least 1.
     standards
-        What held-out batches say of known cells, by how many cells a cell is averaged with.
+        Misfits of held-out cells, by the number of neighbors that a cell is averaged with.
     fewest_cells
-        A label needs as many: the means of fewer would tell the expression of single cells.
+        Fewest cells that each label must have (5): means of fewer cells would disclose the
+        expression of single cells.
     """
 
     fewest_cells: ClassVar[int] = 5
@@ -73,13 +74,13 @@ class LabelModel:
         *,
         batch_key: str | None = None,
     ) -> LabelModel:
-        """Take the statistics of a reference.
+        """Compute the statistics of a reference.
 
         Parameters
         ----------
         ref
             Prepared cells × genes, as :meth:`~scalex_scvi.SCALEXModel.get_prepared` returns them,
-            with ``obsm[use_rep]`` and ``obs[labels_key]``. Cells without a label stay out of it.
+            with ``obsm[use_rep]`` and ``obs[labels_key]``. Cells without a label are left out.
         use_rep
             Key in ``obsm`` of the latent.
         labels_key
@@ -92,9 +93,8 @@ class LabelModel:
         KeyError
             If ``use_rep``, ``labels_key`` or ``batch_key`` is absent.
         ValueError
-            If a label has fewer than five cells, whose mean would tell their expression; if labels
-            are missing for all cells, their cells do not differ, or nothing is known of how
-            ``ref`` was prepared.
+            If a label has fewer than five cells, if no cell has a label, if the cells of each label
+            are all equal in ``obsm[use_rep]``, or if ``ref`` has no record of its preparation.
         """
         pair = Pair(ref, ref, use_rep, labels_key, batch_key, 1)
         n_cells = pair.labels.value_counts(sort=False)
@@ -140,9 +140,14 @@ class LabelModel:
         use_rep
             Key in ``obsm`` of the latent.
         batch_key
-            Column of ``query.obs`` with the batches, each of which has its own offset.
+            Column of ``query.obs`` with the batches, each of which has its own offset; ``None``, or
+            a column that the query lacks: all cells are one batch.
         max_refused
-            Share of held-out reference cells that may be called unknown.
+            Share of held-out reference cells, in (0, 1), that may be called unknown.
+
+        Returns
+        -------
+        Labels, probabilities, p-values and which cells are unknown.
 
         Raises
         ------
@@ -173,7 +178,7 @@ class LabelModel:
         return scores_of(labels, shares, p, misfit, max_refused)
 
     def to_arrays(self) -> dict[str, np.ndarray]:
-        """Return all that it holds as arrays of numbers and text, by name."""
+        """Return the statistics as arrays of numbers and text, by name, for :meth:`from_arrays`."""
         marks = self.landmarks
         arrays = {
             "labels_key": np.array(self.labels_key),
@@ -192,12 +197,12 @@ class LabelModel:
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> LabelModel:
-        """Undo :meth:`to_arrays`.
+        """Return the model that :meth:`to_arrays` was called on.
 
         Raises
         ------
         ValueError
-            If some are missing, of another shape, or no numbers.
+            If arrays are missing, have another shape, or hold values that are not finite numbers.
         """
         try:
             found = cls._from(arrays)
@@ -288,7 +293,7 @@ def _check_labels(n_cells: pd.Series, labels_key: str) -> None:
     if few:
         msg = (
             f"Labels of obs[{labels_key!r}] with fewer than {LabelModel.fewest_cells} cells: "
-            f"{few!r}. Their means would tell the expression of single cells. Join them with "
-            "others, or set them to missing (NaN): cells without a label stay out of it."
+            f"{few!r}. Their means would disclose the expression of single cells. Join them "
+            "with others, or set them to missing (NaN): cells without a label are left out."
         )
         raise ValueError(msg)

@@ -21,7 +21,7 @@ Method = Literal["consensus", "discriminant", "neighbors"]
 
 @dataclass(frozen=True, eq=False)
 class Labeling:
-    """One of the methods, ready for the cells of a query.
+    """A method of label transfer, applied to a reference and a query.
 
     Parameters
     ----------
@@ -33,7 +33,7 @@ class Labeling:
     Raises
     ------
     ValueError
-        If the method is unknown, or impossible with what there is.
+        If the method is unknown, or needs what the reference or the query lacks.
     """
 
     pair: Pair
@@ -48,7 +48,7 @@ class Labeling:
 
     @cached_property
     def spaces(self) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Reference and query in each space that has discriminants; none: neighbors vote."""
+        """Points of reference and query in each space for discriminants; empty: neighbors vote."""
         pair, method = self.pair, self.method
         can = pair.use_rep != "X" and can_discriminate(pair.points, pair.codes)
         if method == "neighbors" or (method is None and not can):
@@ -84,7 +84,8 @@ class Labeling:
     def shares(self) -> np.ndarray:
         """Return the probability of each label for each query cell; rows sum to 1.
 
-        They rank labels. As probabilities those of discriminants are too sure of themselves.
+        Not calibrated: probabilities of discriminants are too close to 0 and 1, but their order is
+        that of :meth:`probabilities`.
         """
         if not self.spaces:
             return self.pair.votes.shares
@@ -94,7 +95,7 @@ class Labeling:
         return np.mean(found, axis=0)
 
     def probabilities(self) -> np.ndarray:
-        """Return the same, calibrated on held-out batches; shares of votes stay as they are."""
+        """Return :meth:`shares`, calibrated on held-out batches; shares of votes do not change."""
         shares = self.shares()
         if not self.spaces or shares.shape[1] < 2:
             return shares

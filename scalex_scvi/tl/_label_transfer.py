@@ -25,11 +25,11 @@ def label_transfer(
     novelty: Novelty = "neighborhood",
     rep: str | None = None,
 ) -> pd.Series:
-    """Give each query cell the label that it most probably has, judged by the reference.
+    """Give each query cell its most probable label of the reference.
 
-    Labels come from linear discriminants of the reference's representation and of its expression
-    or, as published, from the majority of the neighbors in the representation (see ``method``).
-    :func:`label_scores` gives probabilities and p-values too.
+    By default labels come from linear discriminants of the representation and of the expression;
+    the published method is the majority of the nearest reference cells (see ``method``).
+    :func:`label_scores` also returns probabilities and p-values.
 
     Parameters
     ----------
@@ -40,32 +40,34 @@ def label_transfer(
     use_rep
         Key in ``obsm`` of both; ``"X"`` uses the matrix itself.
     label
-        Column of ``ref.obs``: text, or numbers, which become text. Cells without a label stay out
-        of the transfer, with a warning.
+        Column of ``ref.obs``: text, or numbers, which become text. Reference cells without a label
+        are left out, with a warning.
     method
-        ``"discriminant"``: each label is a Gaussian, all of one covariance and equally probable,
-        and each batch of the query is first moved by the median of what its cells differ by
-        from the means of their labels, so that a label depends on the other cells of the batch.
+        ``"discriminant"``: linear discriminant analysis in the representation (Gaussian labels of
+        one covariance, equally probable a priori). Before, the offset of each batch of the query
+        is subtracted, which is the median difference of its cells from the means of their labels;
+        so the label of a cell depends on the other cells of its batch.
         ``"consensus"``: the mean of these probabilities and those of discriminants of up to 50
-        principal components of the expression before scaling, which tell fine types apart that
-        the few dimensions of a latent do not; ``ref`` and ``query`` need the same genes in ``X``,
-        prepared alike, as :meth:`~scalex_scvi.model.SCALEXModel.get_prepared` of the reference's
-        and the query's model are.
+        principal components of the expression before scaling, which separate fine types better
+        than the few dimensions of a latent. ``ref`` and ``query`` need the same genes in ``X``,
+        prepared alike: what :meth:`~scalex_scvi.model.SCALEXModel.get_prepared` of the reference's
+        and of the query's model returns.
         ``"neighbors"`` (published): the majority of the ``n_neighbors`` nearest reference cells.
-        ``None``: the consensus where it is possible, else discriminants (both were better than
-        neighbors: docs/projection.md), else neighbors: for ``use_rep="X"``, which is not dense, and
-        where no label has cells that differ.
+        ``None``: ``"consensus"`` where it is possible, else ``"discriminant"``; ``"neighbors"`` for
+        ``use_rep="X"``, and where all cells of each label are equal. The first two were better
+        than neighbors (docs/projection.md).
     n_neighbors
-        Neighbors that vote (Euclidean distance, equal votes), and that ``unknown`` compares with;
-        at most the size of the reference.
+        Nearest reference cells that vote (Euclidean distance, equal votes) for
+        ``method="neighbors"``, and that the novelties ``"expression"`` and ``"latent"`` compare
+        with; at most the size of the reference.
     unknown
-        Whether to call cells ``"unknown"`` that fit their neighbors worse than nearly all held-out
-        reference cells do. By default every cell gets a label of the reference.
+        Whether to call cells ``"unknown"`` that fit the reference worse than nearly all of its own
+        cells do when they are held out. By default every cell gets a label of the reference.
     max_refused, novelty
         Which cells are unknown: see :func:`label_scores`.
     batch_key
-        Column of ``ref.obs`` with the batches, and of ``query.obs`` where it has it: see
-        :func:`label_scores`.
+        Column with the batches, of ``ref.obs`` and of ``query.obs``; a query without it is one
+        batch. See :func:`label_scores`.
     rep
         Published name of ``use_rep``, taken in its place.
 

@@ -1,4 +1,4 @@
-"""What the cells of a query are compared with: statistics of a reference, and none of its cells."""
+"""Statistics of the labels of a reference that query cells are compared with: no cell is kept."""
 
 from __future__ import annotations
 
@@ -13,39 +13,42 @@ from ._discriminant import Discriminants, can_discriminate
 from ._reference import Reference
 
 MIN_CELLS = 5
-"""Cells of a label that a batch needs, for the label to count in the batch's offset."""
+"""Fewest cells that a batch has of a label for this label to count in the batch's offset."""
 
 PRIOR_CELLS = 20
-"""Cells without an offset that each batch is averaged with."""
+"""Weight, in cells, of an offset of zero that the offset of each batch is averaged with."""
 
 ROWS = 8_192
 """Cells whose products are taken at once."""
 
 RIDGE = 0.01
-"""Penalty of the margins, relative to the mean square of a component."""
+"""Ridge penalty of the margins, relative to the mean square of a standardized component."""
 
 
 @dataclass(frozen=True, eq=False)
 class Landmarks:
-    """Labels of a reference.
+    """Statistics of the labels of a reference.
 
     Attributes
     ----------
     used
-        Codes of the labels.
+        Codes of the labels, ascending.
     means
-        Mean expression of each: labels × genes.
+        Mean normalized expression of each label: labels × genes.
     mean, directions
-        Principal components of all cells.
+        Principal components of all cells: mean of the genes, ``(n_genes,)``, and directions,
+        genes × components.
     centers
-        Mean components of each label: labels × components.
+        Mean of the components of each label's cells: labels × components.
     whitening
-        Components × components, after which cells scatter alike in all directions around their
-        label's center.
+        Components × components. Components times this matrix have the covariance of an identity
+        matrix around the centers of the labels.
     margins
-        Linear decision for each label against the others: (components + 1) × labels.
+        Linear functions of the components, one for each label, about 1 for its cells and −1 for
+        others: (components + 1) × labels; the last row is the intercept.
     discriminants
-        Of the labels by these components; ``None`` if no label has cells that differ.
+        Linear discriminants of the labels in the components; ``None`` if the cells of each label
+        are equal.
     """
 
     used: np.ndarray
@@ -58,7 +61,7 @@ class Landmarks:
     discriminants: Discriminants | None
 
     def components(self, x: sparse.csr_matrix) -> np.ndarray:
-        """Cells × principal components."""
+        """Principal components of cells × genes: cells × components."""
         return np.asarray(x @ self.directions - self.mean @ self.directions, dtype=np.float64)
 
     def shares(self, points: np.ndarray) -> np.ndarray:
@@ -68,27 +71,27 @@ class Landmarks:
         return self.discriminants.shares(points, np.zeros(len(points), np.int64))
 
     def offset(self, x: sparse.csr_matrix) -> np.ndarray:
-        """Offset of the cells of one batch from the label means: genes."""
+        """Offset of one batch from the label means, see :func:`offset`: ``(n_genes,)``."""
         return offset(x, self.shares(self.components(x)), self.means)
 
 
 @dataclass(frozen=True, eq=False)
 class Remaining:
-    """A reference without one of its batches, or whole.
+    """A whole reference, or one without one of its batches.
 
     Parameters
     ----------
     ref
         Reference.
     left_out
-        Code of the batch that is not to be used, as its cells are those that are judged.
+        Code of the batch that is held out; ``None``: all batches are used.
     """
 
     ref: Reference
     left_out: int | None = None
 
     def landmarks(self) -> Landmarks:
-        """Take the statistics."""
+        """Return the statistics of the labels of these batches."""
         ref, everything = self.ref, np.arange(len(self.used))
         can = can_discriminate(self._points, self._codes)
         return Landmarks(
@@ -104,23 +107,23 @@ class Remaining:
 
     @cached_property
     def used(self) -> np.ndarray:
-        """Codes of the labels that are left."""
+        """Codes of the labels that occur in these batches, ascending."""
         return np.flatnonzero(self.ref.counts[self._kept].sum(axis=0))
 
     def margins(self, labels: np.ndarray) -> np.ndarray:
-        """Linear decision for each label against the other ones: about 1 in it, −1 elsewhere.
+        """Fit a linear function for each label: about 1 for its cells, −1 for those of others.
 
-        Ridge regression on the components. Unlike a support vector machine it follows from sums, so
-        that it costs next to nothing to leave a label out.
+        Ridge regression on the components. It follows from sums over each label's cells, so that
+        fitting it again without a label takes next to no time, unlike a support vector machine.
 
         Parameters
         ----------
         labels
-            Positions in ``used``: the labels that there are.
+            Positions in ``used`` of the labels to use.
 
         Returns
         -------
-        (Components + 1) × these labels; the last row is what is added.
+        (Components + 1) × these labels; the last row is the intercept.
         """
         spread, products, sums = self._products
         total = products[labels].sum(axis=0)
@@ -132,17 +135,17 @@ class Remaining:
 
     @cached_property
     def _kept(self) -> np.ndarray:
-        """Mask of the batches."""
+        """Whether each batch is used."""
         return np.arange(len(self.ref.counts)) != self.left_out
 
     @cached_property
     def _points(self) -> np.ndarray:
-        """Components of the cells that are left."""
+        """Components of the cells of these batches: cells × components."""
         return self.ref.points[self._kept[self.ref.batch]]
 
     @cached_property
     def _codes(self) -> np.ndarray:
-        """Position of the label of each of these cells in ``used``."""
+        """Position in ``used`` of the label of each of these cells."""
         return np.searchsorted(self.used, self.ref.codes[self._kept[self.ref.batch]])
 
     @cached_property
@@ -156,7 +159,7 @@ class Remaining:
         return self.ref.sums[self._kept].sum(axis=0)[self.used] / counts[:, None]
 
     def _whitening(self) -> np.ndarray:
-        """Of the covariance around the centers, shrunk (Ledoit and Wolf, J Multivar Anal, 2004)."""
+        """Whitening of the pooled covariance around the centers, shrunk (Ledoit and Wolf, 2004)."""
         around = self._points - self._centers[self._codes]
         covariance = LedoitWolf(assume_centered=True).fit(around).covariance_
         tiny = 1e-9 * np.trace(covariance) / len(covariance) + np.finfo(float).tiny
@@ -164,7 +167,7 @@ class Remaining:
 
     @cached_property
     def _products(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Standard deviations of the components; products and sums of each label's cells."""
+        """Standard deviations of the components; of each label, products and sums of its cells."""
         spread = np.maximum(self._points.std(axis=0), np.finfo(float).tiny)
         rows = np.hstack([self._points / spread, np.ones((len(self._points), 1))])
         by_label = [rows[self._codes == i] for i in range(len(self.used))]
@@ -178,10 +181,11 @@ class Remaining:
 def offset(
     cells: np.ndarray | sparse.csr_matrix, shares: np.ndarray, means: np.ndarray
 ) -> np.ndarray:
-    """Offset of a batch from label means.
+    """Offset of a batch: the difference from the reference that all its labels have in common.
 
-    The median over labels of what the batch's cells given a label differ by from its mean, which a
-    type that the reference lacks hardly moves.
+    For each label, the mean of the batch's cells (weighted by their probability of the label) is
+    compared with the label's mean in the reference. The offset is the median of these differences
+    over the labels, so that cells of a type that the reference lacks hardly change it.
 
     Parameters
     ----------
@@ -190,7 +194,12 @@ def offset(
     shares
         Probability of each label: cells × labels.
     means
-        Labels × the same genes or components.
+        Mean of each label: labels × the same genes or components.
+
+    Returns
+    -------
+    One number for each gene or component; smaller than measured where the batch has few cells
+    (:data:`PRIOR_CELLS`).
     """
     n_cells = shares.sum(axis=0)
     counts = n_cells >= min(MIN_CELLS, n_cells.max())

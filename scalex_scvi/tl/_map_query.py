@@ -1,10 +1,11 @@
-"""A query on a reference, in place: where its cells are, what they are, and how sure that is."""
+"""Mapping of a query onto a reference, in place: latent, position on the map, and labels."""
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ from scalex_scvi.pp import MIN_GENE_SHARE
 from scalex_scvi.references import Reference, is_reference, is_remote, load
 
 from ._label_scores import LabelScores, label_scores
-from ._levels import in_agreement
+from ._nested_labels import in_agreement
 from ._place_on_map import place_on_map
 
 logger = logging.getLogger(__name__)
@@ -49,13 +50,13 @@ def map_query(
         - ``obsm["X_scalex"]``: the latent, cells × latent dimensions, float32;
         - for each of ``labels``: ``obs[f"{label}_transfer"]``, the most probable label of the
           reference; ``obs[f"{label}_probability"]``, its probability; ``obs[f"{label}_p_value"]``,
-          the share of held-out reference cells that fit as badly as the cell does;
-          ``obs[f"{label}_unknown"]``, whether that is at most ``max_refused``: it fits no label;
-        - with ``vote_by``: ``obs[f"{label}_voted"]``, what most cells of the cell's cluster are
-          called, ``"unknown"`` among it, and ``obs[f"{label}_vote_share"]``, how many are;
-        - ``obsm["X_umap"]``, if the reference has one: the position on the reference's own map, of
-          which nothing moves: the mean of the cell's 15 nearest reference cells, weighted by the
-          inverse of their distances;
+          the share of held-out reference cells that fit the reference as badly as the cell does or
+          worse; ``obs[f"{label}_unknown"]``, True for a cell that fits no label: its p-value, or
+          that of a coarser column (see ``labels``), is at most ``max_refused``;
+        - with ``vote_by``: ``obs[f"{label}_voted"]``, the most frequent label, or ``"unknown"``, of
+          the cells of the cell's cluster, and ``obs[f"{label}_vote_share"]``, its share of them;
+        - ``obsm["X_umap"]``, if the reference has one: the position on the reference's own map,
+          whose cells keep their positions (:func:`~scalex_scvi.tl.place_on_map`);
         - ``uns["scalex_mapping"]``: how many of the reference's genes were found;
         - scvi-tools' registration (keys and columns that begin with ``_scvi``).
 
@@ -66,10 +67,11 @@ def map_query(
         :func:`scalex_scvi.references.load` returns or takes, ``"hf://OWNER/NAME"`` for example.
     labels
         Column or columns of the reference's ``obs`` to transfer. Reference cells without a label
-        (NaN) stay out of it. ``None``: none, of a reference by name all that it has. Where each
-        label of a column lies within one label of another column, such as ``["lineage",
-        "celltype"]``, those of a cell agree (not of a reference by name): the coarse one is decided
-        first, with the probabilities of the fine ones within it added up.
+        (NaN) are left out. ``None``: no labels, or, of a reference by name, all that it has. Where
+        each label of a column occurs with a single label of another column, as in ``["lineage",
+        "celltype"]``, the two labels of a cell agree (not of a reference by name): the coarse label
+        is chosen first, by the sums of the probabilities of its fine labels, and then the most
+        probable of these. A cell whose coarse label is unknown is unknown in the fine column, too.
     layer
         Layer of the query with the counts, or ``"raw"`` for those in ``query.raw``; default: that
         of the reference.
@@ -80,8 +82,9 @@ def map_query(
         Share of the reference's genes that the query must have: see
         :func:`scalex_scvi.pp.prepare_query`.
     vote_by
-        Column of the query's ``obs`` with clusters, such as Leiden's of the query alone, whose
-        cells vote for one label. Groups that mix types are labeled alike; look at the shares.
+        Column of the query's ``obs`` with clusters, such as Leiden clusters of the query alone. All
+        cells of a cluster get its most frequent label, so look at the shares: a low one means that
+        the cluster mixes types.
 
     Returns
     -------
@@ -104,11 +107,14 @@ def map_query(
             query, model, layer=layer, min_gene_share=min_gene_share
         )
         latent = mapped.get_latent_representation()
+        latent_of_reference = cache(model.get_latent_representation)  # labels and map need it
         columns: dict[str, object] = {}
         if wanted:
-            scores = _transferred(source, mapped, latent, wanted, max_refused)
+            query_cells = mapped.get_prepared()
+            query_cells.obsm[LATENT_KEY] = latent
+            scores = _transferred(source, query_cells, wanted, max_refused, latent_of_reference)
             columns = _columns(scores, None if vote_by is None else query.obs[vote_by])
-        positions = _positions(model, latent)
+        positions = _positions(model, latent, latent_of_reference)
         query.obsm[LATENT_KEY] = latent
         if positions is not None:
             query.obsm[UMAP_KEY] = positions
@@ -134,7 +140,7 @@ def _open(
 
 
 def _wanted(source: SCALEXModel | Reference, labels: str | Sequence[str] | None) -> list[str]:
-    """Labels to transfer; all of them can be."""
+    """Columns of labels to transfer, after checking that the reference has them."""
     wanted = [labels] if isinstance(labels, str) else list(labels or [])
     if isinstance(source, Reference):
         for label in wanted:
@@ -177,24 +183,22 @@ def _check_clusters(query: AnnData, vote_by: str | None) -> None:
 
 def _transferred(
     source: SCALEXModel | Reference,
-    mapped: SCALEXModel,
-    latent: np.ndarray,
+    query: AnnData,
     wanted: list[str],
-    share: float,
+    max_refused: float,
+    latent_of_reference: Callable[[], np.ndarray],
 ) -> dict[str, LabelScores]:
     """Scores of each column, in agreement where one is nested in another."""
-    query = mapped.get_prepared()
-    query.obsm[LATENT_KEY] = latent
     if isinstance(source, Reference):
         return {
-            label: source.label_scores(query, label, use_rep=LATENT_KEY, max_refused=share)
+            label: source.label_scores(query, label, use_rep=LATENT_KEY, max_refused=max_refused)
             for label in wanted
         }
     ref = source.get_prepared()
-    ref.obsm[LATENT_KEY] = source.get_latent_representation()
+    ref.obsm[LATENT_KEY] = latent_of_reference()
     scores = {
         label: label_scores(
-            ref, query, LATENT_KEY, label, batch_key=source.batch_key, max_refused=share
+            ref, query, LATENT_KEY, label, batch_key=source.batch_key, max_refused=max_refused
         )
         for label in wanted
     }
@@ -213,14 +217,14 @@ def _columns(scores: dict[str, LabelScores], clusters: pd.Series | None) -> dict
     return columns
 
 
-def _positions(model: SCALEXModel, latent: np.ndarray) -> np.ndarray | None:
+def _positions(
+    model: SCALEXModel, latent: np.ndarray, latent_of_reference: Callable[[], np.ndarray]
+) -> np.ndarray | None:
     """Place cells on the reference's map, ``None`` if it has none."""
     if model.adata is None or UMAP_KEY not in model.adata.obsm:
         logger.info("The reference has no obsm[%r]: the query gets none.", UMAP_KEY)
         return None
-    return place_on_map(
-        model.get_latent_representation(), np.asarray(model.adata.obsm[UMAP_KEY]), latent
-    )
+    return place_on_map(latent_of_reference(), np.asarray(model.adata.obsm[UMAP_KEY]), latent)
 
 
 def _found(model: SCALEXModel, query: AnnData) -> dict[str, int]:

@@ -15,9 +15,10 @@ from sklearn.neighbors import NearestNeighbors
 
 from scalex_scvi._core.columns import as_text, batch_codes, check_no_missing
 from scalex_scvi._core.inputs import check_adata
-from scalex_scvi._core.matrices import check_no_mask, to_csr
+from scalex_scvi._core.matrices import to_csr
 from scalex_scvi.pp import can_unscale, unscale
 
+from ._points import points_of
 from ._unknown import Votes, count_votes
 
 logger = logging.getLogger(__name__)
@@ -25,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, eq=False)
 class Pair:
-    """Reference and query in one representation, and the labels of the reference.
+    """Reference and query of a label transfer, in one representation, with the checks of both.
 
     Parameters
     ----------
@@ -43,10 +44,12 @@ class Pair:
     Raises
     ------
     KeyError
-        If ``use_rep`` or ``labels_key`` is absent.
+        If ``use_rep`` or ``labels_key`` is absent, or ``batch_key`` in both ``ref`` and ``query``.
+    TypeError
+        If a representation is sparse.
     ValueError
-        If no cell is labeled, or the two representations differ in width. Reference cells without
-        a label are left out, with a warning.
+        If no cell is labeled, or the two representations differ in width or are not finite.
+        Reference cells without a label are left out, with a warning.
     """
 
     ref: AnnData
@@ -59,6 +62,11 @@ class Pair:
     def __post_init__(self) -> None:
         check_adata(self.ref, name="ref")
         check_adata(self.query, name="query")
+        key = self.batch_key
+        if key is not None and key not in self.ref.obs and key not in self.query.obs:
+            columns = list(self.ref.obs.columns)
+            msg = f"`batch_key` {key!r} is not a column of ref.obs, {columns!r}, nor of query.obs."
+            raise KeyError(msg)
         self._leave_out_unlabeled()
         n_ref, n_query = self.points.shape[1], self.targets.shape[1]
         if n_ref != n_query:
@@ -70,7 +78,7 @@ class Pair:
         _ = self.labels
 
     def _leave_out_unlabeled(self) -> None:
-        """Look at the labeled cells of the reference alone."""
+        """Keep the labeled cells of the reference alone, in this object and not in the user's."""
         if self.labels_key not in self.ref.obs:
             return
         labeled = self.ref.obs[self.labels_key].notna().to_numpy()
@@ -80,7 +88,7 @@ class Pair:
             msg = f"No cell of `ref` has a label in obs[{self.labels_key!r}]: all are missing."
             raise ValueError(msg)
         logger.warning(
-            "%d of %d reference cells have no %r: they stay out of the transfer.",
+            "%d of %d reference cells have no %r: they are left out of the transfer.",
             (~labeled).sum(),
             len(labeled),
             self.labels_key,
@@ -193,13 +201,4 @@ def batches_of_query(query: AnnData, batch_key: str | None) -> np.ndarray:
 
 
 def _representation(adata: AnnData, use_rep: str, which: str) -> Any:
-    if use_rep == "X":
-        return adata.X
-    if use_rep not in adata.obsm:
-        msg = (
-            f"`use_rep` {use_rep!r} is not in {which}.obsm: {list(adata.obsm)!r}. Name one that "
-            "both have."
-        )
-        raise KeyError(msg)
-    check_no_mask(adata.obsm[use_rep], name=f"{which}.obsm[{use_rep!r}]")
-    return np.asarray(adata.obsm[use_rep])
+    return adata.X if use_rep == "X" else points_of(adata, use_rep, which)

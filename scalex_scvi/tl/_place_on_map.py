@@ -1,4 +1,4 @@
-"""New cells on a map that does not move."""
+"""Positions of new cells on an existing map."""
 
 from __future__ import annotations
 
@@ -6,29 +6,30 @@ import numpy as np
 from sklearn.neighbors import KNeighborsRegressor
 
 N_NEIGHBORS = 15
-"""Neighbors that place a cell: as many as draw the map, by scanpy's default."""
+"""Nearest reference cells that a position is averaged over: scanpy's default for UMAP."""
 
 
 def place_on_map(
     ref_latent: np.ndarray, ref_map: np.ndarray, query_latent: np.ndarray
 ) -> np.ndarray:
-    """Place new cells on the reference's map, of which nothing moves.
+    """Place new cells on the map of a reference, whose own cells keep their positions.
 
-    A cell lies at the mean of its 15 nearest reference cells in the latent space, weighted by the
-    inverse of their distances. A cell unlike any of them lies among them all the same.
+    The position of a cell is the mean of those of its 15 nearest reference cells in the latent
+    space, weighted by the inverse of their distances. So a cell of a new type is placed among known
+    types: the map does not show that it is new.
 
     Parameters
     ----------
     ref_latent
         Latent of the reference, cells × latent dimensions.
     ref_map
-        Its map, cells × 2.
+        Positions of the reference cells, cells × 2.
     query_latent
         Latent of the new cells, in the same space.
 
     Returns
     -------
-    New cells × 2, float32.
+    Positions, new cells × 2, float32.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Reference cells with the sums from which label means follow, without any batch."""
+"""Reference cells, with sums from which label means follow, also those without any one batch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ._components import N_COMPONENTS, principal_directions
 
 @dataclass(frozen=True, eq=False)
 class Reference:
-    """Reference cells, and sums of them from which label means follow without any batch.
+    """Reference cells, and sums for each batch and label: leaving a batch out is a subtraction.
 
     Attributes
     ----------
@@ -22,9 +22,9 @@ class Reference:
     codes, batch
         Label and batch of each cell, from 0 on.
     mean, directions
-        Principal components of all cells.
+        Principal components of all cells: mean of the genes, and genes × components.
     sums, counts
-        Batches × labels × genes, and batches × labels.
+        Summed expression, batches × labels × genes, and number of cells, batches × labels.
     """
 
     x: sparse.csr_matrix
@@ -37,7 +37,7 @@ class Reference:
 
     @classmethod
     def of(cls, x: sparse.csr_matrix, codes: np.ndarray, batch: np.ndarray) -> Reference:
-        """Sum the cells of each batch and label."""
+        """Find the components, and sum the cells of each batch and label."""
         n_cells, n_genes = x.shape
         n_labels, n_batches = int(codes.max()) + 1, int(batch.max()) + 1
         n_components = max(min(N_COMPONENTS, n_cells // 2, n_genes - 1), 1)
@@ -50,7 +50,7 @@ class Reference:
         return cls(x, codes, batch, mean, directions, sums, counts)
 
     def components(self, x: sparse.csr_matrix) -> np.ndarray:
-        """Cells × components."""
+        """Principal components of cells × genes: cells × components."""
         return np.asarray(x @ self.directions - self.mean @ self.directions, dtype=np.float64)
 
     @cached_property

@@ -11,7 +11,9 @@ from anndata import AnnData
 from scipy import sparse
 from sklearn.neighbors import NearestNeighbors
 
-from scalex_scvi._core.matrices import check_no_mask
+from scalex_scvi._core.matrices import is_lazy
+
+from ._points import points_of
 
 _CHUNK = 4096
 
@@ -30,8 +32,9 @@ def transfer_expression(
     """Give each query cell the mean expression of its neighbors in the reference.
 
     For queries that measured few genes, such as spots or cells of a spatial panel. The result is
-    smooth: it tells where a gene is high or low, not how it varies among neighboring cells, and
-    it is made of the reference, batches and all. Check it on measured genes that were left out.
+    smooth: it shows where a gene is high or low, not how it varies among neighboring cells. It is
+    an average of the reference, whose batch effects are in it. Check it on measured genes that you
+    leave out.
 
     Parameters
     ----------
@@ -73,7 +76,7 @@ def transfer_expression(
     wanted = _wanted_genes(var.index, query, genes)
     neighbors = _neighbor_weights(ref, query, use_rep, n_neighbors, weights)
     # Both sparse where the reference is: nothing dense is ever held.
-    transferred = neighbors @ _columns(matrix, var.index.get_indexer(wanted))
+    transferred = neighbors @ _columns(matrix, var.index.get_indexer_for(wanted))
     if sparse.issparse(transferred):
         transferred = sparse.csr_matrix(transferred)
     return AnnData(
@@ -128,14 +131,19 @@ def _wanted_genes(available: pd.Index, query: AnnData, genes: Sequence[str] | No
 
 
 def _columns(matrix: Any, columns: np.ndarray) -> Any:
-    """Cells × genes, in memory, sparse if the source is; a backed matrix is read in chunks."""
+    """Cells × genes, in memory, sparse if the source is; others are read or computed in chunks."""
     if isinstance(matrix, np.ndarray):
         return matrix[:, columns]
     if sparse.issparse(matrix):
         return sparse.csr_matrix(matrix)[:, columns]
     starts = range(0, matrix.shape[0], _CHUNK)
-    parts = [_columns(matrix[start : start + _CHUNK], columns) for start in starts]
+    parts = [_columns(_in_memory(matrix[start : start + _CHUNK]), columns) for start in starts]
     return sparse.vstack(parts, format="csr") if sparse.issparse(parts[0]) else np.vstack(parts)
+
+
+def _in_memory(block: Any) -> np.ndarray | sparse.spmatrix:
+    block = block.compute() if is_lazy(block) else block
+    return block if sparse.issparse(block) else np.asarray(block)
 
 
 def _neighbor_weights(
@@ -148,7 +156,7 @@ def _neighbor_weights(
     if n_neighbors < 1:
         msg = f"`n_neighbors` must be at least 1, got {n_neighbors!r}."
         raise ValueError(msg)
-    points, targets = _points(ref, use_rep, "ref"), _points(query, use_rep, "query")
+    points, targets = points_of(ref, use_rep, "ref"), points_of(query, use_rep, "query")
     if points.shape[1] != targets.shape[1]:
         msg = (
             f"`use_rep` {use_rep!r} has {points.shape[1]} dimensions in `ref` and "
@@ -168,15 +176,3 @@ def _neighbor_weights(
         (shares.ravel().astype(np.float32), index.ravel(), starts),
         shape=(len(targets), len(points)),
     )
-
-
-def _points(adata: AnnData, use_rep: str, which: str) -> np.ndarray:
-    if use_rep not in adata.obsm:
-        msg = f"`use_rep` {use_rep!r} is not in {which}.obsm: {list(adata.obsm)!r}."
-        raise KeyError(msg)
-    check_no_mask(adata.obsm[use_rep], name=f"{which}.obsm[{use_rep!r}]")
-    points = np.asarray(adata.obsm[use_rep])
-    if not np.isfinite(points).all():
-        msg = f"{which}.obsm[{use_rep!r}] holds values that are NaN or infinite."
-        raise ValueError(msg)
-    return points

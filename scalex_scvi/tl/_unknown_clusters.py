@@ -1,4 +1,4 @@
-"""Clusters of a query beside the nearest label of the reference, for a person to judge."""
+"""Comparison of the clusters of a query with the nearest label of the reference."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def unknown_clusters(
     batch_key: str | None = None,
     n_genes: int = 10,
 ) -> pd.DataFrame:
-    """Say for each cluster of the query how much of it is unknown, and what tells it from a label.
+    """Compare each cluster of the query with the nearest label of the reference.
 
     Parameters
     ----------
@@ -38,16 +38,16 @@ def unknown_clusters(
     labels_key
         Column of ``ref.obs``.
     batch_key
-        Column of ``query.obs`` with batches, whose offsets are taken off one by one.
+        Column of ``query.obs`` with batches; the offset of each from the label means is subtracted.
     n_genes
-        Genes to name.
+        Number of genes to name.
 
     Returns
     -------
-    One row per cluster, most unknown first: ``n_cells``; ``share_unknown``; ``nearest_label``;
-    ``distance``, 1 − Pearson correlation of the mean expression, without the batches' offsets, with
-    that label's mean; ``genes``, those whose mean is highest beyond that of the label, separated by
-    commas.
+    One row per cluster, that with the largest share of unknown cells first: ``n_cells``;
+    ``share_unknown``, in [0, 1]; ``nearest_label``; ``distance``, 1 − Pearson correlation of the
+    cluster's mean expression (without the offsets of its batches) with that label's mean;
+    ``genes``, those whose mean exceeds that of the label most, separated by commas.
 
     Raises
     ------

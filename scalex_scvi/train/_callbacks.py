@@ -17,8 +17,8 @@ logger = logging.getLogger(__name__)
 class BestTrainingLoss(EarlyStopping):
     """Stop when the mean training loss no longer falls, and restore the best weights.
 
-    The training loss, as published: there is no validation set, since all cells are trained on.
-    Several processes have one loss and one set of weights, so that all of them decide alike.
+    The training loss is used, as published: all cells are trained on, so there is no validation
+    set. Several processes share one loss and one set of weights, so all of them stop together.
 
     Parameters
     ----------

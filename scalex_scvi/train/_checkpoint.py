@@ -21,7 +21,7 @@ from ._processes import of_all_processes, of_this_process
 
 SUFFIX = ".ckpt"
 MINUTES = 10.0
-"""Between two checkpoints: writing one takes seconds, so that this costs nothing one notices."""
+"""Minutes between two checkpoints: writing one takes seconds, which is little beside this."""
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,8 @@ class Checkpoint:
     steps
         Minibatches between two checkpoints, instead of ``minutes``.
     resume
-        Whether to continue the training that ``path`` is of, if it exists. ``False`` starts anew;
-        the file is replaced by the first checkpoint of the new training.
+        Whether to continue the training whose state is in ``path``, if that file exists. ``False``
+        starts from the beginning; the first checkpoint of the new training replaces the file.
 
     Raises
     ------
@@ -68,7 +68,7 @@ class Checkpoint:
 
     @classmethod
     def of(cls, given: str | os.PathLike[str] | Checkpoint | None) -> Checkpoint | None:
-        """Return what a user means by a path, or by ``None``."""
+        """Return a checkpoint for a path; a checkpoint or ``None`` is returned as it is."""
         return given if given is None or isinstance(given, Checkpoint) else cls(given)
 
 

@@ -1,4 +1,4 @@
-"""From registered counts to what a minibatch holds: the transform is applied as cells are read."""
+"""The data manager and the data set: registered counts are transformed as cells are read."""
 
 from __future__ import annotations
 
@@ -214,7 +214,7 @@ class TransformedDataset(AnnTorchDataset):
 
 
 def _fits(matrix: Any, device: torch.device) -> bool:
-    """Whether the values of a matrix have room on a GPU: 8 bytes each, in half of what is free."""
+    """Whether the values of a matrix, 8 bytes each, fit into half of the free memory of a GPU."""
     if device.type != "cuda":
         return False
     free, _ = torch.cuda.mem_get_info(device)

@@ -13,9 +13,9 @@ FEWEST, MOST = 1_000, 3_000
 def default_steps(share_of_nonzero: float) -> int:
     """Return the number of minibatches of the default training: more for sparser expression.
 
-    What a training learns from a cell is in the values that are not zero. A length for all data
-    was too short for peaks (3 % of the values) or too long for deeply sequenced cells (half of
-    them), whose types lose their shape by it (``docs/quality.md``).
+    A training learns from the values that are not zero. One number for all data was too small for
+    peaks (3 % of the values are not zero) or too large for deeply sequenced cells (half of them),
+    where a longer training separates types worse (``docs/quality.md``).
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""How a model is trained: numbers that belong together, under a name."""
+"""Recipes: sets of training options that belong together, each under a name."""
 
 from __future__ import annotations
 
@@ -16,41 +16,42 @@ Schedule = Literal["constant", "cosine"]
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe(Mapping[str, Any]):
-    """Everything that a training of SCALEX is made of, but the data and the machine.
+    """Options of a training of SCALEX, apart from the data and the machine.
 
     A recipe is also a mapping, so that ``model.train(**QUICK)`` is ``model.train(recipe=QUICK)``.
 
     Attributes
     ----------
     max_steps
-        Number of minibatches, rounded up to whole epochs. ``None``: 1 000 to 3 000, the more the
-        sparser the expression (:func:`default_steps`).
+        Number of minibatches, rounded up to whole epochs. ``None``: 1 000 to 3 000, more for
+        sparser expression (:func:`default_steps`).
     batch_size
-        Cells per minibatch, of each process if there are several; at most the number of cells.
-        Two processes of 64 do what one of 128 does.
+        Cells per minibatch, at most the number of cells. With several processes, cells per process:
+        two processes with 64 each take the same steps as one with 128.
     lr
         Learning rate of Adam.
     lr_schedule
         ``"cosine"``, which rises over the first twentieth of all steps and falls to zero, or
         ``"constant"`` (published).
     weight_decay
-        L2 penalty of Adam. A query model is trained without.
+        L2 penalty of Adam. The training of a query model uses 0, since it would change the frozen
+        parameters of the reference.
     kl_weight
         Constant weight of the KL divergence.
     alignment_weight
-        Weight of the squared distance of the cells of each batch from those of all, everywhere
-        and near each cell (see :class:`scalex_scvi.nn.BatchOffset`); 0: published. It keeps
-        differences between batches out of the latent of an encoder that does not know them.
-        Where each batch has types that the others lack, 0 keeps these further apart
-        (docs/decisions.md).
+        Weight of the alignment term of the loss: the squared distance between the mean latent of a
+        batch's cells and that of all cells, over all cells and in the neighborhood of each cell
+        (see :class:`scalex_scvi.nn.BatchOffset`). 0: published. It reduces differences between
+        batches in the latent. Where each batch has types that the others lack, 0 keeps these types
+        better separated (docs/decisions.md).
     start_at_mean
         Whether a model's first training starts with the decoder's output at the cells' mean
         expression (:meth:`scalex_scvi.nn.Decoder.start_at`) instead of one half, as published.
-        It saves the thousands of minibatches that the decoder takes to get there.
+        It saves the thousands of minibatches that the decoder needs to learn it.
     residual
-        Whether the decoder keeps the nonlinear part that it has by default where many cells have
-        many types (``n_residual`` of :class:`scalex_scvi.SCALEXModel`). ``False`` (published)
-        takes it from a model before its first training; a trained one stays as it is.
+        Whether the decoder keeps the nonlinear part that models of many cells with many types have
+        by default (``n_residual`` of :class:`scalex_scvi.SCALEXModel`). ``False`` (published)
+        removes it before the first training of a model; a trained model does not change.
     early_stopping
         Whether to stop when the loss no longer falls: that of the validation cells where
         ``train_size`` leaves some, else the mean training loss (published). ``None``: with the
@@ -78,10 +79,8 @@ class Recipe(Mapping[str, Any]):
                 check_whole(getattr(self, name), least, name=name)
         for name in ("lr", "weight_decay", "kl_weight", "alignment_weight"):
             value = getattr(self, name)
-            if not (isinstance(value, Real) and 0 <= float(value) < math.inf) or (name, value) == (
-                "lr",
-                0,
-            ):
+            in_range = isinstance(value, Real) and 0 <= float(value) < math.inf
+            if not in_range or (name == "lr" and value == 0):
                 sign = "positive" if name == "lr" else "0 or positive"
                 msg = f"`{name}` must be a finite number, {sign}, got {value!r}."
                 raise ValueError(msg)
@@ -102,7 +101,7 @@ class Recipe(Mapping[str, Any]):
 
     @classmethod
     def names(cls) -> tuple[str, ...]:
-        """Names of the numbers."""
+        """Names of the options."""
         return tuple(field.name for field in fields(cls))
 
     def but(self, **changes: Any) -> Recipe:
@@ -123,12 +122,12 @@ class Recipe(Mapping[str, Any]):
 
 
 DEFAULT = Recipe()
-"""Fifteen times the published learning rate along half a cosine, over fewer and larger minibatches,
-with a term that aligns the batches (docs/quality.md)."""
+"""The default: fifteen times the published learning rate, which falls along half a cosine; fewer
+and larger minibatches; and a term of the loss that aligns the batches (docs/quality.md)."""
 
 QUICK = Recipe(max_steps=1_000)
-"""No longer on sparse data than on others, where it is the default; peaks lose 0.01 to 0.03
-(docs/quality.md)."""
+"""The default with 1 000 minibatches whatever the data. It is faster on sparse data alone, where
+the default takes more; scores of peaks are 0.01 to 0.03 lower (docs/quality.md)."""
 
 PUBLISHED = Recipe(
     max_steps=30_000,

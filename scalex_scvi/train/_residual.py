@@ -1,4 +1,4 @@
-"""Whether the decoder is linear: it is, unless many cells have many types."""
+"""Whether the decoder has a nonlinear part by default: where there are many cells of many types."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ UNITS = 128
 """Width of the decoder's nonlinear part, where it has one; four times as many are no better."""
 
 FEWEST_CELLS = 3_000
-"""Of fewer cells a nonlinear decoder learns the noise by heart, and the types lose their shape."""
+"""With fewer cells a nonlinear decoder overfits to noise, and types are separated worse."""
 
 COMPONENT, LEAST_SHARE = 10, 1 / 3
 """The standard deviation of this principal component must be this share of the first one's."""
@@ -22,9 +22,9 @@ CELLS_LOOKED_AT = 1024
 def default_residual(manager: AnnDataManager) -> int:
     """Return how many hidden units the decoder has by default beside its linear part.
 
-    None where the components of the expression fall off quickly: ten directions hold the types
-    then, and what a nonlinear decoder would add is noise, which the latent dimensions give the
-    same room as types. Many fine types, or cells with few counts, make them fall off slowly
+    It has none where the variance of the principal components falls quickly: a linear decoder of
+    ten latent dimensions can then represent all types, and a nonlinear one would spend the latent
+    on noise. Many fine types, or cells with few counts, make the variance fall slowly
     (docs/decisions.md).
 
     Parameters

@@ -1,4 +1,4 @@
-"""One fit, whose failure and interruption come out as what they are."""
+"""One training, whose errors and interruption reach the caller unchanged."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from scvi.data import AnnDataManager
 from ._data import cells_all_over
 
 MOST_CELLS = 8192
-"""Cells whose mean is taken: enough for a start, and soon read from any disk."""
+"""Most cells whose mean is taken: enough for initial values, and fast to read from any disk."""
 
 
 def mean_expression(manager: AnnDataManager, n_cells: int = MOST_CELLS) -> np.ndarray:

@@ -39,3 +39,9 @@ def test_extremes() -> None:
 def test_lengths_must_agree() -> None:
     with pytest.raises(ValueError, match="3 cells and 2 labels"):
         knn_purity(np.zeros((3, 2)), ["a", "b"])
+
+
+@pytest.mark.parametrize("score", [same_batch_share, knn_purity])
+def test_missing_groups_are_not_one_group(score: object) -> None:
+    with pytest.raises(ValueError, match="missing for 2 of 4 cells"):
+        score(np.arange(4.0)[:, None], ["a", None, np.nan, "a"])

@@ -46,6 +46,35 @@ def test_given_cells_and_layer(model: sx.SCALEXModel, prepared: AnnData) -> None
     assert "batch1" not in model.adata.layers
 
 
+def test_genes_of_a_layer_are_in_the_order_of_the_cells(
+    model: sx.SCALEXModel, prepared: AnnData
+) -> None:
+    reversed_genes = prepared[:, ::-1].copy()
+    model.impute(reversed_genes)
+    expected = model.get_imputed_expression(gene_list=list(reversed_genes.var_names))
+    np.testing.assert_allclose(reversed_genes.layers["impute"], expected, atol=1e-6)
+
+
+GENES_OF_MODEL = ["gene7", "gene2", "gene30", "gene4"]
+
+
+def test_file_of_a_model_of_some_genes_names_these(counts: AnnData, tmp_path: Path) -> None:
+    counts = counts.copy()
+    counts.var["number"] = np.arange(counts.n_vars)
+    sx.SCALEXModel.setup_anndata(counts, batch_key="batch", n_top_features=GENES_OF_MODEL)
+    model = sx.SCALEXModel(counts, n_hidden=8, n_latent=2)
+    model.train(max_steps=2, enable_progress_bar=False)
+    with pytest.raises(ValueError, match="not among the 4 of the model: .* by `path`"):
+        model.impute()
+    model.impute(path=tmp_path / "imputed.h5ad")
+    found = ad.read_h5ad(tmp_path / "imputed.h5ad")
+    assert list(found.var_names) == GENES_OF_MODEL
+    assert list(found.var["number"]) == [7, 2, 30, 4]
+    np.testing.assert_allclose(found.X, model.get_imputed_expression(), atol=1e-6)
+    model.impute(path=tmp_path / "one.h5ad", gene_list=["gene30"])
+    assert list(ad.read_h5ad(tmp_path / "one.h5ad").var_names) == ["gene30"]
+
+
 @pytest.mark.parametrize("chunk_size", [1, 40, 10_000])
 def test_threshold_makes_it_sparse(model: sx.SCALEXModel, chunk_size: int) -> None:
     expected = model.get_imputed_expression(return_numpy=True)

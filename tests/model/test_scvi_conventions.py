@@ -655,15 +655,25 @@ def test_every_kind_of_matrix_gives_the_same_latent(
 # -- Features and profiles
 
 
-@pytest.mark.parametrize("how", ["number", "list", "highly_variable"])
+SELECTIONS: dict[str, Callable[[pd.Index], object]] = {
+    "number": lambda names: 20,
+    "number of numpy": lambda names: np.int64(20),
+    "list": list,
+    "array": np.asarray,
+    "index": lambda names: names,
+    "highly_variable": lambda names: "highly_variable",
+}
+
+
+@pytest.mark.parametrize("how", SELECTIONS)
 def test_selected_features(adata: AnnData, tmp_path: Path, how: str) -> None:
     wanted = list(adata.var_names[3:23])
     adata.var["highly_variable"] = adata.var_names.isin(wanted)
-    chosen = {"number": 20, "list": wanted, "highly_variable": "highly_variable"}[how]
+    chosen = SELECTIONS[how](pd.Index(wanted))
     model = new_model(adata, n_top_features=chosen)
     genes = list(model.get_var_names())
     assert len(genes) == model.summary_stats.n_vars == 20
-    if how != "number":
+    if "number" not in how:
         assert set(genes) == set(wanted)
     assert model.adata is adata
     assert adata.n_vars == N_GENES
@@ -683,6 +693,31 @@ def test_selection_that_cannot_be(adata: AnnData) -> None:
         with pytest.raises((KeyError, ValueError), match="highly_variable|no such gene"):
             SCALEXModel.setup_anndata(adata, n_top_features=wrong)
         assert not [key for key in [*adata.uns, *adata.obs] if key.startswith("_scvi")]
+
+
+def test_number_of_numpy_selects_as_a_number(adata: AnnData) -> None:
+    records = []
+    for number in (20, np.int64(20)):
+        SCALEXModel.setup_anndata(adata, batch_key="batch", n_top_features=number)
+        records.append(SCALEXModel(adata, **SMALL).preprocessing)
+    assert records[0] == records[1]
+
+
+@pytest.mark.parametrize("mark", [np.nan, None, "False"])
+def test_genes_without_a_clear_mark_are_not_highly_variable(adata: AnnData, mark: object) -> None:
+    adata.var["highly_variable"] = pd.Series([True, mark] * 20, index=adata.var_names, dtype=object)
+    with pytest.raises(ValueError, match="must be True or False for each gene"):
+        SCALEXModel.setup_anndata(adata, batch_key="batch", n_top_features="highly_variable")
+
+
+def test_prepared_cells_are_a_copy_of_cells_that_came_prepared(adata: AnnData) -> None:
+    scaled = sx.pp.batch_scale(adata, "batch")
+    before = scaled.X.toarray()
+    SCALEXModel.setup_anndata(scaled, batch_key="batch")
+    prepared = SCALEXModel(scaled, **SMALL).get_prepared()
+    np.testing.assert_array_equal(prepared.X.toarray(), before)
+    prepared.X *= 2
+    np.testing.assert_array_equal(scaled.X.toarray(), before)
 
 
 @pytest.mark.parametrize("profile", ["ATAC", "ADT"])

@@ -13,7 +13,7 @@ from conftest import trained_model
 
 import scalex_scvi as sx
 
-TYPES_FELL = "Types are less apart than before. Train longer"
+TYPES_FELL = "Types are separated worse than before. Train longer"
 LONGER = "Train longer (max_steps, --max-steps)."
 
 

@@ -56,6 +56,22 @@ def test_a_batch_of_two_cells(counts: AnnData) -> None:
     assert sx.pp.rna(counts, batch_key="batch", min_features=0, n_top_features=20).n_vars == 20
 
 
+def test_one_cell_has_no_variable_genes(counts: AnnData) -> None:
+    one = counts[:1].copy()
+    with pytest.raises(ValueError, match="there is one cell. Give -1"):
+        sx.pp.rna(one, n_top_features=5, min_cells=0)
+    assert sx.pp.rna(one, n_top_features=-1, min_cells=0).n_vars == one.n_vars
+
+
+def test_a_batch_in_which_no_gene_varies_selects_none(counts: AnnData) -> None:
+    counts.X = counts.X.toarray()
+    uniform = (counts.obs["batch"] == "batch0").to_numpy()
+    counts.X[uniform] = 1
+    selected = sx.pp.rna(counts, batch_key="batch", n_top_features=20).var_names
+    others = counts[~uniform].copy()
+    assert set(selected) == set(sx.pp.rna(others, batch_key="batch", n_top_features=20).var_names)
+
+
 def test_drops_spike_ins_and_mitochondrial_genes(counts: AnnData) -> None:
     names = list(counts.var_names)
     names[:3] = ["ERCC-0001", "MT-CO1", "mt-Co1"]

@@ -376,7 +376,7 @@ def test_the_reference_that_was_meant(folder: Path) -> None:
     found = hashlib.sha256((folder / "reference.json").read_bytes()).hexdigest()
     assert sx.references.load(folder, sha256=found.upper()).name == "pancreas"
     rewrite(folder, license="mit")
-    with pytest.raises(ValueError, match="is not the reference that was meant"):
+    with pytest.raises(ValueError, match="is not the expected reference"):
         sx.references.load(folder, sha256=found)
 
 
@@ -565,7 +565,7 @@ def test_from_an_address(folder: Path, server: Any, cache: Path) -> None:
     assert sx.references.load(url).about["license"] == "cc-by-4.0"  # as it was fetched
     assert sx.references.load("pancreas", update=True).about["license"] == "mit"
     assert len(sx.references.available()) == 1
-    with pytest.raises(ValueError, match="not the reference that was meant"):
+    with pytest.raises(ValueError, match="not the expected reference"):
         sx.references.load(url, sha256=pinned)
 
 
@@ -695,7 +695,7 @@ def test_map(
 FAILURES = {
     "no reference": (["--reference", "nowhere"], 2, "There is no folder 'nowhere'"),
     "no labels": (["--labels", "kind"], 2, "--labels 'kind' is not one of 'pancreas'"),
-    "another": (["--sha256", "0"], 2, "is not the reference that was meant"),
+    "another": (["--sha256", "0"], 2, "is not the expected reference"),
     "share": (["--max-refused", "2"], 2, "--max-refused is a share"),
 }
 

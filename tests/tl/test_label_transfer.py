@@ -300,3 +300,39 @@ def test_probabilities_say_how_often_labels_are_right(batch_key: str | None, off
     assert (scores.idxmax(axis=1).to_numpy() == labels.to_numpy()).all()
     assert abs(scores.max(axis=1).mean() - right) < off
     assert too_sure.mean() > right + 0.08
+
+
+def test_probabilities_where_the_other_batches_have_one_cell_of_each_label() -> None:
+    ref = blobs({"a": 40, "b": 40, "c": 40})
+    tiny = blobs({"a": 1, "b": 1, "c": 1}, seed=1)
+    ref = ad.concat({"large": ref, "tiny": tiny}, label="batch", index_unique="-")
+    query = blobs({"a": 10, "b": 10}, seed=2)
+    found = probabilities(ref, query, batch_key="batch", max_refused=0.2)
+    assert (found.idxmax(axis=1) == query.obs["celltype"]).all()
+
+
+def _sparse(adata: AnnData) -> None:
+    adata.obsm["latent"] = sparse.csr_matrix(adata.obsm["latent"])
+
+
+def _with_nan(adata: AnnData) -> None:
+    adata.obsm["latent"][0, 0] = np.nan
+
+
+BAD_POINTS = {"sparse": (_sparse, TypeError, "toarray"), "NaN": (_with_nan, ValueError, "NaN")}
+
+
+@pytest.mark.parametrize(("spoil", "error", "message"), BAD_POINTS.values(), ids=BAD_POINTS)
+@pytest.mark.parametrize("which", ["ref", "query"])
+def test_representation_that_cannot_be(
+    ref: AnnData, which: str, spoil: object, error: type[Exception], message: str
+) -> None:
+    query = cells([0.05, 5.05])
+    spoil({"ref": ref, "query": query}[which])
+    with pytest.raises(error, match=rf"{which}\.obsm\['latent'\].*{message}"):
+        sx.label_transfer(ref, query)
+
+
+def test_a_batch_column_that_nobody_has(ref: AnnData) -> None:
+    with pytest.raises(KeyError, match="'donor' is not a column of ref.obs"):
+        sx.label_transfer(ref, cells([0.05]), batch_key="donor")

@@ -42,6 +42,21 @@ def query() -> AnnData:
     return cells(25, ["b", "e", "other"], seed=1)
 
 
+def test_names_that_repeat_among_other_genes_do_not_matter(ref: AnnData, query: AnnData) -> None:
+    expected = sx.tl.transfer_expression(ref, query, ["d"]).X
+    ref.var_names = ["a", "a", "c", "d", "e"]
+    assert (sx.tl.transfer_expression(ref, query, ["d"]).X != expected).nnz == 0
+
+
+@pytest.mark.parametrize("kind", [np.asarray, sparse.csr_matrix])
+def test_a_dask_array(ref: AnnData, query: AnnData, kind: Callable[[Any], Any]) -> None:
+    da = pytest.importorskip("dask.array")
+    expected = sx.tl.transfer_expression(ref, query, ["d", "a"]).X.toarray()
+    ref.X = da.from_array(ref.X.toarray(), chunks=(20, -1)).map_blocks(kind)
+    found = sx.tl.transfer_expression(ref, query, ["d", "a"]).X
+    np.testing.assert_allclose(found.toarray() if sparse.issparse(found) else found, expected)
+
+
 @pytest.mark.parametrize("weights", ["uniform", "distance"])
 @pytest.mark.parametrize("kind", [np.asarray, sparse.csr_matrix, sparse.csc_matrix])
 def test_as_sklearn_regresses(

@@ -311,6 +311,9 @@ def test_clusters_say_what_tells_them_from_the_nearest_label(ref: AnnData) -> No
     assert (np.asarray(own) > np.asarray(ref[label, genes].X.mean(axis=0)) + 0.3).all()
     from_column = sx.tl.unknown_clusters(ref, query, scores.is_unknown, "cluster", n_genes=3)
     pd.testing.assert_frame_equal(from_column, table)
+    ref.obs.loc[ref.obs_names[0], "celltype"] = None  # stays out of it
+    with_missing = sx.tl.unknown_clusters(ref, query, scores, "cluster", n_genes=3)
+    assert list(with_missing["nearest_label"]) == list(table["nearest_label"])
     with pytest.raises(KeyError, match="'leiden' is not a column"):
         sx.tl.unknown_clusters(ref, query, scores, "leiden")
     with pytest.raises(ValueError, match="not of the cells"):

@@ -33,6 +33,15 @@ def test_statistics_move_in_a_second_training(model: sx.SCALEXModel) -> None:
     assert len(model.history["train_loss"]) == 17
 
 
+def test_one_cell_cannot_be_trained_on(counts: AnnData) -> None:
+    one = counts[:1].copy()
+    sx.SCALEXModel.setup_anndata(one)
+    model = sx.SCALEXModel(one, n_hidden=8, n_latent=2)
+    with pytest.raises(ValueError, match="1 cells cannot be trained on: .* needs 2 or more"):
+        model.train(max_steps=1, **QUIET)
+    assert not model.is_trained
+
+
 def test_statistics_move_after_loading(model: sx.SCALEXModel, tmp_path: object) -> None:
     model.save(tmp_path / "m", save_anndata=True)
     loaded = sx.SCALEXModel.load(tmp_path / "m", accelerator="cpu")

@@ -16,21 +16,23 @@ from ._label_scores import LabelScores
 def in_agreement(scores: Mapping[str, LabelScores], obs: pd.DataFrame) -> dict[str, LabelScores]:
     """Make labels of nested columns agree.
 
-    A column is nested in another one if all reference cells of each of its labels have the same
-    label there. A coarse label is as probable as all fine ones within it; the coarse label is
-    decided first, and the fine one is the most probable within it. What is unknown in a coarse
-    column is unknown in the fine ones, too. Columns that are not nested stay as they are.
+    A column (such as cell types) is nested in another one (such as lineages) if the reference cells
+    of each of its labels all have one label in the other column. Then the probability of a coarse
+    label becomes the sum of those of its fine labels, the coarse label of a cell is chosen first,
+    and its fine label is the most probable one within it. A cell that is unknown in the coarse
+    column is unknown in the fine one, too; its p-value stays. Columns that are not nested do not
+    change.
 
     Parameters
     ----------
     scores
-        Of each column, for the same query.
+        Scores of each column, for the same query.
     obs
-        Of the reference, with these columns.
+        Annotation of the reference cells, with these columns.
 
     Returns
     -------
-    Scores in the order given.
+    Scores of the same columns, in the same order.
     """
     by_size = sorted(scores, key=lambda key: -len(scores[key].labels.cat.categories))
     found = dict(scores)
