@@ -42,10 +42,7 @@ def expression_components(ref: AnnData, query: AnnData) -> tuple[np.ndarray, np.
     if in_ref is None or in_query is None or n_components < 1:
         return None
     mean, directions = principal_directions(in_ref, n_components)
-    ref_components, query_components = (
-        x @ directions - mean @ directions for x in (in_ref, in_query)
-    )
-    return ref_components, query_components
+    return project(in_ref, mean, directions), project(in_query, mean, directions)
 
 
 def principal_directions(x: sparse.csr_matrix, n: int) -> tuple[np.ndarray, np.ndarray]:
@@ -69,6 +66,11 @@ def principal_directions(x: sparse.csr_matrix, n: int) -> tuple[np.ndarray, np.n
     start = np.random.default_rng(0).uniform(-1, 1, len(mean))
     _, directions = eigsh(covariance, n, v0=start)
     return mean.astype(x.dtype), directions[:, ::-1].astype(x.dtype)
+
+
+def project(x: sparse.csr_matrix, mean: np.ndarray, directions: np.ndarray) -> np.ndarray:
+    """Return the components of cells × genes, by :func:`principal_directions`: cells × n."""
+    return np.asarray(x @ directions - mean @ directions)
 
 
 def _covariance_pays(x: sparse.csr_matrix) -> bool:
