@@ -526,15 +526,3 @@ def keep_rows(x: DaskArray, keep: np.ndarray) -> DaskArray:
 
 def _rows(block: sparse.csr_matrix, keep: np.ndarray) -> sparse.csr_matrix:
     return block[keep]
-
-
-def block_extremes(x: DaskArray) -> np.ndarray:
-    """Smallest and largest stored values of each block, one pass over the data."""
-    from dask import compute
-
-    return np.concatenate(compute(*over_blocks(x, _extremes)))
-
-
-def _extremes(block: Any) -> np.ndarray:
-    values = block.data if sparse.issparse(block) else np.asarray(block)
-    return np.array([values.min(), values.max()]) if values.size else np.zeros(2)

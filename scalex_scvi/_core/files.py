@@ -31,6 +31,11 @@ def is_address(path: object) -> bool:
     return isinstance(path, str) and "://" in path
 
 
+def is_zarr_store(path: Path) -> bool:
+    """Whether a path is a folder with a zarr store, of format 2 or 3."""
+    return any((path / name).exists() for name in ("zarr.json", ".zgroup"))
+
+
 def check_is_local(path: str | os.PathLike[str]) -> None:
     """Raise if results would be written to an address.
 
@@ -126,7 +131,7 @@ def check_store_path(path: str | os.PathLike[str], adata: AnnData) -> Path:
         raise FileNotFoundError(msg)
     check_no_run_has(path)
     check_not_read_from(path, adata)
-    if path.is_dir() and not any((path / name).exists() for name in ("zarr.json", ".zgroup")):
+    if path.is_dir() and not is_zarr_store(path):
         msg = f"`path` {str(path)!r} is a folder that holds no zarr store. Choose another name."
         raise ValueError(msg)
     return path

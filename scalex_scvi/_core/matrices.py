@@ -169,6 +169,25 @@ def get_matrix(adata: AnnData, layer: str | None, *, features: str = "genes") ->
     return adata.layers[layer], name
 
 
+def expression_in_raw(adata: AnnData, cells: np.ndarray) -> Any:
+    """Return ``adata.raw.X`` of some cells, over the genes of ``adata``, in their order.
+
+    Raises
+    ------
+    ValueError
+        If ``adata.raw`` lacks some of them.
+    """
+    places = adata.raw.var_names.get_indexer(adata.var_names)
+    if (places < 0).any():
+        missing = list(adata.var_names[places < 0])
+        msg = (
+            f"adata.raw lacks {len(missing)} of the {adata.n_vars} genes of `adata`, such as "
+            f"{missing[:3]!r}. Remove it to use adata.X: `del adata.raw`."
+        )
+        raise ValueError(msg)
+    return adata.raw.X[cells][:, places]
+
+
 def in_frames(adata: AnnData) -> AnnData:
     """Return what has ``obs`` and ``var`` of ``adata`` as data frames: most often itself."""
     return adata if isinstance(adata.obs, pd.DataFrame) else without_matrix(adata)

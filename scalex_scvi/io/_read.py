@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from scalex_scvi._core.files import is_address, whole_file
+from scalex_scvi._core.files import is_address, is_zarr_store, whole_file
 from scalex_scvi._core.inputs import check_adata, way_out
 
 from ._concat import Join, concatenate
@@ -438,9 +438,8 @@ def _load(source: DataSource, choice: Choice = EVERYTHING) -> AnnData | Table:
     plain = name.removesuffix(".gz")
     if name.endswith(".h5mu"):
         return choose_features(read_h5mu(path, modality), choice, path)
-    is_zarr = path.is_dir() and any((path / mark).exists() for mark in ("zarr.json", ".zgroup"))
     for suffix, reader in _ANNDATA.items():
-        if name.endswith(suffix) or (is_zarr and suffix == ".zarr"):
+        if name.endswith(suffix) or (suffix == ".zarr" and is_zarr_store(path)):
             return choose_features(reader(path), choice, path)
     if path.is_dir() or plain.endswith(".mtx"):
         return _chosen(read_mtx_as_it_is(path, choice.genome), choice, path)

@@ -15,7 +15,7 @@ from typing import Any
 from anndata import AnnData
 
 from scalex_scvi._core.explained import is_explained
-from scalex_scvi._core.files import RUN_FILE, own_files
+from scalex_scvi._core.files import RUN_FILE, is_zarr_store, own_files
 from scalex_scvi._core.messages import PACKAGE_LOGGER, command_line, messages_to
 from scalex_scvi._core.unfinished import anyone_writes, arrive, current, recover, unfinished
 
@@ -146,8 +146,8 @@ class RunFolder:
             real = source.expanduser().resolve()
             inside = real.relative_to(own).parts if real.is_relative_to(own) else ("",)
             replaced = inside and inside[0] in [*_FILES[self.kind], RUN_FILE]
-            is_store = any((real / mark).exists() for mark in ("zarr.json", ".zgroup"))
-            if own == real or replaced or (is_store and own.is_relative_to(real)):
+            in_store = is_zarr_store(real) and own.is_relative_to(real)
+            if own == real or replaced or in_store:
                 msg = (
                     f"`outdir` {str(self.path)!r}: its results would replace {str(source)!r}, "
                     "which is read. Name a new folder."

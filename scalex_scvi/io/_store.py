@@ -18,7 +18,13 @@ from scipy import sparse
 
 from scalex_scvi._core.blocks import computed_blocks
 from scalex_scvi._core.csr_on_disk import CsrOnDisk, write_csr
-from scalex_scvi._core.files import check_is_local, check_not_read_from, is_address, whole_file
+from scalex_scvi._core.files import (
+    check_is_local,
+    check_not_read_from,
+    is_address,
+    is_zarr_store,
+    whole_file,
+)
 from scalex_scvi._core.keys import own_keys
 from scalex_scvi._core.matrices import is_lazy
 from scalex_scvi._core.reading import InputError, naming_file
@@ -293,7 +299,7 @@ def _check_target(path: Path, overwrite: bool) -> Path:
         raise FileNotFoundError(msg)
     if not path.exists():
         return path
-    is_store = any((path / name).exists() for name in ("zarr.json", ".zgroup"))
+    is_store = is_zarr_store(path)
     if not overwrite or not is_store:
         reason = "exists; pass `overwrite=True` to replace it" if is_store else "is no zarr store"
         msg = f"`path` {str(path)!r} {reason}."

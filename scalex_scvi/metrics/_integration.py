@@ -21,7 +21,7 @@ def integration_scores(
     labels_key: str | None = "celltype",
     seed: int | None = None,
 ) -> dict[str, float]:
-    """Score how far batches are mixed and cell types kept apart in a representation.
+    """Score how well batches are mixed and cell types separated in a representation.
 
     Parameters
     ----------
@@ -41,7 +41,8 @@ def integration_scores(
     -------
     By name: ``batch_entropy_mixing_score``, ``same_batch_share`` and
     ``expected_same_batch_share`` if there are two batches or more; ``silhouette_score`` and
-    ``knn_purity`` if there are two types or more. Each is the function of that name.
+    ``knn_purity`` if there are two types or more (the first one only if any type has two cells).
+    Each is the function of that name.
 
     Raises
     ------
@@ -67,6 +68,7 @@ def integration_scores(
     labeled = labels.notna().to_numpy()
     if labels.nunique() > 1:
         kept = np.asarray(as_text(labels[labeled]))
-        scores["silhouette_score"] = silhouette_score(points[labeled], kept)
+        if labels.nunique() < len(kept):  # else no cell has another one of its type
+            scores["silhouette_score"] = silhouette_score(points[labeled], kept)
         scores["knn_purity"] = knn_purity(points[labeled], kept)
     return scores

@@ -35,6 +35,7 @@ from scalex_scvi.train import (
 )
 
 from ._fields import (
+    HIGHLY_VARIABLE,
     ExpressionField,
     advise,
     new_state,
@@ -290,7 +291,7 @@ class _Module:
                 "(`scvi.dataloaders.MappedCollectionDataModule`)."
             )
             raise TypeError(msg)
-        if isinstance(n_top_features, str) and n_top_features == "highly_variable":
+        if isinstance(n_top_features, str) and n_top_features == HIGHLY_VARIABLE:
             msg = (
                 "`n_top_features` 'highly_variable' is of an AnnData: a data module has no `var`. "
                 "Give a number, or a list of names."

@@ -45,6 +45,9 @@ its normalization."""
 
 MANY_GENES = 5_000
 
+HIGHLY_VARIABLE = "highly_variable"
+"""Column of ``var`` with the marks of features to select, and the word for them."""
+
 
 class ExpressionField(LayerField):
     """Counts with the transform that was fitted to them, or values that are in [0, 1] already.
@@ -122,7 +125,8 @@ class ExpressionField(LayerField):
 
     def _fit(self, adata: AnnData) -> Preprocessing:
         preparation = self.preparation
-        if isinstance(preparation.n_top_features, str):
+        chosen = preparation.n_top_features
+        if isinstance(chosen, str) and chosen == HIGHLY_VARIABLE:
             preparation = preparation.but(n_top_features=_highly_variable(adata))
         record = Preprocessing.fit(
             adata, preparation, batch_key=self.batch_key, layer=self.attr_key
@@ -206,11 +210,13 @@ def plain_selection(n_top_features: Any) -> Any:
     ----------
     n_top_features
         See :meth:`scalex_scvi.SCALEXModel.setup_anndata`; also an array, index or column of names,
-        a number of NumPy, or a path. Anything else is returned as it is.
+        a number of NumPy or as text, or a path. Anything else is returned as it is.
     """
     if isinstance(n_top_features, np.ndarray | pd.Index | pd.Series) and n_top_features.ndim == 1:
         return [str(name) for name in n_top_features]
     if isinstance(n_top_features, Integral) and not isinstance(n_top_features, bool):
+        return int(n_top_features)
+    if isinstance(n_top_features, str) and n_top_features.lstrip("-").isdecimal():
         return int(n_top_features)
     return os.fspath(n_top_features) if isinstance(n_top_features, os.PathLike) else n_top_features
 
@@ -230,13 +236,13 @@ def preparation_of(arguments: dict[str, Any]) -> Preparation:
 
 
 def _highly_variable(adata: AnnData) -> list[str]:
-    if "highly_variable" not in adata.var:
+    if HIGHLY_VARIABLE not in adata.var:
         msg = (
             "`n_top_features='highly_variable'` needs adata.var['highly_variable']; the columns "
             f"are {list(adata.var.columns)!r}. Run `scanpy.pp.highly_variable_genes` first."
         )
         raise KeyError(msg)
-    marks = adata.var["highly_variable"]
+    marks = adata.var[HIGHLY_VARIABLE]
     if marks.isna().any() or not marks.isin([True, False]).all():
         msg = (
             "adata.var['highly_variable'] must be True or False for each gene, without missing "

@@ -272,9 +272,9 @@ class SCALEXModel(
             ``"RNA"``, ``"ATAC"`` or ``"ADT"``: how cells are normalized.
         n_top_features
             Features of the model: ``None`` for all of ``adata``; a number of variable ones; a
-            list, array or index of names; or ``"highly_variable"`` for those of
-            ``adata.var["highly_variable"]``. Cells are normalized over all features of ``adata``
-            in any case.
+            list, array or index of names, or a text file with one name a line; or
+            ``"highly_variable"`` for those of ``adata.var["highly_variable"]``. Cells are
+            normalized over all features of ``adata`` in any case.
         log_normalized
             Whether the values are log-normalized already. ``None``: counts are expected, and values
             that look log-normalized raise an error.

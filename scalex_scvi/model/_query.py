@@ -194,11 +194,14 @@ class QueryMixin(_Base):
             logger.warning("%d of %d genes are missing: set to zero.", len(missing), len(names))
             empty = sparse.csr_matrix((adata.n_obs, len(missing)), dtype=np.float32)
             layers = {key: empty.copy() for key in adata.layers if key}
-            padding = AnnData(empty, obs=adata.obs[[]], var=pd.DataFrame(index=missing))
+            cells = _with_unique_cells(adata)
+            padding = AnnData(empty, obs=cells.obs[[]], var=pd.DataFrame(index=missing))
             padding.layers.update(layers)
-            query = ad.concat([adata, padding], axis=1, join="outer", merge="first")
+            query = ad.concat([cells, padding], axis=1, join="outer", merge="first")
             query.obs, query.uns = adata.obs.copy(), dict(adata.uns)
         query = query[:, names].copy()
+        if adata.raw is not None:
+            query.raw = adata.raw.to_adata()
         if not inplace:
             return query
         adata._init_as_actual(query)
@@ -279,6 +282,15 @@ class QueryMixin(_Base):
             self.deregister_manager(cells)  # else scvi-tools keeps them for good
         write_adata(AnnData(obs=obs, obsm={"latent": latent}), out)
         logger.info("The latent of %d cells is in %s.", len(obs), out)
+
+
+def _with_unique_cells(adata: AnnData) -> AnnData:
+    """Return cells with numbers as names where names repeat, by which nothing can be aligned."""
+    if adata.obs_names.is_unique:
+        return adata
+    numbered = adata.copy()
+    numbered.obs_names = pd.RangeIndex(adata.n_obs).astype(str)
+    return numbered
 
 
 def _check_switches(more: dict[str, Any]) -> None:

@@ -12,6 +12,7 @@ from anndata import AnnData
 from scipy import sparse
 
 from scalex_scvi._core.colors import UNKNOWN
+from scalex_scvi._core.matrices import expression_in_raw
 from scalex_scvi.pp import can_unscale, unscale
 
 from ._report_run import Run
@@ -68,7 +69,7 @@ def marker_dots(run: Run) -> dict[str, str] | None:
 def _log_normalized(adata: AnnData, cells: np.ndarray) -> Any:
     """Expression before the scaling to [0, 1], where it is known."""
     if adata.raw is not None:
-        values = adata.raw.X[cells][:, adata.raw.var_names.get_indexer(adata.var_names)]
+        values = expression_in_raw(adata, cells)
     else:
         part = adata[cells]
         values = unscale(part) if can_unscale(part) else part.X

@@ -45,10 +45,6 @@ class BatchMoments:
 
     batches: dict[int, GeneSums]
 
-    def cells_with_gene(self) -> np.ndarray:
-        """Count the cells that each gene is detected in."""
-        return np.sum([sums.n_detected for sums in self.batches.values()], axis=0)
-
     def maxima(self, scale_by: str) -> np.ndarray:
         """Return the maximum of each gene in each batch, or in all: batches × genes, float32."""
         maxima = np.stack([self.batches[code].maximum for code in sorted(self.batches)])

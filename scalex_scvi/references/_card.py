@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 _SAID = ("organism", "tissue", "source", "contact")
-"""What the user says that is in the first table."""
+"""Texts of the user that are in the first table."""
 
 MAX_ROWS = 100
 """Rows of a table; more are counted."""
@@ -64,9 +64,7 @@ def _head(facts: Mapping[str, Any]) -> str:
 
 def _what(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
     about = facts["about"]
-    said = [
-        (key, about[key]) for key in ("organism", "tissue", "source", "contact") if key in about
-    ]
+    said = [(key, about[key]) for key in _SAID if key in about]
     genes = ", ".join(facts["genes"])
     return [
         *said,

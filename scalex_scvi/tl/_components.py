@@ -42,9 +42,9 @@ def expression_components(ref: AnnData, query: AnnData) -> tuple[np.ndarray, np.
         return None
     x = unscale(ref)
     mean, directions = principal_directions(x, n_components)
-    in_ref = x @ directions - mean @ directions
+    in_ref = project(x, mean, directions)
     del x  # the copies of reference and query are not held at once
-    return in_ref, unscale(query) @ directions - mean @ directions
+    return in_ref, project(unscale(query), mean, directions)
 
 
 def principal_directions(x: sparse.csr_matrix, n: int) -> tuple[np.ndarray, np.ndarray]:
@@ -68,6 +68,11 @@ def principal_directions(x: sparse.csr_matrix, n: int) -> tuple[np.ndarray, np.n
     start = np.random.default_rng(0).uniform(-1, 1, len(mean))
     _, directions = eigsh(covariance, n, v0=start)
     return mean.astype(x.dtype), directions[:, ::-1].astype(x.dtype)
+
+
+def project(x: sparse.csr_matrix, mean: np.ndarray, directions: np.ndarray) -> np.ndarray:
+    """Return the components of cells × genes, by :func:`principal_directions`: cells × n."""
+    return np.asarray(x @ directions - mean @ directions)
 
 
 def _covariance_pays(x: sparse.csr_matrix) -> bool:

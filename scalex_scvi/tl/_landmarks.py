@@ -9,6 +9,7 @@ import numpy as np
 from scipy import sparse
 from sklearn.covariance import LedoitWolf
 
+from ._components import project
 from ._discriminant import Discriminants, can_discriminate
 from ._reference import Reference
 
@@ -62,7 +63,7 @@ class Landmarks:
 
     def components(self, x: sparse.csr_matrix) -> np.ndarray:
         """Principal components of cells × genes: cells × components."""
-        return np.asarray(x @ self.directions - self.mean @ self.directions, dtype=np.float64)
+        return project(x, self.mean, self.directions).astype(np.float64)
 
     def shares(self, points: np.ndarray) -> np.ndarray:
         """Probability of each label for the cells of one batch, given by their components."""

@@ -8,7 +8,7 @@ from functools import cached_property
 import numpy as np
 from scipy import sparse
 
-from ._components import N_COMPONENTS, principal_directions
+from ._components import N_COMPONENTS, principal_directions, project
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,14 +49,10 @@ class Reference:
         counts = np.bincount(groups, minlength=shape[0]).reshape(n_batches, n_labels)
         return cls(x, codes, batch, mean, directions, sums, counts)
 
-    def components(self, x: sparse.csr_matrix) -> np.ndarray:
-        """Principal components of cells × genes: cells × components."""
-        return np.asarray(x @ self.directions - self.mean @ self.directions, dtype=np.float64)
-
     @cached_property
     def points(self) -> np.ndarray:
-        """Components of the reference's own cells."""
-        return self.components(self.x)
+        """Principal components of the cells: cells × components."""
+        return project(self.x, self.mean, self.directions).astype(np.float64)
 
     @cached_property
     def in_several(self) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The map before integration, to compare with."""
+"""UMAP of the cells before integration, to compare with that of the latent."""
 
 from __future__ import annotations
 
@@ -11,21 +11,22 @@ from scipy import sparse
 
 from scalex_scvi._core.compiled import keep_compiled
 from scalex_scvi._core.keys import UNCORRECTED_UMAP_KEY
+from scalex_scvi._core.matrices import expression_in_raw
 from scalex_scvi._core.seeds import resolve_seed
 
 logger = logging.getLogger(__name__)
 
 MAX_CELLS = 20_000
-"""Cells of the map; with more it says no more and takes longer than the training."""
+"""Most cells of the map: with more it shows nothing else, and takes longer than the training."""
 
 N_COMPONENTS = 30
 
 
 def uncorrected_umap(adata: AnnData, *, seed: int | None = None) -> None:
-    """Add a UMAP of the cells as they were before integration, by scanpy's usual steps.
+    """Add a UMAP of the cells before integration, by scanpy's usual steps.
 
-    Principal components (30) of the log-normalized expression, neighbors (15) and UMAP, without
-    anything that knows of batches.
+    Principal components (30) of the log-normalized expression, neighbors (15) and UMAP; nothing is
+    corrected for batches.
 
     Parameters
     ----------
@@ -39,7 +40,8 @@ def uncorrected_umap(adata: AnnData, *, seed: int | None = None) -> None:
     Raises
     ------
     ValueError
-        If there are fewer than 4 cells, which UMAP cannot place.
+        If there are fewer than 4 cells, which UMAP cannot place, or ``raw`` lacks genes of
+        ``adata``.
     """
     if adata.n_obs < 4:
         msg = f"A map takes 4 cells or more, there are {adata.n_obs}."
@@ -50,11 +52,7 @@ def uncorrected_umap(adata: AnnData, *, seed: int | None = None) -> None:
         rng = np.random.default_rng(random_state)
         chosen = np.sort(rng.choice(adata.n_obs, MAX_CELLS, replace=False))
     logger.info("UMAP of %d cells as they were before the integration.", len(chosen))
-    expression = _log_normalized(adata, chosen)
-    n_components = min(N_COMPONENTS, min(expression.shape) - 1)
-    bare = AnnData(
-        obsm={"X_pca": sc.pp.pca(expression, n_comps=n_components, random_state=random_state)}
-    )
+    bare = AnnData(obsm={"X_pca": _components(_log_normalized(adata, chosen), random_state)})
     keep_compiled()
     n_neighbors = min(15, bare.n_obs - 1)
     sc.pp.neighbors(bare, n_neighbors=n_neighbors, use_rep="X_pca", random_state=random_state)
@@ -69,5 +67,13 @@ def _log_normalized(adata: AnnData, cells: np.ndarray) -> np.ndarray | sparse.cs
     if adata.raw is None:
         values = adata.X[cells]
     else:
-        values = adata.raw.X[cells][:, adata.raw.var_names.get_indexer(adata.var_names)]
+        values = expression_in_raw(adata, cells)
     return sparse.csr_matrix(values) if sparse.issparse(values) else np.asarray(values)
+
+
+def _components(expression: np.ndarray | sparse.csr_matrix, random_state: int) -> np.ndarray:
+    """Principal components of the expression; of a single gene, the expression itself."""
+    n_components = min(N_COMPONENTS, min(expression.shape) - 1)
+    if n_components < 1:
+        return sparse.csr_matrix(expression).toarray()
+    return sc.pp.pca(expression, n_comps=n_components, random_state=random_state)

@@ -48,6 +48,13 @@ def test_scores_that_are_not_defined_are_left_out(integrated: AnnData) -> None:
     assert sx.metrics.integration_scores(integrated, labels_key=None) == {}
 
 
+def test_types_of_one_cell_each_have_no_silhouette(integrated: AnnData) -> None:
+    integrated.obs["celltype"] = integrated.obs_names
+    scores = sx.metrics.integration_scores(integrated)
+    assert "silhouette_score" not in scores
+    assert scores["knn_purity"] == 0
+
+
 @pytest.mark.parametrize(
     "wrong", [{"use_rep": "pca"}, {"batch_key": "donor"}, {"labels_key": "type"}], ids=str
 )

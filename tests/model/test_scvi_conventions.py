@@ -655,20 +655,29 @@ def test_every_kind_of_matrix_gives_the_same_latent(
 # -- Features and profiles
 
 
+def _listed(names: pd.Index) -> str:
+    Path("genes.txt").write_text("\n".join(names))
+    return "genes.txt"
+
+
 SELECTIONS: dict[str, Callable[[pd.Index], object]] = {
     "number": lambda names: 20,
     "number of numpy": lambda names: np.int64(20),
     "list": list,
     "array": np.asarray,
     "index": lambda names: names,
+    "file": lambda names: _listed(names),
     "highly_variable": lambda names: "highly_variable",
 }
 
 
 @pytest.mark.parametrize("how", SELECTIONS)
-def test_selected_features(adata: AnnData, tmp_path: Path, how: str) -> None:
+def test_selected_features(
+    adata: AnnData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
     wanted = list(adata.var_names[3:23])
-    adata.var["highly_variable"] = adata.var_names.isin(wanted)
+    adata.var["highly_variable"] = adata.var_names.isin(wanted if how == "highly_variable" else [])
     chosen = SELECTIONS[how](pd.Index(wanted))
     model = new_model(adata, n_top_features=chosen)
     genes = list(model.get_var_names())
@@ -697,10 +706,10 @@ def test_selection_that_cannot_be(adata: AnnData) -> None:
 
 def test_number_of_numpy_selects_as_a_number(adata: AnnData) -> None:
     records = []
-    for number in (20, np.int64(20)):
+    for number in (20, np.int64(20), "20"):
         SCALEXModel.setup_anndata(adata, batch_key="batch", n_top_features=number)
         records.append(SCALEXModel(adata, **SMALL).preprocessing)
-    assert records[0] == records[1]
+    assert records[0] == records[1] == records[2]
 
 
 @pytest.mark.parametrize("mark", [np.nan, None, "False"])

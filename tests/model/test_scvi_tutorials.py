@@ -248,6 +248,22 @@ def test_prepare_query_pads_and_orders_in_place(
     assert query_model.get_latent_representation().shape == (adata_query.n_obs, 10)
 
 
+def test_prepare_query_with_repeated_names_of_cells_and_raw(
+    split: tuple[AnnData, AnnData],
+) -> None:
+    adata_ref, adata_query = split
+    model = reference(adata_ref)
+    query = adata_query[:, adata_ref.var_names.delete(3)].copy()
+    query.raw = query.copy()
+    names = ["same", "same", *query.obs_names[2:]]
+    query.obs_names = names
+    expected = query.to_df("counts").to_numpy()
+    new = sx.SCALEXModel.prepare_query_anndata(query, model, inplace=False)
+    assert list(new.obs_names) == names
+    np.testing.assert_array_equal(new[:, query.var_names].to_df("counts").to_numpy(), expected)
+    assert list(new.raw.var_names) == list(query.var_names)
+
+
 def test_prepare_query_is_not_needed(split: tuple[AnnData, AnnData]) -> None:
     """Genes are found by name; extra genes do not touch a reference normalized over its own."""
     adata_ref, adata_query = split

@@ -44,3 +44,16 @@ def test_repeats() -> None:
 def test_no_such_representation() -> None:
     with pytest.raises(KeyError, match="`use_rep` 'z'"):
         sx.tl.embed(blobs(10), use_rep="z")
+
+
+def test_map_of_a_single_gene_before_integration() -> None:
+    adata = AnnData(np.random.default_rng(0).random((30, 1)).astype(np.float32))
+    sx.tl.uncorrected_umap(adata)
+    assert np.isfinite(adata.obsm["X_umap_uncorrected"]).all()
+
+
+def test_genes_that_raw_lacks_are_not_replaced_by_others() -> None:
+    adata = AnnData(np.random.default_rng(0).random((30, 3)).astype(np.float32))
+    adata.raw = adata[:, :2].copy()
+    with pytest.raises(ValueError, match="lacks 1 of the 3 genes"):
+        sx.tl.uncorrected_umap(adata)
