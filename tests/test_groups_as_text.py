@@ -127,7 +127,7 @@ def test_a_partly_labeled_reference(caplog: pytest.LogCaptureFixture) -> None:
     found = sx.label_transfer(ref, query)
     expected = sx.label_transfer(half, query)
     assert list(found) == list(expected)
-    assert "30 of 60 reference cells have no 'celltype': they stay out" in caplog.text
+    assert "30 of 60 reference cells have no 'celltype': they are left out" in caplog.text
 
 
 @pytest.mark.parametrize("n_cells", [1, 2, 3])
