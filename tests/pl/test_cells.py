@@ -143,7 +143,8 @@ def test_transferred_labels_lie_over_those_they_were_transferred_from(embedded: 
 def test_the_legend_names_what_the_reference_alone_has_in_its_pale_color(embedded: AnnData) -> None:
     embedded.uns["celltype_colors"] = RED_GREEN_BLUE
     is_query, types = embedded.obs["projection"] == "query", embedded.obs["celltype"]
-    embedded.obs["celltype_transfer"] = types.where(is_query).replace("type1", "type0")
+    given = types.astype(str).where(types != "type1", "type0").where(is_query)
+    embedded.obs["celltype_transfer"] = given.astype("category")
     (axis,) = sx.pl.projection(embedded, "celltype_transfer", show=False).axes
     legend = legend_colors(axis.get_legend())
     assert legend == {"type0": "#ff0000", "type2": "#0000ff", "type1": "#99ff99"}
