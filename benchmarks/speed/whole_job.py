@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import signal
 import subprocess
@@ -44,6 +45,12 @@ STAGES = (
 KEPT = 0.9
 """Share of the molecules of a drawn cell: copies of few cells would be each other's neighbors."""
 
+PUBLISHED_MINIBATCHES = 30_000
+"""The published package's default; it may stop before."""
+
+NOTED_EVERY = 100
+"""Minibatches between two notes of how many there were."""
+
 QUIET = {"enable_progress_bar": False, "accelerator": "cpu"}
 
 
@@ -59,6 +66,7 @@ class Stages:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.seconds: dict[str, float] = {}
+        self.minibatches: dict[str, int] = {}
         self._open: list[str] = []
         self._since = 0.0
 
@@ -80,6 +88,19 @@ class Stages:
             counted = self._counted(function, stage)
             setattr(owner, name, staticmethod(counted) if ismethod(function) else counted)
 
+    def expect(self, n_minibatches: int) -> None:
+        """Count the minibatches from now on: how far a training was when it was stopped."""
+        from torch.optim.optimizer import register_optimizer_step_post_hook
+
+        self.minibatches = {"done": 0, "of": n_minibatches}
+
+        def count(*_: Any) -> None:
+            self.minibatches["done"] += 1
+            if self.minibatches["done"] % NOTED_EVERY == 0:
+                self._write()
+
+        register_optimizer_step_post_hook(count)
+
     def _counted(self, function: Callable[..., Any], stage: str) -> Callable[..., Any]:
         @wraps(function)
         def counted(*args: Any, **kwargs: Any) -> Any:
@@ -98,7 +119,8 @@ class Stages:
     def _write(self) -> None:
         now = self._open[-1] if self._open else STAGES[-1]
         new = self.path.with_suffix(".new")
-        new.write_text(json.dumps({"seconds": self.seconds, "now": now}))
+        kept = {"seconds": self.seconds, "now": now, "minibatches": self.minibatches}
+        new.write_text(json.dumps(kept))
         new.replace(self.path)
 
 
@@ -177,7 +199,9 @@ def scvi(args: argparse.Namespace, stages: Stages) -> None:
         scvi_tools.model.SCVI.setup_anndata(adata, layer="counts", batch_key="batch")
     with stages("train"):
         model = scvi_tools.model.SCVI(adata)
-        model.train(**QUIET)
+        n_epochs = scvi_tools.model.get_max_epochs_heuristic(adata.n_obs)
+        stages.expect(n_epochs * math.ceil(0.9 * adata.n_obs / 128))
+        model.train(max_epochs=n_epochs, **QUIET)
     with stages("latent"):
         adata.obsm["X_scVI"] = model.get_latent_representation()
     _draw(adata, "X_scVI", args, stages)
@@ -193,6 +217,7 @@ def published(args: argparse.Namespace, stages: Stages) -> None:
         scalex = import_scalex()
         from scalex.net.vae import VAE
     stages.of(VAE, {"fit": "train", "encodeBatch": "latent"})
+    stages.expect(PUBLISHED_MINIBATCHES)
     _count_scanpy(stages, sc)
     stages.of(sc.pl, {"umap": "write and draw"})
     adata = _read(args, stages)
@@ -297,12 +322,19 @@ def run(method: str, file: Path, args: argparse.Namespace) -> dict[str, Any]:
             print("\n".join(lines[-5:]), flush=True)
             return {"state": "failed"}
         kept = folder / "stages.json"
-        found = (
-            json.loads(kept.read_text()) if kept.exists() else {"seconds": {}, "now": STAGES[-1]}
-        )
+        nothing = {"seconds": {}, "now": STAGES[-1], "minibatches": {}}
+        found = json.loads(kept.read_text()) if kept.exists() else nothing
     seconds = dict.fromkeys(STAGES, 0.0) | found["seconds"]
     seconds[found["now"]] += total - sum(seconds.values())
-    return {"state": "stopped" if status is None else "done", "seconds": total} | seconds
+    result = {"state": "stopped" if status is None else "done", "seconds": total} | seconds
+    return result | _expected(result, found["minibatches"])
+
+
+def _expected(result: dict[str, Any], minibatches: dict[str, int]) -> dict[str, float]:
+    """Seconds that a training which was stopped would have taken: all minibatches take alike."""
+    if result["state"] == "done" or not minibatches.get("done"):
+        return {}
+    return {"train, expected": result["train"] * minibatches["of"] / minibatches["done"]}
 
 
 def _environment(args: argparse.Namespace) -> dict[str, str]:
@@ -347,7 +379,11 @@ def _said(row: Any) -> str:
     """Say what a run took: ``more than`` for one that was stopped."""
     if row["state"] == "failed":
         return "failed"
-    return f"{'more than ' if row['state'] == 'stopped' else ''}{row['seconds']:.1f} s"
+    if row["state"] == "done":
+        return f"{row['seconds']:.1f} s"
+    expected = row.get("train, expected", math.nan)
+    after = "" if math.isnan(expected) else f" (training alone: {expected:,.0f} s expected)"
+    return f"more than {row['seconds']:.1f} s{after}"
 
 
 def medians(runs: pd.DataFrame) -> pd.DataFrame:
@@ -361,7 +397,7 @@ def medians(runs: pd.DataFrame) -> pd.DataFrame:
     for (n_cells, method), some in runs.groupby(["cells", "method"], sort=False):
         last = some.iloc[-1]
         row = {"cells": n_cells, "method": method, "runs": len(some), "state": last["state"]}
-        numbers = [name for name in ("seconds", *STAGES) if name in some]
+        numbers = [name for name in ("seconds", *STAGES, "train, expected") if name in some]
         of = some if last["state"] == "done" else some.iloc[[-1]]
         rows.append(row | of[numbers].median().to_dict())
     return pd.DataFrame(rows)
