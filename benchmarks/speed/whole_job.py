@@ -190,6 +190,7 @@ def scvi(args: argparse.Namespace, stages: Stages) -> None:
     with stages("import"):
         import scanpy as sc
         import scvi as scvi_tools
+        from scvi.model._utils import get_max_epochs_heuristic
     scvi_tools.settings.seed = args.seed
     adata = _read(args, stages)
     with stages("prepare"):
@@ -199,7 +200,7 @@ def scvi(args: argparse.Namespace, stages: Stages) -> None:
         scvi_tools.model.SCVI.setup_anndata(adata, layer="counts", batch_key="batch")
     with stages("train"):
         model = scvi_tools.model.SCVI(adata)
-        n_epochs = scvi_tools.model.get_max_epochs_heuristic(adata.n_obs)
+        n_epochs = get_max_epochs_heuristic(adata.n_obs)
         stages.expect(n_epochs * math.ceil(0.9 * adata.n_obs / 128))
         model.train(max_epochs=n_epochs, **QUIET)
     with stages("latent"):
