@@ -49,7 +49,7 @@ class Fitting:
 
     def neighborhoods(self, n_neighbors: int) -> Neighborhoods:
         """Average each cell with its ``n_neighbors`` nearest cells, itself included."""
-        average = averaging(self._neighbors[:, :n_neighbors])
+        average = averaging(self._neighbors[:, :n_neighbors], self._x.shape[0])
         correlations = _label_correlations(self._x, average, self._offset, self._statistics.means)
         whitening = self._statistics.whitening
         cells, centers = average @ (self._points @ whitening), self._statistics.centers @ whitening

@@ -51,12 +51,24 @@ def nearest_cells(x: sparse.csr_matrix, n_neighbors: int) -> np.ndarray:
     return _nearest(np.asarray(x @ directions), min(n_neighbors, n_cells))
 
 
-def averaging(neighbors: np.ndarray) -> sparse.csr_matrix:
-    """Averaging of each cell with its neighbors: cells × cells, rows sum to 1."""
+def averaging(neighbors: np.ndarray, n_candidates: int) -> sparse.csr_matrix:
+    """Return the matrix whose product with expression is the mean over each cell's neighbors.
+
+    Parameters
+    ----------
+    neighbors
+        Cells × neighbors: positions among the candidates.
+    n_candidates
+        Number of cells that neighbors are found among.
+
+    Returns
+    -------
+    Cells × candidates; rows sum to 1.
+    """
     n_cells, n_neighbors = neighbors.shape
     starts = np.arange(0, neighbors.size + 1, n_neighbors)
     weights = np.full(neighbors.size, 1 / n_neighbors, dtype=np.float32)
-    return sparse.csr_matrix((weights, neighbors.ravel(), starts), (n_cells, n_cells))
+    return sparse.csr_matrix((weights, neighbors.ravel(), starts), (n_cells, n_candidates))
 
 
 def _nearest(points: np.ndarray, n_neighbors: int) -> np.ndarray:
