@@ -142,8 +142,8 @@ class LabelModel:
         use_rep
             Key in ``obsm`` of the latent.
         batch_key
-            Column of ``query.obs`` with the batches, each of which has its own offset; ``None``, or
-            a column that the query lacks: all cells are one batch.
+            Column of ``query.obs`` with the batches, each of which has its own offset; ``None``:
+            all cells are one batch.
         max_refused
             Share of held-out reference cells, in (0, 1), that may be called unknown.
 
@@ -154,20 +154,13 @@ class LabelModel:
         Raises
         ------
         KeyError
-            If ``use_rep`` is absent.
+            If ``use_rep`` or ``batch_key`` is absent.
         ValueError
-            If the genes differ, or there are too few held-out cells for ``max_refused``.
+            If the genes differ, batches are missing, or there are too few held-out cells for
+            ``max_refused``.
         """
         check_max_refused(max_refused)
-        if use_rep not in query.obsm:
-            msg = f"`use_rep` {use_rep!r} is not in query.obsm: {list(query.obsm)!r}."
-            raise KeyError(msg)
-        if tuple(query.var_names) != self.genes or not can_unscale(query):
-            msg = (
-                f"`query` is not prepared as the reference's {len(self.genes)} genes: pass what "
-                "`get_prepared()` of the query's model gives."
-            )
-            raise ValueError(msg)
+        self._check_query(query, use_rep, batch_key)
         x, batch = unscale(query), batches_of_query(query, batch_key)
         shares = self.by_latent.shares(np.asarray(query.obsm[use_rep]), batch)
         by_expression = self.landmarks.discriminants
@@ -178,6 +171,23 @@ class LabelModel:
         best = pd.Categorical.from_codes(shares.argmax(axis=1), categories=list(self.labels))
         labels = pd.Series(best, index=query.obs_names, name=self.labels_key)
         return scores_of(labels, shares, p, misfit, max_refused)
+
+    def _check_query(self, query: AnnData, use_rep: str, batch_key: str | None) -> None:
+        if use_rep not in query.obsm:
+            msg = f"`use_rep` {use_rep!r} is not in query.obsm: {list(query.obsm)!r}."
+            raise KeyError(msg)
+        if batch_key is not None and batch_key not in query.obs:
+            msg = (
+                f"`batch_key` {batch_key!r} is not a column of query.obs: "
+                f"{list(query.obs.columns)!r}. If all cells are one batch, pass None."
+            )
+            raise KeyError(msg)
+        if tuple(query.var_names) != self.genes or not can_unscale(query):
+            msg = (
+                f"`query` is not prepared as the reference's {len(self.genes)} genes: pass what "
+                "`get_prepared()` of the query's model gives."
+            )
+            raise ValueError(msg)
 
     def to_arrays(self) -> dict[str, np.ndarray]:
         """Return the statistics as arrays of numbers and text, by name, for :meth:`from_arrays`."""

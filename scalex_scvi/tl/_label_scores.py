@@ -34,7 +34,9 @@ class LabelScores:
     p_values
         Share of held-out reference cells that fit the reference as badly, in (0, 1].
     is_unknown
-        Whether the p-value is at most ``max_refused``.
+        Whether the p-value is at most ``max_refused``. :func:`map_query` calls a cell unknown in a
+        fine column too if its label in a coarser one is unknown (``labels=["lineage",
+        "celltype"]``): its own p-value for the fine label may then be above ``max_refused``.
     misfit
         What the p-values rank, larger for a worse fit: it also tells cells apart that fit worse
         than every held-out cell. Its unit depends on ``novelty``.
