@@ -25,7 +25,7 @@ from scalex_scvi._core.seeds import DEFAULT_SEED
 from ._label_statistics import KeptBatches, LabelStatistics
 from ._labeled_cells import LabeledCells, centered, unit
 from ._misfits import FLOORS, MEASURES, Fitting
-from ._neighborhoods import n_neighbors_of
+from ._neighborhoods import Neighbors, n_neighbors_of, nearest_cells
 from ._unknown import batch_groups, check_held_out, p_values
 
 logger = logging.getLogger(__name__)
@@ -129,7 +129,8 @@ def _hold_out_batch(
 ) -> list[HeldOutBatch]:
     others = KeptBatches(ref, batch)
     most = n_neighbors_of(len(cells))
-    fitting = Fitting(others.label_statistics(), ref.x[cells], min(max(sizes), most))
+    x = ref.x[cells]
+    fitting = Fitting(others.label_statistics(), x, nearest_cells(x, min(max(sizes), most)))
     codes = ref.codes[cells]
     margins = {
         label: others.margins(np.flatnonzero(others.used != label))
@@ -349,16 +350,16 @@ def _example(
     return rows, signs, np.repeat([0.5 / sizes[0], 0.5 / sizes[1]], sizes)
 
 
-def sizes_of(batch: np.ndarray) -> list[int]:
+def sizes_of(batches: Sequence[Neighbors]) -> list[int]:
     """Numbers of neighbors that the cells of these batches are averaged with, each once, sorted."""
-    return sorted({n_neighbors_of(int(n)) for n in np.unique(batch, return_counts=True)[1]})
+    return sorted({batch.nearest.shape[1] for batch in batches})
 
 
 def neighborhood_p_values(
     statistics: LabelStatistics,
     calibrations: Mapping[int, MisfitCalibration],
     x: sparse.csr_matrix,
-    batch: np.ndarray,
+    neighbors: Sequence[Neighbors],
     max_refused: float,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Compare the misfits of query cells with those of held-out reference cells.
@@ -370,9 +371,10 @@ def neighborhood_p_values(
     calibrations
         What held-out cells show, by the number of neighbors that a cell is averaged with; for each
         number that the query's batches need (:func:`sizes_of`).
-    x, batch
-        Normalized expression of the query, cells × the genes of the reference, and the batch code
-        of each cell: each batch is compared by itself.
+    x
+        Normalized expression of the query: cells × the genes of the reference.
+    neighbors
+        Of the query's batches: each is compared by itself.
     max_refused
         Threshold of the p-value below which cells will be called unknown: there must be enough
         held-out cells for so small a p-value.
@@ -387,14 +389,13 @@ def neighborhood_p_values(
     ValueError
         If there are too few held-out cells for ``max_refused``.
     """
-    for size in sizes_of(batch):
+    for size in sizes_of(neighbors):
         check_held_out(max_refused, len(calibrations[size].known))
     p, misfit = np.empty(x.shape[0]), np.empty(x.shape[0])
-    for code in np.unique(batch):
-        own = np.flatnonzero(batch == code)
-        size = n_neighbors_of(len(own))
+    for batch in neighbors:
+        own, size = batch.cells, batch.nearest.shape[1]
         cells = x if len(own) == x.shape[0] else x[own]
-        found = Fitting(statistics, cells, size).neighborhoods(size).misfits()
+        found = Fitting(statistics, cells, batch.nearest).neighborhoods(size).misfits()
         misfit[own] = calibrations[size].relative(found)
         p[own] = p_values(misfit[own], calibrations[size].known)
     return p, misfit

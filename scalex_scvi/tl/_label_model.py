@@ -13,13 +13,14 @@ from anndata import AnnData
 from scalex_scvi.pp import can_unscale, unscale
 
 from ._calibration import folds, temperature, tempered
+from ._consensus import Consensus
 from ._discriminant import Discriminants, can_discriminate
 from ._held_out import MisfitCalibration, neighborhood_p_values, pseudo_batches
 from ._label_scores import LabelScores, scores_of
 from ._label_statistics import KeptBatches, LabelStatistics
 from ._labeled_cells import LabeledCells
 from ._misfits import MEASURES
-from ._neighborhoods import N_NEIGHBORS
+from ._neighborhoods import N_NEIGHBORS, neighbors_by_batch
 from ._pair import Pair, batches_of_query
 from ._unknown import check_max_refused
 
@@ -29,8 +30,9 @@ class LabelModel:
     """Labels for new cells from statistics of a reference, which hold none of its cells.
 
     Gives the same as :func:`label_scores` with its defaults. The statistics are: for each label the
-    mean of expression and latent, linear discriminants of both, up to 50 principal components of
-    the genes, and the misfits of held-out cells that p-values are computed from.
+    mean of expression and latent, linear functions that tell it from the others in both, up to 50
+    principal components of the genes, and the misfits of held-out cells that p-values are computed
+    from.
 
     Attributes
     ----------
@@ -44,6 +46,9 @@ class LabelModel:
         Genes whose expression is compared, in this order.
     by_latent
         Linear discriminants of the labels in the latent.
+    by_ridge
+        Ridge regression of the labels on the components of the expression; ``None`` in older files,
+        whose labels come from discriminants alone.
     landmarks
         Statistics of each label's normalized expression.
     temperature
@@ -61,6 +66,7 @@ class LabelModel:
     n_cells: tuple[int, ...]
     genes: tuple[str, ...]
     by_latent: Discriminants
+    by_ridge: Discriminants | None
     landmarks: LabelStatistics
     temperature: float
     standards: Mapping[int, MisfitCalibration]
@@ -117,6 +123,7 @@ class LabelModel:
             n_cells=tuple(int(n) for n in n_cells),
             genes=tuple(ref.var_names),
             by_latent=Discriminants.of(pair.points, pair.codes),
+            by_ridge=Discriminants.by_ridge(reference.points, pair.codes),
             landmarks=KeptBatches(reference).label_statistics(),
             temperature=temperature([pair.points, reference.points], pair.codes, parts),
             standards=MisfitCalibration.for_sizes(
@@ -162,12 +169,11 @@ class LabelModel:
         check_max_refused(max_refused)
         self._check_query(query, use_rep, batch_key)
         x, batch = unscale(query), batches_of_query(query, batch_key)
-        shares = self.by_latent.shares(np.asarray(query.obsm[use_rep]), batch)
-        by_expression = self.landmarks.discriminants
-        if by_expression is not None:
-            shares = (shares + by_expression.shares(self.landmarks.components(x), batch)) / 2
-        shares = tempered(shares, self.temperature)
-        p, misfit = neighborhood_p_values(self.landmarks, self.standards, x, batch, max_refused)
+        neighbors = neighbors_by_batch(x, batch)
+        spaces = [np.asarray(query.obsm[use_rep]), self.landmarks.components(x)]
+        labels_by = Consensus(self.by_latent, self.landmarks.discriminants, self.by_ridge)
+        shares = tempered(labels_by.shares(spaces, batch, neighbors), self.temperature)
+        p, misfit = neighborhood_p_values(self.landmarks, self.standards, x, neighbors, max_refused)
         best = pd.Categorical.from_codes(shares.argmax(axis=1), categories=list(self.labels))
         labels = pd.Series(best, index=query.obs_names, name=self.labels_key)
         return scores_of(labels, shares, p, misfit, max_refused)
@@ -200,7 +206,11 @@ class LabelModel:
             "temperature": np.array(self.temperature),
         }
         arrays |= {f"landmarks/{field}": getattr(statistics, field) for field in _STATISTICS_FIELDS}
-        for name, found in (("latent", self.by_latent), ("expression", statistics.discriminants)):
+        for name, found in (
+            ("latent", self.by_latent),
+            ("expression", statistics.discriminants),
+            ("ridge", self.by_ridge),
+        ):
             if found is not None:
                 arrays |= {
                     f"{name}/{field}": getattr(found, field) for field in _DISCRIMINANT_FIELDS
@@ -236,6 +246,9 @@ class LabelModel:
                 **{field: arrays[f"{name}/{field}"] for field in _DISCRIMINANT_FIELDS}
             )
 
+        def discriminants_if_any(name: str) -> Discriminants | None:
+            return discriminants(name) if f"{name}/means" in arrays else None
+
         calibrations = {
             size: MisfitCalibration(
                 **{field: arrays[f"held_out/{size}/{field}"] for field in _CALIBRATION_FIELDS}
@@ -244,7 +257,7 @@ class LabelModel:
         }
         statistics = LabelStatistics(
             **{field: arrays[f"landmarks/{field}"] for field in _STATISTICS_FIELDS},
-            discriminants=discriminants("expression") if "expression/means" in arrays else None,
+            discriminants=discriminants_if_any("expression"),
         )
         return cls(
             labels_key=str(arrays["labels_key"]),
@@ -252,6 +265,7 @@ class LabelModel:
             n_cells=tuple(int(n) for n in arrays["n_cells"]),
             genes=tuple(str(name) for name in arrays["genes"]),
             by_latent=discriminants("latent"),
+            by_ridge=discriminants_if_any("ridge"),
             landmarks=statistics,
             temperature=float(arrays["temperature"]),
             standards=calibrations,
@@ -274,12 +288,13 @@ class LabelModel:
             "latent/weights": (n_functions, *self.by_latent.means.shape[1:]),
             "latent/intercept": (n_functions,),
         }
-        if statistics.discriminants is not None:
-            wanted |= {
-                "expression/means": (n_labels, n_components),
-                "expression/weights": (n_functions, n_components),
-                "expression/intercept": (n_functions,),
-            }
+        for name, found in (("expression", statistics.discriminants), ("ridge", self.by_ridge)):
+            if found is not None:
+                wanted |= {
+                    f"{name}/means": (n_labels, n_components),
+                    f"{name}/weights": (n_functions, n_components),
+                    f"{name}/intercept": (n_functions,),
+                }
         for size, calibration in self.standards.items():
             wanted[f"held_out/{size}/known"] = (calibration.known.size,)
             for field in ("weights", "typical", "highest"):

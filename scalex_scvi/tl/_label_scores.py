@@ -216,10 +216,10 @@ def scores_of(
 
 def _p_values(pair: Pair, max_refused: float, novelty: Novelty) -> tuple[np.ndarray, np.ndarray]:
     if novelty == "neighborhood":
-        batch = pair.query_batches()
-        statistics, calibrations = _statistics_and_calibrations(pair, sizes_of(batch))
+        neighbors = pair.query_neighbors
+        statistics, calibrations = _statistics_and_calibrations(pair, sizes_of(neighbors))
         return neighborhood_p_values(
-            statistics, calibrations, pair.normalized(pair.query), batch, max_refused
+            statistics, calibrations, pair.normalized(pair.query), neighbors, max_refused
         )
     return fit_p_values(
         pair.votes,

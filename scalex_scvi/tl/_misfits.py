@@ -8,7 +8,7 @@ from sklearn.utils.extmath import row_norms
 
 from ._label_statistics import LabelStatistics, offset
 from ._labeled_cells import centered, unit
-from ._neighborhoods import averaging, nearest_cells
+from ._neighborhoods import averaging
 
 MEASURES = ("correlation", "distance", "margin")
 
@@ -32,15 +32,14 @@ class Fitting:
         Statistics of the labels of the reference, without this batch.
     x
         Cells × genes of the batch, normalized.
-    most_neighbors
-        Most cells that a cell is averaged with, itself included.
+    nearest
+        Positions of the cells that each cell is averaged with, itself first: cells × neighbors.
     """
 
     def __init__(
-        self, statistics: LabelStatistics, x: sparse.csr_matrix, most_neighbors: int
+        self, statistics: LabelStatistics, x: sparse.csr_matrix, nearest: np.ndarray
     ) -> None:
-        self._statistics, self._x = statistics, x
-        self._neighbors = nearest_cells(x, most_neighbors)
+        self._statistics, self._x, self._nearest = statistics, x, nearest
         points = statistics.components(x)
         shares = statistics.shares(points)
         self._offset = offset(x, shares, statistics.means)
@@ -49,7 +48,7 @@ class Fitting:
 
     def neighborhoods(self, n_neighbors: int) -> Neighborhoods:
         """Average each cell with its ``n_neighbors`` nearest cells, itself included."""
-        average = averaging(self._neighbors[:, :n_neighbors], self._x.shape[0])
+        average = averaging(self._nearest[:, :n_neighbors], self._x.shape[0])
         correlations = _label_correlations(self._x, average, self._offset, self._statistics.means)
         whitening = self._statistics.whitening
         cells, centers = average @ (self._points @ whitening), self._statistics.centers @ whitening

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from scipy import sparse
 from sklearn.neighbors import NearestNeighbors
@@ -27,6 +29,45 @@ EXACT = 20_000
 def n_neighbors_of(n_cells: int) -> int:
     """Cells that the cells of a batch are averaged with, by its size."""
     return min(N_NEIGHBORS, max(n_cells // CELLS_PER_NEIGHBOR, 1))
+
+
+@dataclass(frozen=True, eq=False)
+class Neighbors:
+    """Cells of one batch of a query, and the nearest ones of each among them.
+
+    Attributes
+    ----------
+    cells
+        Positions of the batch's cells in the query.
+    nearest
+        Cells of the batch × neighbors: positions in ``cells``, each cell's own first.
+    """
+
+    cells: np.ndarray
+    nearest: np.ndarray
+
+
+def neighbors_by_batch(x: sparse.csr_matrix, batch: np.ndarray) -> list[Neighbors]:
+    """Find the neighbors of each cell within its own batch.
+
+    Parameters
+    ----------
+    x
+        Cells × genes, normalized.
+    batch
+        Batch code of each cell.
+
+    Returns
+    -------
+    One for each batch, by its code. A cell of a small batch has fewer neighbors, see
+    :func:`n_neighbors_of`.
+    """
+    found = []
+    for code in np.unique(batch):
+        cells = np.flatnonzero(batch == code)
+        own = x if len(cells) == x.shape[0] else x[cells]
+        found.append(Neighbors(cells, nearest_cells(own, n_neighbors_of(len(cells)))))
+    return found
 
 
 def nearest_cells(x: sparse.csr_matrix, n_neighbors: int) -> np.ndarray:
