@@ -174,8 +174,8 @@ def _add_transfer(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--method",
         choices=["consensus", "discriminant", "neighbors"],
-        help="linear discriminants of latent and expression together (default), of the latent "
-        "alone, or the majority of neighbors",
+        help="three classifiers of latent and expression together (default), discriminants of the "
+        "latent alone, or the majority of neighbors",
     )
     parser.add_argument("--n-neighbors", type=int, default=10, help="neighbors (%(default)s)")
     parser.add_argument(

@@ -11,8 +11,8 @@ from ._discriminant import Discriminants, can_discriminate
 from ._neighborhoods import Neighbors, averaging
 
 NEIGHBORS_WEIGHT = 2 / 3
-"""Power of the neighbors' mean: they count less than the cell, so that a rare or fine type is not
-lost among them. A half and three quarters are level with it over twelve sets (docs/decisions.md)."""
+"""Power of the mean over neighbors: they count less than the cell, so that a rare type is not lost
+among them. A half and three quarters are level with it over twelve sets (docs/decisions.md)."""
 
 LEAST = 1e-30
 """Added to products of probabilities: a row of zeros cannot be divided by its sum."""
