@@ -1,4 +1,4 @@
-"""Command line: a thin layer over the package's functions."""
+"""Command line: parses options, calls the package's functions, and reports their errors."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from ._wording import shell_wording
 __all__ = ["build_parser", "build_scalex_parser", "main", "scalex_main"]
 
 FAILED = 1
-"""Exit code of a run that failed, by a full disk, no network, diverged training, or a mistake of
-ours."""
+"""Exit code of a run that failed for another reason than its arguments or data: a full disk, no
+network, training that diverged, or a defect of this package."""
 
 MISTAKE = 2
-"""Exit code after wrong arguments or data."""
+"""Exit code for wrong arguments or data."""
 
 _NOT_OF_THE_USER = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
 
@@ -41,8 +41,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns
     -------
-    Exit code: 0; 2 for wrong arguments or data, 1 for a run that failed, 130 after an
+    Exit code: 0 for success; 2 for wrong arguments or data, 1 for a run that failed, 130 after an
     interruption (see ``docs/reliability.md``), each with one line on stderr.
+
+    Raises
+    ------
+    SystemExit
+        With 2 for options that cannot be parsed, with 0 after ``--help`` and ``--version``.
     """
     parser = build_parser()
     args = _parse(parser, argv)
@@ -50,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def scalex_main(argv: Sequence[str] | None = None) -> int:
-    """Run ``SCALEX.py``: the flags of the published command. See :func:`main`."""
+    """Run ``SCALEX.py``, which takes the flags of the published command: see :func:`main`."""
     parser = build_scalex_parser()
     return _run(_parse(parser, argv), "SCALEX.py", parser)
 
@@ -62,7 +67,7 @@ def _parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argpa
 
 
 def _dashes(argv: Sequence[str]) -> list[str]:
-    """Take ``--batch_name`` as ``--batch-name``; values stay as they are."""
+    """Spell ``--batch_name`` as ``--batch-name``; values stay as they are."""
     spelled = []
     for arg in argv:
         name, equals, value = arg.partition("=")
@@ -93,13 +98,16 @@ def _run(args: argparse.Namespace, name: str, parser: argparse.ArgumentParser) -
 
 
 def _say(name: str, text: str, error: BaseException, worded: Callable[[str], str]) -> None:
-    """Write one line, with what was noted on the way up."""
+    """Write one line to stderr: the text, then the notes of the error (PEP 678)."""
     words = worded(" ".join([text, *getattr(error, "__notes__", [])])).split()
     sys.stderr.write(f"{name}: {' '.join(words)}\n")
 
 
 def _code_of(error: Exception) -> int:
-    """Tell wrong arguments and data, which we explain ourselves, from what should not happen."""
+    """Return :data:`MISTAKE` for errors of arguments and data, :data:`FAILED` for all others.
+
+    A KeyError, ValueError or TypeError is one of arguments or data if this package raised it.
+    """
     if isinstance(error, ConnectionError):
         return FAILED
     if isinstance(error, OSError):

@@ -1,4 +1,4 @@
-"""Where a command may write its one file: checked before anything is read."""
+"""Check of the path that a command writes its result to, before anything is read."""
 
 from __future__ import annotations
 
@@ -13,20 +13,19 @@ from scalex_scvi._core.files import PROGRAM, check_no_run_has
 def check_result(
     path: str, sources: Sequence[Path], suffixes: Sequence[str], known_by: str = PROGRAM
 ) -> str:
-    """Return where a file of results goes; raise unless that is without loss of anything else.
+    """Return the path of a result, after checking that writing it replaces nothing else.
 
     Parameters
     ----------
     path
-        What was typed.
+        Value of ``--out``.
     sources
         Files and folders that are read.
     suffixes
         Allowed endings.
     known_by
-        First column of a table, or key of ``uns``, by which an earlier result of the same command
-        is known; pictures are known by the program that they name. Another existing file is not
-        replaced.
+        How an earlier result of the same command, which may be replaced, is recognized: first
+        column of a table, or key of ``uns``. Pictures name the program that made them.
 
     Returns
     -------
@@ -35,7 +34,8 @@ def check_result(
     Raises
     ------
     ValueError
-        With what to do.
+        If the ending is not allowed, the folder is a file, the path is one of the sources or
+        belongs to a run, or a file is there that is no earlier result of this command.
     """
     place = Path(path).expanduser()
     if place.suffix not in suffixes:

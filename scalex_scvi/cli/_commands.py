@@ -1,4 +1,4 @@
-"""What each command does with what was typed."""
+"""The commands: each calls a function of the package with the options that were typed."""
 
 from __future__ import annotations
 
@@ -32,7 +32,13 @@ logger = logging.getLogger(__name__)
 
 
 def run_scalex(args: argparse.Namespace) -> None:
-    """``SCALEX.py`` and ``integrate``."""
+    """Run ``SCALEX.py`` and ``integrate``: integrate, or project if a reference is given.
+
+    Raises
+    ------
+    ValueError
+        If both ``--projection`` and ``--checkpoint`` are given.
+    """
     projection = getattr(args, "projection", None)
     checkpoint = getattr(args, "checkpoint", None)
     if projection is not None and checkpoint is not None:
@@ -76,7 +82,7 @@ def _map(args: argparse.Namespace) -> None:
 
 
 def _job(args: argparse.Namespace) -> dict[str, Any]:
-    """Everything that an integration is told beside its data."""
+    """Return the arguments of :func:`scalex_scvi.workflow.integrate` besides the data."""
     return {
         "reading": options_in(Reading, vars(args)),
         "preparation": options_in(Preparation, vars(args)),
@@ -223,7 +229,7 @@ def _demo(args: argparse.Namespace) -> None:
 
 
 def _read_results(place: str) -> AnnData:
-    """Cells of a run folder, or of a file."""
+    """Read the results of a run folder, or a file: cells × genes."""
     if not Path(place).is_dir():
         return read(place)
     adata = RunFolder(place).read_adata()

@@ -1,4 +1,4 @@
-"""Options from a YAML file, and the options that were used into one."""
+"""Options read from a YAML file (``--config``), and written to one after a run."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 OPTIONS_FILE = "options.yaml"
-"""File in the run folder that ``--config`` reads."""
+"""File in the run folder with the options of the run, in the form that ``--config`` reads."""
 
 _NOT_REPEATED = ("command", "config", "resume")
 
 
 def apply_config(parser: argparse.ArgumentParser, argv: Sequence[str]) -> None:
-    """Make the options of ``--config FILE`` the parser's defaults, so that typed ones win.
+    """Make the options of ``--config FILE`` the parser's defaults, which typed options override.
 
     Parameters
     ----------
@@ -22,6 +22,12 @@ def apply_config(parser: argparse.ArgumentParser, argv: Sequence[str]) -> None:
         The parser that will read ``argv``; its defaults are changed.
     argv
         What was typed.
+
+    Raises
+    ------
+    SystemExit
+        With 2, after a line on stderr, if the file cannot be read, or an option or value is not
+        allowed.
     """
     finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     finder.add_argument("--config")
@@ -41,7 +47,16 @@ def apply_config(parser: argparse.ArgumentParser, argv: Sequence[str]) -> None:
 
 
 def write_options(args: argparse.Namespace) -> None:
-    """Write the options that were used into the run folder, for ``--config``."""
+    """Write the options that were used into the run folder, for ``--config``.
+
+    The command, ``--config`` itself and ``--resume`` are left out. Commands without a run folder
+    write nothing.
+
+    Parameters
+    ----------
+    args
+        Parsed options.
+    """
     outdir = getattr(args, "outdir", None)
     if outdir is None:
         return
@@ -59,7 +74,7 @@ def write_options(args: argparse.Namespace) -> None:
 
 
 def subparsers(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
-    """Return the parsers of commands, by name."""
+    """Return the parser of each command by its name; empty for a parser without commands."""
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
             return action.choices
@@ -67,7 +82,7 @@ def subparsers(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentPa
 
 
 def actions_by_name(parser: argparse.ArgumentParser) -> dict[str, argparse.Action]:
-    """Actions by every name that a user may write."""
+    """Return the parser's actions by each name that ``--config`` takes, with dashes."""
     named: dict[str, argparse.Action] = {}
     for action in parser._actions:
         names = [action.dest, *(flag.lstrip("-") for flag in action.option_strings)]
@@ -90,7 +105,7 @@ def _read(path: str, parser: argparse.ArgumentParser) -> dict[str, Any]:
 def _checked(
     action: argparse.Action, value: Any, parser: argparse.ArgumentParser, where: str
 ) -> Any:
-    """Return the value as it would come from the command line, or explain and exit."""
+    """Return a value of the file converted as on the command line, or report it and exit."""
     is_switch = action.nargs == 0
     if is_switch or isinstance(value, bool):
         if isinstance(value, bool) and (is_switch or action.nargs == "?"):

@@ -1,4 +1,4 @@
-"""Commands that need no data, and load nothing that is slow."""
+"""Commands that need no data, and import nothing that is slow to load."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ complete -o filenames -F _scalex_scvi scalex-scvi
 
 
 def versions(args: argparse.Namespace) -> None:
-    """Print the versions of Python, this package and what it stands on."""
+    """Print the versions of Python, this package and its main dependencies."""
     found: dict[str, str | None] = {
         "scalex-scvi": __version__,
         "python": platform.python_version(),
@@ -45,7 +45,7 @@ def versions(args: argparse.Namespace) -> None:
 
 
 def completion(args: argparse.Namespace) -> None:
-    """Print a script by which a shell completes commands and options."""
+    """Print a script with which a shell completes commands and options."""
     from ._config import subparsers
     from ._parser import build_parser
 

@@ -1,4 +1,4 @@
-"""What can be typed: the parsers of ``scalex-scvi`` and ``SCALEX.py``."""
+"""Argument parsers of ``scalex-scvi`` and ``SCALEX.py``."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ EXIT_CODES = (
 )
 
 NO_LICENSE = "unknown"
-"""What the Hugging Face hub calls it where nobody said what the license is."""
+"""License of a reference for which none was given, in the Hugging Face hub's words."""
 
 _SEED = "seed (124, as published)"
 
 
 class _Help(argparse.HelpFormatter):
-    """Short names for values, each option's name and value on one line."""
+    """Help with short names of values, and the names and value of each option on one line."""
 
     def __init__(self, prog: str) -> None:
         super().__init__(prog, max_help_position=34)
@@ -174,8 +174,8 @@ def _add_transfer(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--method",
         choices=["consensus", "discriminant", "neighbors"],
-        help="linear discriminants of latent and expression together (default), of the latent "
-        "alone, or the majority of neighbors",
+        help="three classifiers of latent and expression together (default), discriminants of the "
+        "latent alone, or the majority of neighbors",
     )
     parser.add_argument("--n-neighbors", type=int, default=10, help="neighbors (%(default)s)")
     parser.add_argument(
@@ -349,20 +349,20 @@ def _add(
     help: str | None = None,
     **how: Any,
 ) -> None:
-    """Add the option of one field: its default and, unless another is given, its help.
+    """Add an option for one field of a class of options.
 
     Parameters
     ----------
     group
-        Parser or group of it.
+        Parser, or a group of one.
     cls, name
-        Class of options and its field, whose name with dashes is the flag.
+        Class of options and the name of its field. The flag is this name, with dashes.
     *flags
         Further flags.
     default, help
-        Instead of the field's.
+        Default and help; unless given, those of the field.
     **how
-        Arguments of ``add_argument``.
+        Further arguments of ``add_argument``.
     """
     field = {field.name: field for field in fields(cls)}[name]
     default = field.default if default is ... else default
@@ -410,7 +410,7 @@ def _add_preprocessing(
     _add_declared(group)
 
 
-# Recipes are no concern of the command line alone: their fields have no line of help of their own.
+# Help of the options of a training: the fields of Recipe, which Python code uses too, have none.
 _RECIPE_HELP: Mapping[str, str] = MappingProxyType(
     {
         "max_steps": "minibatches (1000 to 3000, the more the sparser the data; published: 30000)",
@@ -466,7 +466,7 @@ def _add_quiet(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_without_effect(parser: argparse.ArgumentParser) -> None:
-    """Take flags of the published command that change nothing, or only repeat a default."""
+    """Accept flags of the published command that change nothing, or only repeat a default."""
     hidden = argparse.SUPPRESS
     parser.add_argument("--num-workers", type=int, default=4, help=hidden)
     parser.add_argument("--eval", action="store_true", help=hidden)

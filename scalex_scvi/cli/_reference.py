@@ -1,4 +1,4 @@
-"""A reference by name of the run folder of an integration."""
+"""The command ``reference``: makes a reference from the run folder of an integration."""
 
 from __future__ import annotations
 
@@ -21,7 +21,23 @@ logger = logging.getLogger(__name__)
 
 
 def save_reference(args: argparse.Namespace) -> None:
-    """Make a reference of model, map and labels of a run folder."""
+    """Save model, map and labels of a run folder as a reference.
+
+    Parameters
+    ----------
+    args
+        Parsed options of the command.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the folder holds no results of a run.
+    ValueError
+        If it is the run folder of a projection, ``--about`` is not ``KEY=VALUE``, or as
+        :func:`scalex_scvi.references.save`.
+    KeyError
+        If a column of ``--labels`` or ``--obs`` is absent.
+    """
     run = RunFolder(args.run)
     about = _about(args.about)
     adata = run.read_adata()
@@ -62,7 +78,13 @@ def save_reference(args: argparse.Namespace) -> None:
 
 
 def _about(said: Sequence[str]) -> dict[str, str]:
-    """Split ``key=value``."""
+    """Return ``{key: value}`` of ``key=value``.
+
+    Raises
+    ------
+    ValueError
+        If ``=`` is missing.
+    """
     for one in said:
         if "=" not in one:
             msg = f"--about {one!r} must be KEY=VALUE, organism=human for example."
@@ -71,7 +93,7 @@ def _about(said: Sequence[str]) -> dict[str, str]:
 
 
 def _leave_out_rare(adata: AnnData, label: str) -> None:
-    """Set labels to missing that have too few cells for a reference, which would refuse them."""
+    """Set labels of fewer than five cells to missing in place: a reference would refuse them."""
     groups = as_text(adata.obs[label])
     counted = groups.value_counts()
     rare = {str(name): int(n) for name, n in counted.items() if 0 < n < LabelModel.fewest_cells}

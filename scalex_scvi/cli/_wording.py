@@ -1,4 +1,4 @@
-"""The library's messages in the words of the shell: ``--option value`` for an argument."""
+"""Messages of the package reworded for the shell: ``--option value`` in place of an argument."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from types import MappingProxyType
 from ._config import actions_by_name
 
 _ARGUMENT = re.compile(r"`(?P<name>[a-z]\w*)(?:=(?P<inside>[^`]*))?`(?:=(?P<outside>[^\s,;:)]+))?")
-"""An argument as the library writes it: `` `name` ``, `` `name=value` `` or `` `name`=value ``."""
+"""An argument in a message: `` `name` ``, `` `name=value` `` or `` `name`=value ``."""
 
 _ALSO: Mapping[str, str] = MappingProxyType(
     {
@@ -25,14 +25,14 @@ _ALSO: Mapping[str, str] = MappingProxyType(
         "transform_batch": "batch",
     }
 )
-"""What the arguments of the functions below a command are called there, where it has no option of
-the argument's own name."""
+"""Names of options, by the arguments of functions that they are passed to under another name. An
+option with the argument's own name takes precedence."""
 
 
 def shell_wording(parser: argparse.ArgumentParser) -> Callable[[str], str]:
-    """Return what turns the arguments that a message names into options of a command.
+    """Return a function that replaces the arguments named in a message by a command's options.
 
-    Names that are no options of the command stay as they are.
+    Arguments without an option of the command stay as they are.
 
     Parameters
     ----------
@@ -57,7 +57,7 @@ def shell_wording(parser: argparse.ArgumentParser) -> Callable[[str], str]:
 
 
 def _typed(action: argparse.Action, value: str | None) -> str:
-    """Return an option as it is typed."""
+    """Return an option with its value, as it is typed."""
     flag = next(name for name in action.option_strings if name.startswith("--"))
     if value is None:
         return flag

@@ -1,4 +1,4 @@
-"""Putting data sets together, cells under cells."""
+"""Concatenation of data sets along the cells."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ from ._source import whole_numbers
 logger = logging.getLogger(__name__)
 
 FEW_SHARED = 0.3
-"""A share of features that all sources have, of those of the smallest, that is a warning."""
+"""If the sources share less than this part of the smallest one's features, a warning is logged: the
+names are then usually of two kinds."""
 
 Join: TypeAlias = Literal["inner", "outer"]
 
@@ -30,21 +31,37 @@ Join: TypeAlias = Literal["inner", "outer"]
 def concatenate(
     adatas: list[AnnData], names: list[str], *, key: str, join: Join, index_unique: str | None
 ) -> AnnData:
-    """Concatenate data sets; what cannot be joined without inventing values is left out, and said.
+    """Concatenate data sets along the cells.
+
+    Layers and ``obsm`` that a source lacks are left out, since their values would have to be
+    invented, and so is an ``obsm`` of different widths.
 
     Parameters
     ----------
     adatas
         Cells × genes; not changed.
     names
-        Name of each, for the column and for messages.
+        Name of each source, for the column and for messages.
     key
         Column of ``obs`` for the names.
     join
-        Genes that all have (``"inner"``), or any has (``"outer"``, zeros elsewhere).
+        ``"inner"``: genes that all sources have; ``"outer"``: genes that any source has, with zeros
+        where a source lacks them.
     index_unique
-        What is put between a cell's name and its source's, or ``None`` to keep cell names, unless
-        they repeat.
+        Text between the name of a cell and that of its source. ``None``: names of cells are kept,
+        unless they repeat.
+
+    Returns
+    -------
+    All cells × the joined genes, a new object in memory.
+
+    Raises
+    ------
+    TypeError
+        If a matrix is a masked array.
+    ValueError
+        If a source is empty, gene names repeat within one of several sources, or the sources have
+        no gene in common.
     """
     _check_sources(adatas, names)
     sources = adatas
@@ -109,7 +126,14 @@ def _warn_of_mixed_values(adatas: list[AnnData], names: list[str]) -> None:
 
 
 def _check_genes(adatas: list[AnnData], names: list[str], join: Join) -> int:
-    """Return the number of genes that all sources have; raise if a source stands alone."""
+    """Return the number of genes that all sources have.
+
+    Raises
+    ------
+    ValueError
+        If that is none (``join="inner"``), or a source shares no gene with any other
+        (``join="outer"``).
+    """
     n_shared = len(reduce(pd.Index.intersection, [adata.var_names for adata in adatas]))
     if len(adatas) == 1 or (join == "inner" and n_shared):
         return n_shared
@@ -128,6 +152,7 @@ def _check_genes(adatas: list[AnnData], names: list[str], join: Join) -> int:
 
 
 def _transposed(adatas: list[AnnData], names: list[str]) -> str:
+    """Return a sentence for the error if one source seems to be transposed, else ``""``."""
     for cells, source in zip(adatas, names, strict=True):
         for genes, other in zip(adatas, names, strict=True):
             if cells is not genes and cells.obs_names.isin(genes.var_names).any():
@@ -232,7 +257,7 @@ def _add_other_columns(together: AnnData, adatas: list[AnnData]) -> None:
 
 
 def _make_writable(obs: pd.DataFrame, column: str) -> None:
-    """Settle kinds of values that no file could hold: results would be lost when written."""
+    """Convert a column of mixed types in place, as ``.h5ad`` can hold only one type."""
     values = obs[column]
     if not (isinstance(values.dtype, pd.CategoricalDtype) or values.dtype == object):
         return

@@ -25,14 +25,19 @@ _NO_SYMBOL = ("NA", "NaN", "nan", "None")
 
 @dataclass(frozen=True)
 class Choice:
-    """Which features are wanted.
+    """Type and genome of the features that are wanted.
 
     Attributes
     ----------
     profile
         ``"RNA"``, ``"ATAC"`` or ``"ADT"``: features of its type alone; ``None``: all.
     genome
-        Genome whose genes are wanted, or ``"all"``; ``None`` where there is one.
+        Genome whose genes are wanted, or ``"all"``; ``None`` for data of one genome.
+
+    Raises
+    ------
+    ValueError
+        If ``profile`` is unknown.
     """
 
     profile: str | None = None
@@ -59,14 +64,18 @@ def choose_features(
     choice
         What is wanted.
     where
-        What to call the data in messages.
+        Name of the data in messages.
     must_choose
-        Whether several genomes without a choice are an error.
+        Whether it is an error if there are several genomes and ``choice`` names none.
+
+    Returns
+    -------
+    Cells × wanted features.
 
     Raises
     ------
     InputError
-        If a genome must be chosen, or if nothing is left.
+        If a genome must be chosen, the chosen one is absent, or no feature is of the type.
     """
     adata = _of_genome(adata, choice.genome, str(where), must_choose=must_choose)
     if choice.profile is None:
@@ -90,9 +99,15 @@ def choose_features(
 
 
 def name_by_id(names: pd.Index, ids: pd.Index) -> pd.Index:
-    """Return names of genes, with the id in the place of a symbol that is missing.
+    """Return names of genes: the symbol, or the id of a gene without one.
 
-    A symbol is missing where it is empty, or ``NA`` of several genes.
+    A gene has no symbol if it is empty, or if several genes have the symbol ``NA``, ``NaN``,
+    ``nan`` or ``None``.
+
+    Parameters
+    ----------
+    names, ids
+        Symbols and ids of the same genes, in the same order.
     """
     text = names.astype(str).to_numpy(dtype=object)
     missing = np.array([name.strip() == "" for name in text], dtype=bool)
@@ -137,7 +152,7 @@ def _of_genome(adata: AnnData, genome: str | None, where: str, *, must_choose: b
 
 
 def _without_prefix(adata: AnnData, genome: str, where: str) -> AnnData:
-    """Take the genome from the names, as they are of references of one genome."""
+    """Remove the genome before each name, as Cell Ranger names the genes of a single genome."""
     prefix = re.compile(rf"^{re.escape(genome)}_+(?=.)")
     names = [prefix.sub("", str(name)) for name in adata.var_names]
     if names == list(adata.var_names):

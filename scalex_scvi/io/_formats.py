@@ -1,4 +1,4 @@
-"""Binary formats, and what all readers share: unique gene names."""
+"""Readers of binary formats, and checks that all readers share."""
 
 from __future__ import annotations
 
@@ -35,7 +35,15 @@ def repeated_names_expected() -> Iterator[None]:
 
 
 def checked(adata: AnnData, path: str | os.PathLike[str]) -> AnnData:
-    """Return ``adata`` if it has cells, genes and a consistent sparse matrix."""
+    """Return ``adata``.
+
+    Raises
+    ------
+    InputError
+        If it has no cells or no genes.
+    ValueError
+        If its sparse matrix is not consistent.
+    """
     if adata.n_obs == 0 or adata.n_vars == 0:
         msg = (
             f"{str(path)!r} is empty: {adata.n_obs} cells × {adata.n_vars} genes. "
@@ -64,13 +72,36 @@ def make_genes_unique(adata: AnnData, path: str | os.PathLike[str]) -> AnnData:
 
 
 def read_h5ad(path: Path, *, backed: bool = False) -> AnnData:
-    """Read an ``.h5ad`` file, or open it with the matrix left on disk."""
+    """Read an ``.h5ad`` file.
+
+    Parameters
+    ----------
+    path
+        The file.
+    backed
+        Whether to leave the matrix on disk, open for reading.
+
+    Returns
+    -------
+    Cells × genes, as they are in the file.
+
+    Raises
+    ------
+    ValueError
+        If the file cannot be read as ``.h5ad``, or has no cells or no genes.
+    """
     with naming_file(path, ".h5ad"):
         return checked(ad.read_h5ad(path, backed="r" if backed else None), path)
 
 
 def read_h5mu(path: Path, modality: str | None) -> AnnData:
-    """Read one modality of an ``.h5mu`` file."""
+    """Read one modality of an ``.h5mu`` file.
+
+    Raises
+    ------
+    InputError
+        If the modality is absent or not named, or the file cannot be read.
+    """
     import mudata
 
     with naming_file(path, ".h5mu"):
@@ -87,8 +118,17 @@ def read_h5mu(path: Path, modality: str | None) -> AnnData:
 def read_10x_h5(path: Path, genome: str | None = None) -> AnnData:
     """Read an ``.h5`` file of Cell Ranger (v2, or v3 and later) with all types of features.
 
-    Names of genes are as in the file: they may repeat, and be empty. Of a file of version 2, which
-    has a matrix for each genome, the genome must be given if there are several.
+    Names of genes are as in the file: they may repeat or be empty. A file of version 2 has one
+    matrix for each genome: if there are several, ``genome`` must be given.
+
+    Returns
+    -------
+    Cells × features, ``X`` CSR float32.
+
+    Raises
+    ------
+    InputError
+        If the file is no 10x file or cannot be read, or if a genome must be chosen.
     """
     with naming_file(path, "10x .h5"), repeated_names_expected():
         with h5py.File(path, "r") as file:
@@ -129,6 +169,8 @@ def read_loom(path: Path) -> AnnData:
     ------
     ImportError
         Without loompy.
+    InputError
+        If the file cannot be read, or names of cells or genes are missing.
     """
     try:
         import loompy  # noqa: F401  (anndata's reader needs it)
@@ -157,7 +199,13 @@ def _loom_names(path: Path, present: list[str], usual: Sequence[str], what: str)
 
 
 def read_zarr(path: Path) -> AnnData:
-    """Read an AnnData from a zarr store (a folder)."""
+    """Read an AnnData from a zarr store (a folder).
+
+    Raises
+    ------
+    InputError
+        If the store cannot be read, lacks chunks, or has no cells or no genes.
+    """
     import zarr
 
     with naming_file(path, "zarr"):
@@ -166,10 +214,16 @@ def read_zarr(path: Path) -> AnnData:
 
 
 def check_chunks(store: Any, name: str, matrix: str = "X") -> None:
-    """Raise for missing chunks: zarr takes an absent chunk for zeros, or for empty names.
+    """Raise if chunks of a store are missing: zarr reads them as zeros, or as empty names.
 
-    Only arrays that cannot be all zeros or empty over a chunk are looked at: the stored values of
-    a sparse matrix with their columns, and the names. For a dense matrix nobody can tell.
+    Chunks of zeros alone need not be stored. So only arrays are checked in which no chunk is all
+    zeros or empty: the stored values of a sparse matrix, their columns, and the names. Missing
+    chunks of a dense matrix cannot be told from zeros.
+
+    Raises
+    ------
+    InputError
+        If chunks are missing.
     """
     arrays = [f"{axis}/{store[axis].attrs['_index']}" for axis in ("obs", "var")]
     if f"{matrix}/data" in store:

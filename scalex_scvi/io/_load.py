@@ -1,4 +1,4 @@
-"""From sources of any kind to one AnnData of counts, with the batch of each cell."""
+"""Reading sources of any kind into one AnnData of counts, with the batch of each cell."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ BATCH_COLUMN_KEY = "scalex_batch_key"
 """Where ``uns`` says which column of ``obs`` holds the batches."""
 
 QUERY_BATCH = "query"
-"""Batch of a query that names none; several sources are ``query0``, ``query1`` …"""
+"""Batch of a query without a batch column; of several sources ``query0``, ``query1`` …"""
 
 
 def load_counts(
@@ -40,7 +40,7 @@ def load_counts(
     counts_wanted: bool = False,
     profile: str | None = None,
 ) -> AnnData:
-    """Read data sets and put them together, with the batch of each cell in ``obs``.
+    """Read data sets and concatenate them, with the batch of each cell in ``obs``.
 
     Parameters
     ----------
@@ -49,31 +49,33 @@ def load_counts(
     reading
         What to read of it, and where the batches are.
     seed
-        Seed of the draw of cells.
+        Seed for ``reading.fraction`` and ``reading.n_obs``, which draw cells at random.
     reference
-        Names of the reference's batches, if the cells are to be projected. Then they need no batch
-        column: without one they are a single new batch, ``"query"``, or, of several sources,
-        ``"query0"``, ``"query1"`` …. These are never names of the reference, whose scale is for
-        cells of the same batch: an underscore is added until they differ.
+        Names of the reference's batches, if the cells are to be projected. They then need no batch
+        column: without one, all cells are a single new batch, ``"query"``, or one batch for each of
+        several sources, ``"query0"``, ``"query1"`` …. A batch with a name of the reference would be
+        scaled as that batch, so underscores are added to a new name until it differs.
     counts_wanted
         Whether counts in ``.raw`` are taken where ``X`` holds normalized values.
     profile
-        Features of the type of a kind of data alone: see :func:`scalex_scvi.io.read_file`. What
-        ``obsm`` holds is taken whole.
+        ``"RNA"``, ``"ATAC"`` or ``"ADT"``: features of this type alone, see
+        :func:`scalex_scvi.io.read_file`. A matrix in ``obsm`` is taken whole.
 
     Returns
     -------
-    The cells. Their batches are in ``obs["batch"]``; where the data have a column of this name
-    that says otherwise, it stays, and the batches are in the column that ``reading`` names. Which
-    one it is tells :func:`batch_column`.
+    Cells × features in memory. The batches are in ``obs["batch"]``. If the data have a column of
+    this name with other values, it stays, and the batches are in the column that ``reading`` names.
+    :func:`batch_column` returns which one it is.
 
     Raises
     ------
+    FileNotFoundError, TypeError
+        As :func:`scalex_scvi.io.read`.
     KeyError
-        If there is no such column, layer or ``obsm``.
+        If a column, layer or key of ``obsm`` that was named is absent.
     ValueError
-        For missing batches, two different columns named for the batches of one source, or a
-        ``fraction`` or ``n_obs`` out of range.
+        As :func:`scalex_scvi.io.read`; if batches are missing, two different columns are named for
+        the batches of one source, or ``fraction`` or ``n_obs`` is out of range.
     """
     choice = Choice(profile, reading.genome)
     adata = read_taking(
@@ -97,14 +99,30 @@ def load_counts(
 
 
 def batch_column(adata: AnnData) -> str:
-    """Return the column of ``obs`` with the batches of a run: ``"batch"``, if none is noted."""
+    """Return the name of the column of ``obs`` with the batches of a run.
+
+    Parameters
+    ----------
+    adata
+        Cells from :func:`load_counts`, or results of a run.
+
+    Returns
+    -------
+    What ``uns["scalex_batch_key"]`` says, else ``"batch"``.
+    """
     return str(adata.uns.get(BATCH_COLUMN_KEY, BATCH))
 
 
 def rename_batches(adata: AnnData, column: str) -> None:
     """Put the batches of cells from :func:`load_counts` into another column of ``obs``.
 
-    A different column of this name is kept as ``obs[f"own_{column}"]``, with a warning.
+    Parameters
+    ----------
+    adata
+        The cells; changed in place.
+    column
+        New column, which :func:`batch_column` returns from then on. If the cells have a column of
+        this name with other values, it is kept as ``obs[f"own_{column}"]``, with a warning.
     """
     batch = adata.obs[batch_column(adata)]
     if column in adata.obs and not _same(adata.obs[column], batch):
@@ -176,12 +194,12 @@ def _store_batches(adata: AnnData, batch: pd.Series, name: str) -> None:
 
 
 def _same(one: pd.Series, other: pd.Series) -> bool:
-    """Whether two columns name the same groups, in text, with the values that they have."""
+    """Whether two columns hold the same values as text."""
     return bool((np.asarray(as_text(one)) == np.asarray(as_text(other))).all())
 
 
 def _columns(adata: AnnData, batch_name: str) -> list[str]:
-    """Columns that a name means: itself, or those between commas."""
+    """Columns that ``batch_name`` means: the column of this name, or those between commas."""
     single = batch_name in adata.obs or "," not in batch_name
     return [batch_name] if single else [name.strip() for name in batch_name.split(",")]
 
@@ -257,7 +275,7 @@ def _draw(n_cells: int, fraction: float | None, n_obs: int | None, seed: int | N
 
 
 def _with_matrix(adata: AnnData, use_layer: str, rows: np.ndarray) -> AnnData:
-    """Chosen cells with the chosen matrix, in memory; shares nothing that is changed later."""
+    """Return rows with the chosen matrix as ``X``, in memory, in an object of our own."""
     everything = len(rows) == adata.n_obs
     part = adata if everything else adata[rows]
     if adata.isbacked:

@@ -1,4 +1,4 @@
-"""The place of ``load_data`` in the published documentation; it does more than reading."""
+"""``data.load_data`` of the published package, which reads data and prepares them."""
 
 # Loaded on first use alone, so that reading knows nothing of what comes after it.
 from scalex_scvi.workflow import load_data

@@ -47,33 +47,35 @@ def read_mtx(
         The folder, or its ``.mtx`` file when the folder holds several; each file may be gzipped.
         The file of cells has ``barcode`` (or ``cell``) in its name, the other one ``gene``,
         ``feature`` or ``peak`` (``.tsv``, ``.txt``, ``.csv``, ``.bed``). Names may have a prefix
-        or a suffix in common (``GSM123_matrix.mtx.gz``, ``GSM123_barcodes.tsv.gz``). Genes have
-        one column (names), two (ids, symbols: Cell Ranger 2) or more (ids, symbols, feature
-        types: Cell Ranger 3), peaks have three (chromosome, start, end). A first line that names
-        the columns is known by the number of lines. The files of kb-python
+        or a suffix in common (``GSM123_matrix.mtx.gz``, ``GSM123_barcodes.tsv.gz``). The file of
+        genes has one column (names), two (ids, symbols: Cell Ranger 2) or more (ids, symbols,
+        feature types: Cell Ranger 3), that of peaks three (chromosome, start, end). If a file has
+        one line more than the matrix has cells or features, and the line names columns, it is a
+        header. The files of kb-python
         (``cells_x_genes.mtx``) and Parse Biosciences (``DGE.mtx``, ``all_genes.csv``,
         ``cell_metadata.csv``) are read as they are.
     profile
-        ``"RNA"``, ``"ATAC"`` or ``"ADT"``: features of its type alone; by default all.
+        ``"RNA"``, ``"ATAC"`` or ``"ADT"``: features of this type alone; by default all.
     genome
-        Which genome's genes are taken where there are several (``"all"``: of each), or which
-        folder's, of those that Cell Ranger 2 made.
+        Genome whose genes are taken where there are several (``"all"``: of each). Of the folders
+        that Cell Ranger 2 made, one for each genome, the folder of this name.
 
     Returns
     -------
-    Cells × genes, ``X`` CSR float32. The matrix may be either way round: the numbers of barcodes
-    and features tell; if they are equal it is genes × cells, as 10x writes it, unless its name is
-    that of kb-python or Parse. Names are the symbols, the id where there is none, made unique;
-    peaks are ``chr:start-end``. Ids are in ``var["gene_ids"]``, types in
-    ``var["feature_types"]``, and further named columns of cells in ``obs``.
+    Cells × genes, ``X`` CSR float32. The file may hold genes × cells or cells × genes, which
+    follows from the numbers of barcodes and features. If these are equal it is taken for genes ×
+    cells, as 10x writes it, unless its name is one that kb-python or Parse uses for cells × genes.
+    Genes are named by their symbols, those without one by their ids, made unique; peaks are named
+    ``chr:start-end``. Ids are in ``var["gene_ids"]``, types in ``var["feature_types"]``, and
+    further named columns of cells in ``obs``.
 
     Raises
     ------
     FileNotFoundError
         If there is no such file or folder.
     ValueError
-        If a file is missing or there are several of a kind, if the lengths do not fit, if a file
-        is damaged or empty, or if a genome must be chosen.
+        If a file is missing or there are several of a kind, if the number of names differs from
+        that of rows or columns, if a file is damaged or empty, or if a genome must be chosen.
     """
     path = Path(path)
     if not path.exists():
@@ -86,7 +88,15 @@ def read_mtx(
 
 
 def read_mtx_as_it_is(path: Path, genome: str | None = None) -> AnnData:
-    """Read all features; their names may repeat."""
+    """Read all features; their names may repeat.
+
+    Parameters
+    ----------
+    path
+        Folder or matrix: see :func:`read_mtx`.
+    genome
+        Which of several folders within the folder is meant.
+    """
     files = find_files(path, genome)
     cells, features = _read_list(files.cells), _read_list(files.features)
     with naming_file(files.matrix, "MatrixMarket"), repeated_names_expected():
@@ -112,9 +122,9 @@ _AS_TEXT = bytes(i if i in _TEXT else ord("?") for i in range(256))
 
 
 class _Text(io.RawIOBase):
-    """Text of a file, for SciPy's reader, which crashes by other bytes and by a last line cut off.
+    """Text of a file for SciPy's reader, which crashes on other bytes and on a last line cut short.
 
-    Comments may hold any bytes; they arrive as ``?``.
+    Comments may hold any bytes, which are passed on as ``?``; elsewhere they raise a ValueError.
     """
 
     def __init__(self, file: BinaryIO) -> None:
@@ -137,7 +147,7 @@ class _Text(io.RawIOBase):
 
 @dataclass(frozen=True)
 class _List:
-    """The lines of a file: all of them text (a gene may be called NA), maybe with a header."""
+    """Lines of a file, all read as text (a gene may be called NA), and its header if it has one."""
 
     rows: pd.DataFrame
     header: list[str] | None = None

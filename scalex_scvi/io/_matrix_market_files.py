@@ -14,7 +14,7 @@ logger = logging.getLogger(__name__)
 _MATRIX = re.compile(r"\.mtx(\.gz)?$", re.IGNORECASE)
 _NAMES = re.compile(r"\.(tsv|txt|csv|bed)(\.gz)?$", re.IGNORECASE)
 _CELLS_IN_ROWS = re.compile(r"cells_x_(genes|tcc)|(^|[._-])dge", re.IGNORECASE)
-"""Matrices of kb-python and Parse Biosciences; all others are genes × cells if square."""
+"""Names of kb-python and Parse Biosciences, whose square matrices are taken for cells × genes."""
 
 _BARCODES = ("barcode",)
 _CELLS = ("cell",)
@@ -22,7 +22,7 @@ _FEATURES = ("feature", "gene", "peak")
 _SYMBOLS = (".genes.", ".genes.names.")
 """kb-python writes cells_x_genes.genes.txt (ids) and cells_x_genes.genes.names.txt (symbols)."""
 
-# What is left of the names when these are removed is that of the sample.
+# The rest of a file's name, without these, names the sample.
 _ROLES = re.compile(
     r"cells_x_(?:genes|tcc)|cell_metadata|all_genes|\.names|barcodes?|features?|genes?|peaks?|cells?"
     r"|matrix|counts?|dge|data"
@@ -31,14 +31,14 @@ _ROLES = re.compile(
 
 @dataclass(frozen=True)
 class MatrixFiles:
-    """A matrix and what lies beside it.
+    """Paths of a matrix and of the files that name its cells and features.
 
     Attributes
     ----------
     matrix, cells, features
-        The files.
+        The three files.
     symbols
-        Symbols of the features, where these have a file of their own.
+        File with the symbols of the features, if they are not in ``features``.
     """
 
     matrix: Path
@@ -59,9 +59,9 @@ def find_files(path: Path, genome: str | None = None) -> MatrixFiles:
     Parameters
     ----------
     path
-        A folder with one matrix, or the matrix.
+        A folder with one matrix, or the file of the matrix.
     genome
-        Which of several folders in the folder is meant.
+        Name of the folder that is meant, if ``path`` holds one for each genome.
 
     Raises
     ------
@@ -163,7 +163,7 @@ def _kind(file: Path) -> tuple[str, ...] | None:
 
 
 def _sample(file: Path) -> str:
-    """Return what of a name is that of the sample: ``gsm1`` of ``GSM1_barcodes.tsv.gz``."""
+    """Return the sample's part of a file's name: ``gsm1`` of ``GSM1_barcodes.tsv.gz``."""
     stem = _NAMES.sub("", _MATRIX.sub("", file.name)).lower()
     return re.sub(r"[._\-\s]+", "_", _ROLES.sub("_", stem)).strip("_")
 

@@ -58,7 +58,7 @@ def read(
     profile: str | None = None,
     genome: str | None = None,
 ) -> AnnData:
-    """Read one data set, or put several together, each a batch of its own.
+    """Read one data set, or concatenate several, each a batch of its own.
 
     Parameters
     ----------
@@ -71,21 +71,22 @@ def read(
     batch_categories
         Names of the batches, one for each source; by default 0 to N-1.
     join
-        Genes that all sources have (``"inner"``), or that any has (``"outer"``). Genes that a
-        source lacks are then zeros in a sparse matrix, all genes are sorted by name, and how many
-        were missing is logged.
+        Genes that all sources have (``"inner"``, so that no value is made up), or that any source
+        has (``"outer"``). Genes that a source lacks are then zeros in a sparse matrix, all genes
+        are sorted by name, and a message says how many were missing.
     index_unique
-        Put between a cell's name and its batch to make names unique. By default the batch is added
-        (after ``-``) only if names repeat between sources.
+        Text between the name of a cell and that of its batch, to make names unique. By default the
+        batch is added (after ``-``) only if names repeat between sources.
     backed
-        Leave the matrix on disk; for one ``.h5ad`` file only, of which all features are then kept.
+        Whether to leave the matrix on disk; for one ``.h5ad`` file only, whose features are then
+        all kept.
     profile, genome
         See :func:`read_file`. Each of several sources is reduced before they are joined.
 
     Returns
     -------
-    One source as it is (an AnnData as the same object); several as a new AnnData. Columns of
-    ``obs`` that only some sources have are missing values in the others.
+    Cells × genes. One source as it is (an AnnData as the same object), several as a new AnnData.
+    Columns of ``obs`` that only some sources have are missing (NaN) for cells of the others.
 
     Raises
     ------
@@ -93,7 +94,7 @@ def read(
         For a file that is absent, cannot be read, is empty or of an unknown format; for sources
         without a gene in common; for repeated batch names or gene names.
     TypeError
-        For a source that is neither a path nor an AnnData.
+        For a source that is neither a path nor an AnnData, or a matrix that is a masked array.
     """
     return read_taking(
         sources,
@@ -118,7 +119,7 @@ def read_taking(
     index_unique: str | None = None,
     backed: bool = False,
 ) -> AnnData:
-    """Read as :func:`read`, and take of each source what is wanted of it.
+    """Read as :func:`read`, with a choice of counts, gene names and features of each source.
 
     Parameters
     ----------
@@ -127,7 +128,18 @@ def read_taking(
     taking
         Whether the counts are those in ``.raw``, and which column of ``var`` names the genes.
     choice
-        Whose features are wanted.
+        Type and genome of the features that are wanted.
+
+    Returns
+    -------
+    See :func:`read`.
+
+    Raises
+    ------
+    FileNotFoundError, TypeError, ValueError
+        As :func:`read`.
+    KeyError
+        If a source has no ``.raw`` or no column of ``var`` that ``taking`` names.
     """
     sources = _as_list(sources)
     if not sources:
@@ -158,7 +170,7 @@ def concat(
     profile: str | None = None,
     genome: str | None = None,
 ) -> AnnData:
-    """Put several data sets together: :func:`read` with a copy on disk.
+    """Concatenate several data sets, as :func:`read` does, and optionally write the result.
 
     The arguments are in the order of ``concat_data`` of the published package.
 
@@ -169,7 +181,8 @@ def concat(
     batch_categories, join, batch_key, index_unique
         See :func:`read`.
     save
-        ``.h5ad`` file to write the result to, whole or not at all; its folder is made.
+        ``.h5ad`` file to write the result to. Its folder is created, and a run that fails leaves
+        no incomplete file.
     profile, genome
         See :func:`read_file`.
 
@@ -217,8 +230,8 @@ def read_files(
     ----------
     root
         A path (see :func:`read_file`), or a pattern such as ``folder/*``, ``*.h5ad`` or
-        ``*.h5mu/rna``. Files are taken in the order of their names and put together with the
-        genes that all have; ``obs["sub_batch"]`` holds the file names.
+        ``*.h5mu/rna``. Files are concatenated in the order of their names, with the genes that all
+        of them have; ``obs["sub_batch"]`` holds the file names.
     profile, genome
         See :func:`read_file`.
 
@@ -266,22 +279,23 @@ def read_file(
         Genes without a symbol are named by their id. Gene names are made unique, with a warning,
         except in AnnData and MuData files.
     backed
-        Leave the matrix on disk; ``.h5ad`` only.
+        Whether to leave the matrix on disk; ``.h5ad`` only.
     cells_in
-        For a text table: whether its ``"rows"`` or its ``"columns"`` are cells. By default, names
-        that look like barcodes, Ensembl ids or peaks, or are genes that every tissue expresses,
-        decide (among several sources of :func:`read`: first of all the gene names of the others),
-        then what the header says above the names (``Geneid``, ``Cell_Index``); if nothing tells,
-        columns, as in the published package, with a warning. Note that the published tutorial on
-        gene activity writes cells in rows.
+        For a text table: whether its ``"rows"`` or its ``"columns"`` are cells. By default the
+        first of these that applies decides: with several sources of :func:`read`, the axis that
+        shares more names with the genes of the others; names that look like barcodes, Ensembl ids
+        or peaks, or are genes that every tissue expresses; what the header says above the names
+        (``Geneid``, ``Cell_Index``). If none applies, columns are cells, as in the published
+        package, with a warning. Note that the published tutorial on gene activity writes cells in
+        rows.
     profile
-        Features of the type of a kind of data alone, where a file says what they are (10x, BD
-        Rhapsody, ``var["feature_types"]``): ``"RNA"`` (gene expression), ``"ATAC"`` (peaks) or
-        ``"ADT"`` (antibodies, without hashtags). What is left out is named in a warning. By
-        default all are kept, with a warning if they are of several types.
+        Features of one type alone, where a file says of which type they are (10x, BD Rhapsody,
+        ``var["feature_types"]``): ``"RNA"`` (gene expression), ``"ATAC"`` (peaks) or ``"ADT"``
+        (antibodies, without hashtags). A warning names what is left out. By default all features
+        are kept, with a warning if they are of several types.
     genome
-        Whose features are taken where a file has several genomes, e.g. ``"GRCh38"``; names then
-        lose the genome before them. ``"all"`` takes those of each.
+        Genome whose features are taken where a file has several, e.g. ``"GRCh38"``; it is then
+        removed from the names. ``"all"`` takes the features of every genome.
 
     Returns
     -------
@@ -356,14 +370,14 @@ def _describe(source: DataSource) -> str:
 
 
 def _called(source: DataSource, number: int) -> str:
-    """Return what a source is called in messages."""
+    """Return the name of a source in messages."""
     return f"Source {number}" if isinstance(source, AnnData) else f"Source {str(source)!r}"
 
 
 def _read_all(sources: Sequence[DataSource], join: Join, choice: Choice) -> list[AnnData]:
-    """Read all sources; those of several files are put together.
+    """Read all sources; the files of a pattern are concatenated.
 
-    Tables are turned the right way round last, when the gene names of all others are known.
+    Text tables are oriented last: the gene names of the other sources tell where their cells are.
     """
     groups = [_expand(source) for source in sources]
     loaded = [_load(part, choice) for group in groups for part in group]

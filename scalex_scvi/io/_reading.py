@@ -1,4 +1,4 @@
-"""Which data are read, and which of their columns are the batches."""
+"""Options of reading: which data are read, and which of their columns holds the batches."""
 
 from __future__ import annotations
 
@@ -20,29 +20,36 @@ class Reading:
         Names of the batches, one for each of several sources; by default 0 to N-1.
     batch_name
         Column of ``obs`` with the batches, or several columns, ``"donor,protocol"``, whose values
-        are joined by ``_``.
+        are joined by ``_``. ``"batch"`` as in the published package.
     join
-        Whether several sources are joined on the features that all have (``"inner"``), or that
-        any has (``"outer"``).
+        Features that all sources have (``"inner"``, so that no value is made up), or that any
+        source has (``"outer"``, zeros where a source lacks them).
     batch_key
-        Column of ``obs`` for the names of several sources. Of one source, the column with the
-        batches, like ``batch_name``.
+        For several sources, the column of ``obs`` for their names. For one source, the column with
+        the batches, like ``batch_name``.
     backed
-        Whether to read from disk only what is used (one ``.h5ad`` file).
+        Whether to read only the drawn cells of one ``.h5ad`` file, for one that does not fit into
+        memory.
     fraction, n_obs
-        Share or number of cells to draw at random, without changing their order.
+        Share in (0, 1], or number, of cells to draw at random; their order stays. ``None``: all.
     use_layer
         ``"X"``, or the key of a layer or of ``obsm`` to use instead, e.g. surface proteins;
         ``"raw"``: the expression in ``.raw`` (and its genes), where CELLxGENE keeps counts.
     gene_names
-        Column of ``var`` with the names of genes, instead of ``var_names``: ``"feature_name"`` of
-        CELLxGENE, for example. ``None``: ``var_names``, or what is unmistakably the names that
-        other sources, or the reference, have (with a warning).
+        Column of ``var`` with the names of genes, e.g. ``"feature_name"`` of CELLxGENE. ``None``:
+        ``var_names``; if these are clearly of another kind (Ensembl ids, symbols) than the names of
+        other sources, or of the reference, a column with names of that kind, with a warning.
     min_gene_share
-        Share of the reference's genes that a query must have, 0 to 1.
+        Share of the reference's genes, in [0, 1], that a query must have. 0.3, since most values of
+        a query with fewer would be zeros for genes that were not measured.
     genome
         Genome whose features are used where a file of 10x Genomics or Parse has several,
         ``"GRCh38"`` for example, or ``"all"``: see :func:`scalex_scvi.io.read_file`.
+
+    Raises
+    ------
+    ValueError
+        If ``min_gene_share`` is out of range.
     """
 
     batch_categories: Sequence[str] | None = option(None, "names of several sources (0 to N-1)")

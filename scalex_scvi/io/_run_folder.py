@@ -1,4 +1,4 @@
-"""The folder that a run leaves behind."""
+"""The folder with the results of a run."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 FORMAT = 1
 TRAINED = "trained_model"
-"""Folder of a trained model whose run did not come to its end."""
+"""Folder of a trained model whose run did not finish."""
 
 TRAINING = "training.ckpt"
 """File of the state of a training, while it runs."""
@@ -46,7 +46,7 @@ _FILES = {
     ),
     "demo": ("reference", "projection", "scores.csv", "options.yaml"),
 }
-"""All names that we write into a folder, by its kind."""
+"""All names that this package writes into a folder, by its kind."""
 
 
 class RunFolder:
@@ -55,14 +55,14 @@ class RunFolder:
     Parameters
     ----------
     path
-        The folder; it is made on the first write. ``~`` is the home folder.
+        The folder; it is created on the first write. ``~`` is the home folder.
     kind
-        ``"run"``, or ``"demo"`` for one with two run folders in it.
+        ``"run"``, or ``"demo"`` for a folder with two run folders in it.
 
     Raises
     ------
     ValueError
-        For an empty path, which would be the current folder.
+        If the path is empty, which would mean the current folder.
     """
 
     def __init__(self, path: str | os.PathLike[str], kind: str = "run") -> None:
@@ -79,7 +79,7 @@ class RunFolder:
 
     @property
     def training(self) -> Path:
-        """File of the state of an interrupted training; it goes when the run is complete."""
+        """File of the state of an interrupted training; removed when the run is complete."""
         return self.path / TRAINING
 
     @property
@@ -88,11 +88,23 @@ class RunFolder:
         return current(self.path / "adata.h5ad")
 
     def read_adata(self) -> AnnData | None:
-        """Return the results of an earlier run, or ``None`` where there are none."""
+        """Return the results of an earlier run, cells × genes; ``None`` if there are none.
+
+        Raises
+        ------
+        ValueError
+            If the file is damaged.
+        """
         return read_h5ad(self.adata) if self.adata.is_file() else None
 
     def write_adata(self, adata: AnnData) -> None:
-        """Write the results."""
+        """Write the results to ``adata.h5ad``, compressed.
+
+        Parameters
+        ----------
+        adata
+            What ``.h5ad`` cannot hold must be converted before: :func:`make_writable`.
+        """
         adata.write_h5ad(self.adata, compression="gzip")
 
     def pictures(self, name: str) -> list[Path]:
@@ -100,14 +112,24 @@ class RunFolder:
         return [self.path / f"{name}.{suffix}" for suffix in ("png", "pdf")]
 
     def add_text(self, text: str, name: str) -> None:
-        """Write a text file beside the results, whole or not at all, as one of ours."""
+        """Write a text file beside the results, and record that this package wrote it.
+
+        An error leaves no incomplete file.
+
+        Parameters
+        ----------
+        text
+            What to write.
+        name
+            Name of the file.
+        """
         with unfinished(self.path) as place:
             (place / "new" / name).write_text(text, encoding="utf-8")
             (place / "new" / RUN_FILE).write_text(self._noted([name]), encoding="utf-8")
             arrive(place)
 
     def check(self, sources: Sequence[Path] = ()) -> None:
-        """Raise unless a run may write here: nothing but an earlier run's files is replaced.
+        """Raise unless a run may write here: only files of an earlier run are replaced.
 
         Parameters
         ----------
@@ -117,8 +139,8 @@ class RunFolder:
         Raises
         ------
         ValueError
-            If the folder is a file, holds files that are not of a run of ours, is written by
-            another process, or a source would be replaced.
+            If the folder is a file, holds files that no run of this package wrote, another process
+            is writing there, or a source would be replaced.
         PermissionError
             If nothing can be written there.
         """
@@ -174,12 +196,12 @@ class RunFolder:
             raise ValueError(msg)
 
     def keep_model(self, save: Callable[[Path], None]) -> Path:
-        """Save a trained model beside the results, until its run comes to its end.
+        """Save a trained model beside the results, until its run is complete.
 
         Parameters
         ----------
         save
-            Saves the model into a folder that it makes.
+            Function that saves the model into the folder it is given, which it creates.
 
         Returns
         -------
@@ -193,18 +215,22 @@ class RunFolder:
 
     @contextmanager
     def run(self, sources: Sequence[Path] = ()) -> Iterator[RunFolder]:
-        """Yield a run folder to write into; its files arrive here together, if the block succeeds.
+        """Yield a temporary run folder; if the block succeeds, its files are moved here together.
 
-        A run that fails or is interrupted leaves the results of the previous one as they were,
-        all of the same run. The package's log messages go into ``log.txt`` while the block runs,
-        below those of earlier runs: a line says when and by which command each began. Where there
-        was no run before, one that fails leaves nothing, unless it kept its training or its
-        traceback is needed (see :meth:`claimed`).
+        A run that fails or is interrupted leaves the results of the previous run unchanged. While
+        the block runs, log messages of the package are appended to ``log.txt``; a line says when
+        and by which command each run began. If there was no run before, one that fails leaves
+        nothing, unless it kept its training or its traceback is needed (see :meth:`claimed`).
 
         Parameters
         ----------
         sources
             Files and folders that are read: see :meth:`check`.
+
+        Raises
+        ------
+        ValueError, PermissionError
+            See :meth:`check`.
         """
         self.check(sources)
         with self.claimed(), unfinished(self.path) as place:
@@ -224,10 +250,10 @@ class RunFolder:
 
     @contextmanager
     def claimed(self) -> Iterator[None]:
-        """Make the folder, and note that it is ours; :meth:`check` comes first.
+        """Create the folder, and record that this package writes there; call :meth:`check` before.
 
-        If the block fails and the folder is new or was empty, it is so again, unless there is more
-        in it than a log, or the error does not explain itself, so that the log is needed.
+        If the block fails, a new folder is removed again, and one that was empty is emptied. It
+        stays if it holds more than a log, or if the error is unexpected: the log has its traceback.
         """
         was_ours = (self.path / RUN_FILE).exists()
         made = [path for path in (self.path, *self.path.parents) if not path.exists()]
@@ -244,7 +270,7 @@ class RunFolder:
             raise
 
     def _remove_traces(self, made: Sequence[Path]) -> None:
-        """Remove what a first run that failed has written, if that is the log alone."""
+        """Remove what a first run wrote before it failed, if that is the log alone."""
         with suppress(OSError):
             if {path.name for path in self.path.iterdir()} <= {_LOG, RUN_FILE}:
                 for name in (_LOG, RUN_FILE):
@@ -253,7 +279,15 @@ class RunFolder:
                     folder.rmdir()
 
     def _noted(self, more: Sequence[str], forget: Sequence[str] = ()) -> str:
-        """Text of the file by which the folder is known, with more files of ours."""
+        """Content of ``scalex_run.json``, which lists the files that this package wrote.
+
+        Parameters
+        ----------
+        more
+            Names to add.
+        forget
+            Names to remove first.
+        """
         names = set(own_files(self.path).get(self.kind, [])) - set(forget) | set(more)
         if self.kind == "run":
             names.add(_LOG)
@@ -262,7 +296,7 @@ class RunFolder:
 
     @contextmanager
     def _logged(self) -> Iterator[None]:
-        """Send messages to the log, below those of earlier runs."""
+        """Append messages to the log while the block runs."""
         log = self.path / _LOG
         _make_own(log)
         handler = logging.FileHandler(log, mode="a", encoding="utf-8")
@@ -279,7 +313,7 @@ class RunFolder:
 
 
 def _make_own(log: Path) -> None:
-    """Replace a log that is a link by a copy: what it points to stays as it is."""
+    """Replace a log that is a link by a copy, so that the file it points to is not written."""
     if log.is_symlink() or (log.exists() and log.stat().st_nlink > 1):
         earlier = log.read_bytes() if log.is_file() else b""
         log.unlink()
@@ -287,7 +321,7 @@ def _make_own(log: Path) -> None:
 
 
 def _into_file(handler: logging.Handler, level: int, text: str, error: Any = None) -> None:
-    """Write into the file alone: whoever catches an error says it in their own way."""
+    """Write into the file alone, not to the console: there the caller reports errors."""
     record = PACKAGE_LOGGER.makeRecord(
         PACKAGE_LOGGER.name, level, __file__, 0, text, (), exc_info=error
     )
@@ -295,7 +329,18 @@ def _into_file(handler: logging.Handler, level: int, text: str, error: Any = Non
 
 
 def paths_of(data: Any) -> list[Path]:
-    """Return the files and folders that sources name, patterns expanded; those that exist."""
+    """Return the existing files and folders that sources name.
+
+    Parameters
+    ----------
+    data
+        A path, a pattern, an AnnData, or a list or tuple of these: see :func:`read`.
+
+    Returns
+    -------
+    Patterns are expanded, ``data.h5mu/rna`` is its file, an AnnData its file if it is backed. Empty
+    for anything else.
+    """
     if isinstance(data, AnnData):
         return [Path(data.filename)] if data.isbacked else []
     if isinstance(data, str | os.PathLike):

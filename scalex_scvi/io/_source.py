@@ -1,4 +1,4 @@
-"""What of a source is taken: counts that lie in ``.raw``, and the names of its genes."""
+"""Choice of the counts (``X`` or ``.raw``) and of the gene names of each source."""
 
 from __future__ import annotations
 
@@ -28,31 +28,48 @@ RAW = "raw"
 """Name of ``.raw`` among the layers."""
 
 SOME_CELLS = 512
-"""Cells whose values tell of what kind all are."""
+"""Number of first cells whose values decide whether a matrix holds whole numbers."""
 
 _MIXED = (0.05, 0.95)
-"""Shares of Ensembl ids between which names are a mixture."""
+"""Names with a share of Ensembl ids between these two are a mixture."""
 
 
 @dataclass(frozen=True)
 class Taking:
-    """What is taken of each source.
+    """Which counts and which gene names are taken of each source.
 
     Attributes
     ----------
     raw
-        Whether the expression in ``.raw`` is taken; ``None``: where ``X`` is no counts and
-        ``.raw`` is.
+        Whether the expression in ``.raw`` is taken; ``None``: only of sources whose ``X`` does not
+        hold counts while ``.raw`` does.
     gene_names
         Column of ``var`` with the names of genes; ``None``: ``var_names``, or a column of symbols
-        where other sources are named by symbols.
+        if these are Ensembl ids and other sources have symbols.
     """
 
     raw: bool | None = False
     gene_names: str | None = None
 
     def of(self, adatas: list[AnnData], names: Sequence[str]) -> list[AnnData]:
-        """Return the sources, or new objects of what is taken of them."""
+        """Return what is taken of each source.
+
+        Parameters
+        ----------
+        adatas
+            The sources, cells × genes; not changed.
+        names
+            Name of each in messages.
+
+        Returns
+        -------
+        One object for each source: the same where all of it is taken as it is, else a new one.
+
+        Raises
+        ------
+        KeyError
+            If a source has no ``.raw``, or lacks the column ``gene_names``.
+        """
         adatas = [self._counts(adata, name) for adata, name in zip(adatas, names, strict=True)]
         if self.gene_names is not None:
             return [
@@ -84,7 +101,12 @@ def from_raw(adata: AnnData, *, name: str = "`adata`") -> AnnData:
     adata
         Cells with ``.raw``. Not changed.
     name
-        What to call it in messages.
+        Name of the cells in messages.
+
+    Returns
+    -------
+    Cells × genes of ``.raw``, with ``obs``, ``obsm`` and ``uns`` of ``adata``. Columns of ``var``
+    that only ``adata`` has, such as symbols, are added where more than half of the genes match.
 
     Raises
     ------
@@ -117,7 +139,17 @@ def with_raw(adata: AnnData, layer: str | None) -> tuple[AnnData, str | None]:
     adata
         Cells. Not changed.
     layer
-        Key of a layer, ``None`` for ``X``, or ``"raw"``, unless there is a layer of this name.
+        Key of a layer, ``None`` for ``X``, or ``"raw"`` for ``.raw`` (for the layer ``"raw"``, if
+        there is one).
+
+    Returns
+    -------
+    The cells and the layer as they are; for ``.raw`` the new object and ``None``.
+
+    Raises
+    ------
+    KeyError
+        If ``.raw`` is asked for and absent.
     """
     if layer == RAW and RAW not in adata.layers:
         return from_raw(adata), None
@@ -125,7 +157,17 @@ def with_raw(adata: AnnData, layer: str | None) -> tuple[AnnData, str | None]:
 
 
 def whole_numbers(matrix: Any) -> bool | None:
-    """Whether the first cells hold whole numbers; ``None`` if there is nothing to tell by."""
+    """Whether the first 512 cells hold whole numbers only, as counts do.
+
+    Parameters
+    ----------
+    matrix
+        Cells × genes, in memory or on disk.
+
+    Returns
+    -------
+    ``None`` if it cannot be told: no matrix, a dask array, no numbers, or zeros only.
+    """
     if matrix is None or is_lazy(matrix):
         return None
     with reading(matrix):
@@ -163,7 +205,11 @@ def _renamed(adata: AnnData, names: pd.Index) -> AnnData:
 
 
 def _named_alike(adatas: list[AnnData], names: Sequence[str]) -> list[AnnData]:
-    """Give sources the names that the others have, where that is unmistakable; report mixtures."""
+    """Name the genes of all sources in one way where Ensembl ids and symbols are mixed up.
+
+    Sources of ids get symbols if others have symbols; ids lose their versions if these differ. A
+    source whose own names are a mixture is only reported.
+    """
     for adata, name in zip(adatas, names, strict=True):
         share = share_of_ids(adata.var_names)
         if _MIXED[0] < share < _MIXED[1]:

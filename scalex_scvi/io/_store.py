@@ -1,4 +1,4 @@
-"""Cells on disk that are read in blocks, and never held whole."""
+"""Cells on disk or in object storage, which are read in blocks and never loaded whole."""
 
 from __future__ import annotations
 
@@ -62,22 +62,24 @@ def read_lazy(
     layer
         Layer to open as ``X``, instead of ``X``.
     cells_in_block
-        Cells that are read and worked on at once. Memory grows with it and with the number of
-        threads.
+        Cells that are read and processed at once. Memory grows with it and with the number of
+        threads; 4096 cells take some tens of megabytes.
 
     Returns
     -------
-    AnnData with ``obs``, ``var``, ``obsm``, ``varm`` and ``uns`` in memory, without other layers
-    and ``raw``.
+    Cells × genes, with ``obs``, ``var``, ``obsm``, ``varm`` and ``uns`` in memory, and without
+    ``raw`` and other layers. ``X`` is a dask array in blocks of cells.
 
     Raises
     ------
-    FileNotFoundError, ValueError
-        If there is no such file, if it is no AnnData, or if its matrix is stored by genes (CSC).
+    FileNotFoundError
+        If there is no such file or store.
+    ValueError
+        If it is no AnnData, has no ``X``, is incomplete, or its matrix is stored by genes (CSC).
     KeyError
         If there is no such layer.
     ImportError
-        Without dask (extra ``scale``), or what fsspec needs for an address.
+        Without dask (extra ``scale``), or without the package that fsspec needs for an address.
     """
     try:
         import dask.array  # noqa: F401
@@ -113,7 +115,7 @@ def _lazy_adata(root: Any, name: str, layer: str | None, cells_in_block: int) ->
 def _in_blocks(matrix: CsrOnDisk, rows: int) -> Any:
     """Return a dask array of blocks of rows.
 
-    AnnData's own takes three times as long to read from zarr, and has 64-bit indices.
+    The dask arrays of anndata take three times as long to read from zarr, and have 64-bit indices.
     """
     import dask.array as da
 
@@ -127,11 +129,11 @@ def _in_blocks(matrix: CsrOnDisk, rows: int) -> Any:
 
 
 def write_store(adata: AnnData, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
-    """Write cells to a zarr store that a model can be trained from, whole or not at all.
+    """Write cells to a zarr store that a model can be trained from.
 
-    A dask array ``X`` is evaluated and written block by block. Values are stored as CSR in small
-    compressed chunks, so that some dozen cells can be read anywhere; chunks lie together in files
-    of some megabytes.
+    The store appears when it is complete. A dask array ``X`` is evaluated and written block by
+    block. Values are stored as CSR in small compressed chunks, so that a few cells anywhere can be
+    read quickly; many chunks share a file of some megabytes.
 
     Parameters
     ----------
@@ -139,7 +141,7 @@ def write_store(adata: AnnData, path: str | os.PathLike[str], *, overwrite: bool
         Cells × genes, usually from :func:`scalex_scvi.pp.rna`; ``X`` a dask array of blocks of
         cells, or a sparse matrix in memory. It is not changed.
     path
-        Ends in ``.zarr``; its folder must exist.
+        Folder of the store, ending in ``.zarr``; the folder that it lies in must exist.
     overwrite
         Whether to replace a store that exists.
 
@@ -148,10 +150,10 @@ def write_store(adata: AnnData, path: str | os.PathLike[str], *, overwrite: bool
     FileExistsError
         If ``path`` exists, and with ``overwrite`` if it is no zarr store.
     FileNotFoundError
-        If its folder does not exist.
+        If the folder that it lies in does not exist.
     ValueError
-        For an address, another ending, ``X`` in chunks of columns, or the store that ``adata`` is
-        read from.
+        If ``path`` is an address, has another ending, or is the store that ``adata`` is read from;
+        if ``X`` is in chunks of columns.
     """
     import zarr
 
@@ -194,15 +196,18 @@ def open_store(path: Stored) -> AnnData:
 
     Returns
     -------
-    AnnData with ``obs``, ``var``, ``obsm``, ``varm`` and ``uns`` in memory, and ``X`` on disk:
-    ``adata.X[rows]`` reads rows. It can be registered and trained from like any other.
+    Cells × genes, with ``obs``, ``var``, ``obsm``, ``varm`` and ``uns`` in memory, and ``X`` on
+    disk: ``adata.X[rows]`` reads rows. A model can be set up and trained with it like with any
+    other AnnData.
 
     Raises
     ------
-    FileNotFoundError, ValueError
-        If there is no such store, or if its ``X`` is not CSR.
+    FileNotFoundError
+        If there is no such store.
+    ValueError
+        If its ``X`` is not CSR, or chunks are missing.
     ImportError
-        Without what fsspec needs for an address.
+        Without the package that fsspec needs for an address.
     """
     name = _name(path)
     is_file = _is_path(path) and Path(name).is_file()
@@ -225,7 +230,7 @@ def _is_path(stored: Stored) -> bool:
 
 
 def _name(stored: Stored) -> str:
-    """Return a path, with the home folder for ``~``, or what else to call it in messages."""
+    """Return a path, with ``~`` expanded, or the name of an address or group for messages."""
     if _is_path(stored):
         return str(Path(stored).expanduser())  # type: ignore[arg-type]
     if isinstance(stored, str):

@@ -39,15 +39,15 @@ class Layout:
     Attributes
     ----------
     separator, decimal
-        Between fields, and within numbers.
+        Character between fields, and decimal mark of numbers.
     n_before
-        Lines up to the header, and with it.
+        Number of lines before the data: comments and the header.
     corner
-        What the header says above the names of the rows, in lower case; often nothing.
+        Field of the header above the names of the rows, in lower case; often empty.
     columns
-        Names in the header, but for the corner.
+        Names in the header, without the corner.
     annotation
-        Those of them that are no counts.
+        Those of ``columns`` that do not hold counts.
     """
 
     separator: str
@@ -67,12 +67,13 @@ class Layout:
 
 
 def find_layout(path: Path) -> Layout:
-    """Look at the first lines of a table.
+    """Find the layout of a table by its first lines.
 
     Raises
     ------
     InputError
-        If there is no header, no line below it, or one column only.
+        If there is no header, no line below it, or one column only, or if the header has neither as
+        many fields as the next line nor one fewer.
     """
     comments, lines = _first_lines(path)
     if len(lines) < 2 or not lines[0].strip() or not lines[1].strip():
@@ -109,7 +110,7 @@ def fields(line: str, separator: str) -> list[str]:
 
 
 def _first_lines(path: Path) -> tuple[list[str], list[str]]:
-    """Return the comments at the top, and some lines below them."""
+    """Return the comments at the top, and the lines below them that the layout is found by."""
     opened = gzip.open if path.name.lower().endswith(".gz") else open
     with opened(path, "rt", encoding="utf-8-sig", newline="\n") as file:
         comments: list[str] = []
@@ -125,7 +126,10 @@ def _first_lines(path: Path) -> tuple[list[str], list[str]]:
 
 
 def _separator(path: Path, lines: Sequence[str]) -> str:
-    """Return the separator that divides header and first line alike, into the most fields."""
+    """Return the separator that gives the most fields, and as many in the header as below it.
+
+    The header may have one field fewer.
+    """
     suffix = Path(path.name.lower().removesuffix(".gz")).suffix
     best, most = None, 0
     for separator in _ENDING[suffix]:
@@ -141,7 +145,7 @@ def _separator(path: Path, lines: Sequence[str]) -> str:
 
 
 def _is_header(commented: list[str], header: list[str], row: list[str]) -> bool:
-    """Whether the last comment is the header: the line below it is one of numbers."""
+    """Whether the last comment is the header, since the line below it holds numbers."""
     if len(header) < 2 or len(header) != len(row) or len(row) - len(commented) not in (0, 1):
         return False
     return all(_NUMBER.fullmatch(field.strip()) for field in header[1:])
@@ -164,7 +168,7 @@ def _names(path: Path, header: list[str], row: list[str]) -> tuple[str, list[str
 
 
 def check_names(path: Path, names: Sequence[str], what: str) -> None:
-    """Raise if all names are numbers: they are then no names."""
+    """Raise an InputError if all names are numbers, which are taken for data."""
     if all(_NUMBER.fullmatch(name.strip()) for name in names):
         msg = (
             f"{str(path)!r} has no {what}: there are only numbers, {list(names[:3])!r} …. The "
@@ -175,7 +179,7 @@ def check_names(path: Path, names: Sequence[str], what: str) -> None:
 
 
 def _annotation(columns: list[str], sample: list[list[str]]) -> list[str]:
-    """Return the columns that are no counts: by their names, or because they are text."""
+    """Return the columns that do not hold counts: by their names, or because they hold text."""
     found = []
     for position, name in enumerate(columns):
         values = [line[position].strip() for line in sample if position < len(line)]

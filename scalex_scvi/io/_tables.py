@@ -1,4 +1,4 @@
-"""Text tables: their numbers, and which way round they are."""
+"""Reading of text tables, and of which of their axes holds the cells."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 CellsIn: TypeAlias = Literal["rows", "columns"]
 
-# Values read at once: a table is never dense as a whole.
+# Values that are read, and dense, at a time.
 _CHUNK_VALUES = 10_000_000
 
 _BARCODE = re.compile(r"(?<![A-Za-z])[ACGTN]{10,}(?![A-Za-z])")
@@ -36,7 +36,7 @@ _COMMON_GENE = re.compile(
 """Genes that nearly every cell of every tissue expresses."""
 
 _BD_PROTEIN = "|pAbO"
-"""How BD Rhapsody's names of proteins end, which it counts beside genes."""
+"""Ending of the names of proteins, which BD Rhapsody counts in the same table as genes."""
 
 _SUMMARY = frozenset(
     "__no_feature __ambiguous __too_low_aQual __not_aligned __alignment_not_unique "
@@ -53,12 +53,14 @@ class Table:
     ----------
     path
         The file.
-    matrix, rows, columns
-        Numbers and names.
+    matrix
+        Numbers, rows × columns.
+    rows, columns
+        Names.
     annotation
-        What else is known of the rows.
+        Columns that do not hold counts: rows × these columns.
     cells_in
-        Where the cells are, if the header says it.
+        Which axis holds the cells, if the header says it.
     """
 
     path: Path
@@ -73,8 +75,15 @@ def read_table(path: Path) -> Table:
     """Read a table of numbers with a header line and a first column of names.
 
     ``.csv`` is separated by commas or semicolons, ``.tsv`` and ``.txt`` by tabs, or by spaces,
-    commas or semicolons where no tab divides the lines. The header may be one field shorter than
-    the rows, as R's ``write.table`` leaves it. Lines at the top that start with ``#`` are comments.
+    commas or semicolons where the first two lines have no tab. The header may be one field shorter
+    than the rows, as R's ``write.table`` leaves it. Lines at the top that start with ``#`` are
+    comments.
+
+    Raises
+    ------
+    InputError
+        If the file is damaged, empty or without names, has no column of numbers, or a value is
+        missing or no finite number: the first such field is named.
     """
     with naming_file(path, "a table"):
         layout = find_layout(path)
@@ -106,7 +115,7 @@ def read_table(path: Path) -> Table:
 
 
 def _positions(layout: Layout) -> list[int]:
-    """Places of the columns that are no counts."""
+    """Positions of the columns that do not hold counts."""
     return [i for i, name in enumerate(layout.columns) if name in layout.annotation]
 
 
@@ -126,7 +135,7 @@ def _report_annotation(path: Path, layout: Layout) -> None:
 
 
 def _without_summary(table: Table) -> Table:
-    """Leave out lines that count what was assigned to no gene."""
+    """Leave out the rows of HTSeq and STAR that count reads of no gene."""
     summary = table.rows.isin(_SUMMARY)
     if not summary.any():
         return table
@@ -144,7 +153,7 @@ def _without_summary(table: Table) -> Table:
 
 
 def _chunks(path: Path, layout: Layout, dtype: type) -> Iterator[pd.DataFrame]:
-    """Yield blocks of rows, columns by place; nothing counts as missing but an absent field."""
+    """Yield blocks of rows, columns numbered from 0; only an absent field is a missing value."""
     text = set(_positions(layout))
     dtypes: dict[int, Any] = {0: str}
     for place in range(len(layout.columns)):
@@ -185,7 +194,13 @@ def _first_bad_field(path: Path, layout: Layout) -> str | None:
 
 
 def to_adata(table: Table, cells_in: CellsIn) -> AnnData:
-    """Return the table as cells × genes (CSR, float32)."""
+    """Return the table as cells × genes (CSR, float32).
+
+    Raises
+    ------
+    ValueError
+        If ``cells_in`` is unknown, or the table has no cells or no genes.
+    """
     if cells_in not in ("rows", "columns"):
         msg = f"`cells_in` {cells_in!r} must be 'rows', 'columns' or None."
         raise ValueError(msg)
@@ -203,13 +218,23 @@ def to_adata(table: Table, cells_in: CellsIn) -> AnnData:
 
 
 def orient(tables: Sequence[Table], known_genes: pd.Index) -> list[AnnData]:
-    """Turn tables the right way round, and log why.
+    """Return tables as cells × genes, and log by which rule.
 
-    The first rule that tells decides: the axis that shares more names with the genes of the other
-    sources; names that look like barcodes, Ensembl ids or peaks, or are genes that every tissue
-    expresses; what the header says (``Geneid``, ``Cell_Index``); the axis that two tables share,
-    if they share only one; else genes are in rows and cells in columns, as in the published
-    package, with a warning. So is a header that says other than the names.
+    The first rule that applies decides which axis holds the genes or cells:
+
+    1. The axis that shares more names with the genes of the other sources holds genes.
+    2. Names that look like barcodes are cells; those that look like Ensembl ids or peaks, or are
+       genes that every tissue expresses, are genes. If the header contradicts, a warning is logged.
+    3. The header says it (``Geneid``, ``Cell_Index``).
+    4. If all tables share names on one axis only, it holds genes.
+    5. Else genes are in rows and cells in columns, as in the published package, with a warning.
+
+    Parameters
+    ----------
+    tables
+        Tables of one call.
+    known_genes
+        Names of the genes of its other sources; may be empty.
     """
     common = _shared_axis(tables)
     adatas = []

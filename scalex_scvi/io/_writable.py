@@ -1,4 +1,4 @@
-"""What ``.h5ad`` cannot hold is converted before a long training, with a message."""
+"""Conversion of annotations that ``.h5ad`` cannot hold, so that results can be written."""
 
 from __future__ import annotations
 
@@ -23,25 +23,26 @@ _ABSENT = object()
 
 
 def make_writable(adata: AnnData) -> dict[Any, str]:
-    """Convert annotations that ``.h5ad`` cannot hold, in place, and say which.
+    """Convert annotations that ``.h5ad`` cannot hold, in place, with a warning that names them.
 
-    Columns of dates, intervals, lists, sets and mixed types become text, missing values stay
-    missing. Names of columns and keys become text without ``/``; an index that is called like a
-    column loses its name. What is no data (functions, objects) is left out of ``uns`` and ``obsm``.
+    Columns of dates, intervals, lists, sets and mixed types become text; missing values stay
+    missing. Names of columns and keys become text without ``/``. An index with the name of a column
+    loses its name. Functions and objects of other kinds are left out of ``uns`` and ``obsm``.
 
     Parameters
     ----------
     adata
-        An object of our own: what it shares with the user's is not changed.
+        Cells × features; ``obs``, ``var``, ``obsm`` and ``uns`` are replaced. Tables, arrays and
+        dictionaries that it shares with another object are not changed.
 
     Returns
     -------
-    New names of columns of ``obs``, by the old ones.
+    New names of columns of ``obs`` by their old names, of those that changed.
 
     Raises
     ------
     ValueError
-        If names of cells or features cannot be stored.
+        If names of cells or features hold characters that no file can.
     """
     notes: list[str] = []
     renamed: dict[Any, str] = {}
@@ -83,7 +84,7 @@ def _check_names(index: pd.Index, where: str) -> None:
 
 
 def _keys(names: Iterable[Any], where: str, notes: list[str]) -> list[str]:
-    """Names as they can stand in a file: text, without ``/``, each once."""
+    """Return names that a file can hold: text without ``/``, each different from the others."""
     found: list[str] = []
     every = list(names)
     for name in every:
@@ -203,7 +204,7 @@ def _array(values: Any, where: str, notes: list[str]) -> np.ndarray:
 
 
 def _can_be_written(value: Any) -> bool:
-    """Try it in memory; matrices of numbers, which may be large, are known to be fine."""
+    """Try in memory whether anndata can write a value; it can write any matrix of numbers."""
     if sparse.issparse(value) and value.dtype.kind in _NUMBERS:
         return True
     if isinstance(value, np.ndarray) and value.dtype.kind in _NUMBERS:

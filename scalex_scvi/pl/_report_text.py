@@ -119,8 +119,9 @@ def _labeled(run: Run) -> str:
     if run.transferred is None:
         return ""
     told = (
-        f"Labels ({run.labels_key}) were transferred from the reference by discriminants of the "
-        "latent and of principal components of the expression."
+        f"Labels ({run.labels_key}) were transferred from the reference by linear classifiers of "
+        "the latent and of principal components of the expression, and by the neighbors of each "
+        "cell in its own batch."
     )
     if run.may_be_unknown:
         told += (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import zipfile
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from scalex_scvi.tl import LabelModel, LabelScores
 
 from ._fetch import fetched
 from ._format import ABOUT_FILE, CARD_FILE, LABELS_FILE, read_about
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +72,9 @@ class Reference:
         ----------
         query
             Prepared cells, as :meth:`~scalex_scvi.SCALEXModel.get_prepared` of the query's model
-            returns them, with ``obsm[use_rep]``.
+            returns them, with ``obsm[use_rep]``. Their batches are in the column of ``obs`` that
+            the reference has its batches in; where the query has no such column, all its cells are
+            one batch, and a message is logged.
         labels_key
             One of :attr:`labels`.
         use_rep
@@ -84,11 +89,18 @@ class Reference:
         Raises
         ------
         KeyError
-            If the reference has no such labels.
+            If the reference has no such labels, or ``use_rep`` is absent.
+        ValueError
+            If the genes differ, batches are missing, or there are too few held-out cells for
+            ``max_refused``.
         """
         self.check_labels(labels_key)
+        batch_key = self.model.batch_key
+        if batch_key is not None and batch_key not in query.obs:
+            logger.info("The query has no obs[%r]: all its cells are one batch.", batch_key)
+            batch_key = None
         return self.label_models[labels_key].scores(
-            query, use_rep, batch_key=self.model.batch_key, max_refused=max_refused
+            query, use_rep, batch_key=batch_key, max_refused=max_refused
         )
 
     def check_labels(self, labels_key: str) -> None:

@@ -6,10 +6,12 @@ from collections.abc import Sequence
 
 import numpy as np
 from scipy.optimize import minimize_scalar
+from sklearn.neighbors import NearestNeighbors
 
 from scalex_scvi._core.seeds import DEFAULT_SEED
 
-from ._discriminant import Discriminants, can_discriminate
+from ._consensus import Consensus, can_agree
+from ._neighborhoods import N_OWN_COMPONENTS, Neighbors, n_neighbors_of
 from ._unknown import batch_groups
 
 N_FOLDS = 10
@@ -51,7 +53,7 @@ def temperature(spaces: Sequence[np.ndarray], codes: np.ndarray, parts: np.ndarr
     Parameters
     ----------
     spaces
-        Reference cells × dimensions, in each space that has discriminants.
+        Reference cells × dimensions: the representation, and the components, if there are any.
     codes
         Label code of each reference cell.
     parts
@@ -98,12 +100,20 @@ def _held_out(
         return None
     batch = np.zeros(len(own), dtype=np.int64)
     known = np.searchsorted(used, codes[others])
-    if not all(can_discriminate(x[others], known) for x in spaces):
+    of_others, of_own = [x[others] for x in spaces], [x[own] for x in spaces]
+    if not can_agree(of_others, known):
         return None  # one cell of each label, for example, where the other batches are tiny
-    shares = np.mean(
-        [Discriminants.of(x[others], known).shares(x[own], batch) for x in spaces], axis=0
-    )
+    neighbors = [_neighbors(points) for points in of_own[1:]]
+    shares = Consensus.of(of_others, known).shares(of_own, batch, neighbors)
     return shares, np.searchsorted(used, codes[own])
+
+
+def _neighbors(components: np.ndarray) -> Neighbors:
+    """Nearest cells in the first components of the reference, which cost less than their own."""
+    n_cells = len(components)
+    points = components[:, :N_OWN_COMPONENTS]
+    search = NearestNeighbors(n_neighbors=n_neighbors_of(n_cells)).fit(points)
+    return Neighbors(np.arange(n_cells), search.kneighbors(points)[1])
 
 
 def _squared_error(shares: np.ndarray, own: np.ndarray) -> float:

@@ -22,10 +22,10 @@ from scipy.optimize import minimize
 
 from scalex_scvi._core.seeds import DEFAULT_SEED
 
-from ._landmarks import Landmarks, Remaining
+from ._label_statistics import KeptBatches, LabelStatistics
+from ._labeled_cells import LabeledCells, centered, unit
 from ._misfits import FLOORS, MEASURES, Fitting
-from ._neighborhoods import n_neighbors_of
-from ._reference import Reference, centered, unit
+from ._neighborhoods import Neighbors, n_neighbors_of, nearest_cells
 from ._unknown import batch_groups, check_held_out, p_values
 
 logger = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ PRIOR_CELLS = 20
 """Weight, in cells, of the median baseline of held-out batches in the baseline of a query batch: a
 batch of few cells says little of its own baseline."""
 
-LEVEL = 0.4
+BASELINE_QUANTILE = 0.4
 """Quantile of a batch's misfits that is its baseline. It is below the median, so that it comes from
 cells of known types even where up to 60 % of the batch are of types that the reference lacks."""
 
@@ -71,7 +71,7 @@ DECAY = 1e-3
 
 
 @dataclass(frozen=True, eq=False)
-class HeldOut:
+class HeldOutBatch:
     """What a batch of the reference shows when it is the query of the other batches.
 
     Attributes
@@ -80,7 +80,7 @@ class HeldOut:
         Label code of each of its cells, at most :data:`MAX_CELLS` of them.
     known
         Whether another batch has the cell's label: for each cell.
-    level
+    baseline
         Baseline of the batch, for each measure.
     misfits
         Misfits above the baseline: cells × measures.
@@ -91,18 +91,18 @@ class HeldOut:
 
     codes: np.ndarray
     known: np.ndarray
-    level: np.ndarray
+    baseline: np.ndarray
     misfits: np.ndarray
     without: dict[int, np.ndarray]
 
 
-def hold_out(ref: Reference, sizes: Sequence[int]) -> list[list[HeldOut]]:
+def hold_out(ref: LabeledCells, sizes: Sequence[int]) -> list[list[HeldOutBatch]]:
     """Hold out each batch that has cells of a label that another batch has.
 
     Parameters
     ----------
     ref
-        Reference.
+        Labeled cells of the reference.
     sizes
         Numbers of neighbors that a cell is averaged with: those of the query's batches. A held-out
         batch with too few cells for such a number uses a smaller one.
@@ -112,7 +112,7 @@ def hold_out(ref: Reference, sizes: Sequence[int]) -> list[list[HeldOut]]:
     For each of ``sizes`` a list: what each held-out batch shows.
     """
     rng = np.random.default_rng(DEFAULT_SEED)
-    held_out: list[list[HeldOut]] = [[] for _ in sizes]
+    held_out: list[list[HeldOutBatch]] = [[] for _ in sizes]
     for batch in np.argsort(-ref.counts.sum(axis=1), kind="stable")[:MAX_BATCHES]:
         cells = np.flatnonzero(ref.batch == batch)
         if len(cells) > MAX_CELLS:
@@ -125,30 +125,33 @@ def hold_out(ref: Reference, sizes: Sequence[int]) -> list[list[HeldOut]]:
 
 
 def _hold_out_batch(
-    ref: Reference, batch: int, cells: np.ndarray, sizes: Sequence[int]
-) -> list[HeldOut]:
-    others = Remaining(ref, batch)
+    ref: LabeledCells, batch: int, cells: np.ndarray, sizes: Sequence[int]
+) -> list[HeldOutBatch]:
+    others = KeptBatches(ref, batch)
     most = n_neighbors_of(len(cells))
-    fitting = Fitting(others.landmarks(), ref.x[cells], min(max(sizes), most))
+    x = ref.x[cells]
+    fitting = Fitting(others.label_statistics(), x, nearest_cells(x, min(max(sizes), most)))
     codes = ref.codes[cells]
     margins = {
         label: others.margins(np.flatnonzero(others.used != label))
         for label in _can_be_left_out(ref, codes, len(others.used))
     }
-    shown: dict[int, HeldOut] = {}
+    shown: dict[int, HeldOutBatch] = {}
     for size in {min(size, most) for size in sizes}:
-        near = fitting.among(size)
-        found = near.misfits()
+        neighborhoods = fitting.neighborhoods(size)
+        found = neighborhoods.misfits()
         without = {}
         for label, of_others in margins.items():
-            left = near.without(label, of_others)
-            without[label] = left - _level(left)
-        level = _level(found)
-        shown[size] = HeldOut(codes, ref.in_several[codes], level, found - level, without)
+            left = neighborhoods.without(label, of_others)
+            without[label] = left - _baseline(left)
+        baseline = _baseline(found)
+        shown[size] = HeldOutBatch(
+            codes, ref.in_several[codes], baseline, found - baseline, without
+        )
     return [shown[min(size, most)] for size in sizes]
 
 
-def _can_be_left_out(ref: Reference, codes: np.ndarray, n_labels: int) -> list[int]:
+def _can_be_left_out(ref: LabeledCells, codes: np.ndarray, n_labels: int) -> list[int]:
     """Labels of a batch that other batches have too, and that have enough cells in it."""
     if n_labels < MIN_LABELS:
         return []
@@ -157,7 +160,7 @@ def _can_be_left_out(ref: Reference, codes: np.ndarray, n_labels: int) -> list[i
 
 
 @dataclass(frozen=True, eq=False)
-class Standard:
+class MisfitCalibration:
     """What the misfits of a query are compared with: those of held-out cells of known labels.
 
     Attributes
@@ -178,20 +181,22 @@ class Standard:
     highest: np.ndarray
 
     @classmethod
-    def of(cls, ref: Reference, sizes: Sequence[int], *, learns: bool) -> dict[int, Standard]:
+    def for_sizes(
+        cls, ref: LabeledCells, sizes: Sequence[int], *, learns: bool
+    ) -> dict[int, MisfitCalibration]:
         """Hold out each batch of a reference, and summarize what they show for each of ``sizes``.
 
         Parameters
         ----------
         ref
-            Reference.
+            Labeled cells of the reference.
         sizes
             Numbers of neighbors that a cell is averaged with.
         learns
             Whether the weights of the measures are learned: only where the batches are real ones,
             not random halves (:func:`pseudo_batches`).
         """
-        between_labels = _level_of_labels(ref)
+        between_labels = _distance_between_labels(ref)
         return {
             size: cls._of_batches(held_out, between_labels, learns=learns)
             for size, held_out in zip(sizes, hold_out(ref, sizes), strict=True)
@@ -199,17 +204,17 @@ class Standard:
 
     @classmethod
     def _of_batches(
-        cls, held_out: Sequence[HeldOut], between_labels: float, *, learns: bool
-    ) -> Standard:
+        cls, held_out: Sequence[HeldOutBatch], between_labels: float, *, learns: bool
+    ) -> MisfitCalibration:
         known = np.concatenate([batch.misfits[batch.known] for batch in held_out])
-        median, high = np.quantile(known, (LEVEL, 0.95), axis=0)
+        median, high = np.quantile(known, (BASELINE_QUANTILE, 0.95), axis=0)
         spread = np.maximum(high - median, MARGINS)
         weights = np.array(PRIOR_WEIGHTS)
         if learns:
             weights = learned_weights([b for b in held_out if b.without], spread)
         weights = weights / weights.sum() / spread
-        levels = np.stack([batch.level for batch in held_out])
-        highest = levels.max(axis=0)
+        baselines = np.stack([batch.baseline for batch in held_out])
+        highest = baselines.max(axis=0)
         highest[0] = max(highest[0], between_labels)
         # Differences below MARGINS do not count, see there.
         by_batch = [
@@ -221,7 +226,7 @@ class Standard:
         else:
             n_labels = len(np.unique(np.concatenate([batch.codes for batch in held_out])))
             known = as_new_batch(np.concatenate(by_batch), weights, n_labels)
-        return cls(np.sort(known), weights, np.median(levels, axis=0), highest)
+        return cls(np.sort(known), weights, np.median(baselines, axis=0), highest)
 
     def relative(self, found: np.ndarray) -> np.ndarray:
         """Weighted sum of the measures of each cell of a batch, above the batch's baseline.
@@ -232,8 +237,8 @@ class Standard:
         known type would get a baseline so high that its cells seemed to fit.
         """
         weight = len(found) / (len(found) + PRIOR_CELLS)
-        level = weight * _level(found) + (1 - weight) * self.typical
-        return (found - np.minimum(level, self.highest)) @ self.weights
+        baseline = weight * _baseline(found) + (1 - weight) * self.typical
+        return (found - np.minimum(baseline, self.highest)) @ self.weights
 
 
 def as_one_batch(by_batch: Sequence[np.ndarray]) -> list[np.ndarray]:
@@ -285,7 +290,7 @@ def as_new_batch(known: np.ndarray, weights: np.ndarray, n_labels: int) -> np.nd
     return known * np.sqrt(usual / np.sort(known)[rank - 1])
 
 
-def learned_weights(held_out: Sequence[HeldOut], spread: np.ndarray) -> np.ndarray:
+def learned_weights(held_out: Sequence[HeldOutBatch], spread: np.ndarray) -> np.ndarray:
     """Learn the weights of the measures from types that were removed from the reference.
 
     Which measure finds an absent type differs between references: the correlation where types
@@ -330,7 +335,7 @@ def learned_weights(held_out: Sequence[HeldOut], spread: np.ndarray) -> np.ndarr
 
 
 def _example(
-    batch: HeldOut, label: int, rng: np.random.Generator
+    batch: HeldOutBatch, label: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
     """Misfits, +1 for cells of the removed label and −1 for others, and the weight of each cell."""
     unseen = np.flatnonzero(batch.codes == label)
@@ -345,30 +350,31 @@ def _example(
     return rows, signs, np.repeat([0.5 / sizes[0], 0.5 / sizes[1]], sizes)
 
 
-def sizes_of(batch: np.ndarray) -> list[int]:
+def sizes_of(batches: Sequence[Neighbors]) -> list[int]:
     """Numbers of neighbors that the cells of these batches are averaged with, each once, sorted."""
-    return sorted({n_neighbors_of(int(n)) for n in np.unique(batch, return_counts=True)[1]})
+    return sorted({batch.nearest.shape[1] for batch in batches})
 
 
-def judge(
-    marks: Landmarks,
-    standards: Mapping[int, Standard],
+def neighborhood_p_values(
+    statistics: LabelStatistics,
+    calibrations: Mapping[int, MisfitCalibration],
     x: sparse.csr_matrix,
-    batch: np.ndarray,
+    neighbors: Sequence[Neighbors],
     max_refused: float,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Compare the misfits of query cells with those of held-out reference cells.
 
     Parameters
     ----------
-    marks
+    statistics
         Statistics of the labels of the reference.
-    standards
+    calibrations
         What held-out cells show, by the number of neighbors that a cell is averaged with; for each
         number that the query's batches need (:func:`sizes_of`).
-    x, batch
-        Normalized expression of the query, cells × the genes of the reference, and the batch code
-        of each cell: each batch is compared by itself.
+    x
+        Normalized expression of the query: cells × the genes of the reference.
+    neighbors
+        Of the query's batches: each is compared by itself.
     max_refused
         Threshold of the p-value below which cells will be called unknown: there must be enough
         held-out cells for so small a p-value.
@@ -383,16 +389,15 @@ def judge(
     ValueError
         If there are too few held-out cells for ``max_refused``.
     """
-    for size in sizes_of(batch):
-        check_held_out(max_refused, len(standards[size].known))
+    for size in sizes_of(neighbors):
+        check_held_out(max_refused, len(calibrations[size].known))
     p, misfit = np.empty(x.shape[0]), np.empty(x.shape[0])
-    for code in np.unique(batch):
-        own = np.flatnonzero(batch == code)
-        size = n_neighbors_of(len(own))
+    for batch in neighbors:
+        own, size = batch.cells, batch.nearest.shape[1]
         cells = x if len(own) == x.shape[0] else x[own]
-        found = Fitting(marks, cells, size).among(size).misfits()
-        misfit[own] = standards[size].relative(found)
-        p[own] = p_values(misfit[own], standards[size].known)
+        found = Fitting(statistics, cells, batch.nearest).neighborhoods(size).misfits()
+        misfit[own] = calibrations[size].relative(found)
+        p[own] = p_values(misfit[own], calibrations[size].known)
     return p, misfit
 
 
@@ -428,12 +433,12 @@ def pseudo_batches(codes: np.ndarray, batch: np.ndarray | None) -> tuple[np.ndar
     return halves, False
 
 
-def _level(found: np.ndarray) -> np.ndarray:
+def _baseline(found: np.ndarray) -> np.ndarray:
     """Baseline of a batch for each measure."""
-    return np.quantile(found, LEVEL, axis=0)
+    return np.quantile(found, BASELINE_QUANTILE, axis=0)
 
 
-def _level_of_labels(ref: Reference) -> float:
+def _distance_between_labels(ref: LabeledCells) -> float:
     """Median correlation distance (logarithm) of the mean of a label from the nearest other one."""
     rows = unit(centered(ref.label_means()))
     between = 1 - rows @ rows.T

@@ -13,14 +13,15 @@ from anndata import AnnData
 from scalex_scvi.pp import can_unscale, unscale
 
 from ._calibration import folds, temperature, tempered
+from ._consensus import Consensus
 from ._discriminant import Discriminants, can_discriminate
-from ._held_out import Standard, judge, pseudo_batches
+from ._held_out import MisfitCalibration, neighborhood_p_values, pseudo_batches
 from ._label_scores import LabelScores, scores_of
-from ._landmarks import Landmarks, Remaining
+from ._label_statistics import KeptBatches, LabelStatistics
+from ._labeled_cells import LabeledCells
 from ._misfits import MEASURES
-from ._neighborhoods import N_NEIGHBORS
+from ._neighborhoods import N_NEIGHBORS, neighbors_by_batch
 from ._pair import Pair, batches_of_query
-from ._reference import Reference
 from ._unknown import check_max_refused
 
 
@@ -29,8 +30,9 @@ class LabelModel:
     """Labels for new cells from statistics of a reference, which hold none of its cells.
 
     Gives the same as :func:`label_scores` with its defaults. The statistics are: for each label the
-    mean of expression and latent, linear discriminants of both, up to 50 principal components of
-    the genes, and the misfits of held-out cells that p-values are computed from.
+    mean of expression and latent, linear functions that tell it from the others in both, up to 50
+    principal components of the genes, and the misfits of held-out cells that p-values are computed
+    from.
 
     Attributes
     ----------
@@ -44,6 +46,9 @@ class LabelModel:
         Genes whose expression is compared, in this order.
     by_latent
         Linear discriminants of the labels in the latent.
+    by_ridge
+        Ridge regression of the labels on the components of the expression; ``None`` in older files,
+        whose labels come from discriminants alone.
     landmarks
         Statistics of each label's normalized expression.
     temperature
@@ -61,9 +66,10 @@ class LabelModel:
     n_cells: tuple[int, ...]
     genes: tuple[str, ...]
     by_latent: Discriminants
-    landmarks: Landmarks
+    by_ridge: Discriminants | None
+    landmarks: LabelStatistics
     temperature: float
-    standards: Mapping[int, Standard]
+    standards: Mapping[int, MisfitCalibration]
 
     @classmethod
     def fit(
@@ -109,7 +115,7 @@ class LabelModel:
             msg = f"The cells of each label in obs[{labels_key!r}] do not differ in {use_rep!r}."
             raise ValueError(msg)
         batches, real = pseudo_batches(pair.codes, pair.ref_batches())
-        reference = Reference.of(unscale(pair.ref), pair.codes, batches)
+        reference = LabeledCells.of(unscale(pair.ref), pair.codes, batches)
         parts = folds(pair.codes, pair.ref_batches())
         return cls(
             labels_key=labels_key,
@@ -117,9 +123,12 @@ class LabelModel:
             n_cells=tuple(int(n) for n in n_cells),
             genes=tuple(ref.var_names),
             by_latent=Discriminants.of(pair.points, pair.codes),
-            landmarks=Remaining(reference).landmarks(),
+            by_ridge=Discriminants.by_ridge(reference.points, pair.codes),
+            landmarks=KeptBatches(reference).label_statistics(),
             temperature=temperature([pair.points, reference.points], pair.codes, parts),
-            standards=Standard.of(reference, range(1, N_NEIGHBORS + 1), learns=real),
+            standards=MisfitCalibration.for_sizes(
+                reference, range(1, N_NEIGHBORS + 1), learns=real
+            ),
         )
 
     def scores(
@@ -140,8 +149,8 @@ class LabelModel:
         use_rep
             Key in ``obsm`` of the latent.
         batch_key
-            Column of ``query.obs`` with the batches, each of which has its own offset; ``None``, or
-            a column that the query lacks: all cells are one batch.
+            Column of ``query.obs`` with the batches, each of which has its own offset; ``None``:
+            all cells are one batch.
         max_refused
             Share of held-out reference cells, in (0, 1), that may be called unknown.
 
@@ -152,13 +161,32 @@ class LabelModel:
         Raises
         ------
         KeyError
-            If ``use_rep`` is absent.
+            If ``use_rep`` or ``batch_key`` is absent.
         ValueError
-            If the genes differ, or there are too few held-out cells for ``max_refused``.
+            If the genes differ, batches are missing, or there are too few held-out cells for
+            ``max_refused``.
         """
         check_max_refused(max_refused)
+        self._check_query(query, use_rep, batch_key)
+        x, batch = unscale(query), batches_of_query(query, batch_key)
+        neighbors = neighbors_by_batch(x, batch)
+        spaces = [np.asarray(query.obsm[use_rep]), self.landmarks.components(x)]
+        labels_by = Consensus(self.by_latent, self.landmarks.discriminants, self.by_ridge)
+        shares = tempered(labels_by.shares(spaces, batch, neighbors), self.temperature)
+        p, misfit = neighborhood_p_values(self.landmarks, self.standards, x, neighbors, max_refused)
+        best = pd.Categorical.from_codes(shares.argmax(axis=1), categories=list(self.labels))
+        labels = pd.Series(best, index=query.obs_names, name=self.labels_key)
+        return scores_of(labels, shares, p, misfit, max_refused)
+
+    def _check_query(self, query: AnnData, use_rep: str, batch_key: str | None) -> None:
         if use_rep not in query.obsm:
             msg = f"`use_rep` {use_rep!r} is not in query.obsm: {list(query.obsm)!r}."
+            raise KeyError(msg)
+        if batch_key is not None and batch_key not in query.obs:
+            msg = (
+                f"`batch_key` {batch_key!r} is not a column of query.obs: "
+                f"{list(query.obs.columns)!r}. If all cells are one batch, pass None."
+            )
             raise KeyError(msg)
         if tuple(query.var_names) != self.genes or not can_unscale(query):
             msg = (
@@ -166,20 +194,10 @@ class LabelModel:
                 "`get_prepared()` of the query's model gives."
             )
             raise ValueError(msg)
-        x, batch = unscale(query), batches_of_query(query, batch_key)
-        shares = self.by_latent.shares(np.asarray(query.obsm[use_rep]), batch)
-        by_expression = self.landmarks.discriminants
-        if by_expression is not None:
-            shares = (shares + by_expression.shares(self.landmarks.components(x), batch)) / 2
-        shares = tempered(shares, self.temperature)
-        p, misfit = judge(self.landmarks, self.standards, x, batch, max_refused)
-        best = pd.Categorical.from_codes(shares.argmax(axis=1), categories=list(self.labels))
-        labels = pd.Series(best, index=query.obs_names, name=self.labels_key)
-        return scores_of(labels, shares, p, misfit, max_refused)
 
     def to_arrays(self) -> dict[str, np.ndarray]:
         """Return the statistics as arrays of numbers and text, by name, for :meth:`from_arrays`."""
-        marks = self.landmarks
+        statistics = self.landmarks
         arrays = {
             "labels_key": np.array(self.labels_key),
             "labels": np.array(self.labels, dtype=np.str_),
@@ -187,12 +205,21 @@ class LabelModel:
             "genes": np.array(self.genes, dtype=np.str_),
             "temperature": np.array(self.temperature),
         }
-        arrays |= {f"landmarks/{field}": getattr(marks, field) for field in _LANDMARKS}
-        for name, found in (("latent", self.by_latent), ("expression", marks.discriminants)):
+        arrays |= {f"landmarks/{field}": getattr(statistics, field) for field in _STATISTICS_FIELDS}
+        for name, found in (
+            ("latent", self.by_latent),
+            ("expression", statistics.discriminants),
+            ("ridge", self.by_ridge),
+        ):
             if found is not None:
-                arrays |= {f"{name}/{field}": getattr(found, field) for field in _DISCRIMINANTS}
-        for size, standard in self.standards.items():
-            arrays |= {f"held_out/{size}/{field}": getattr(standard, field) for field in _STANDARD}
+                arrays |= {
+                    f"{name}/{field}": getattr(found, field) for field in _DISCRIMINANT_FIELDS
+                }
+        for size, calibration in self.standards.items():
+            arrays |= {
+                f"held_out/{size}/{field}": getattr(calibration, field)
+                for field in _CALIBRATION_FIELDS
+            }
         return arrays
 
     @classmethod
@@ -215,15 +242,22 @@ class LabelModel:
     @classmethod
     def _from(cls, arrays: Mapping[str, np.ndarray]) -> LabelModel:
         def discriminants(name: str) -> Discriminants:
-            return Discriminants(**{field: arrays[f"{name}/{field}"] for field in _DISCRIMINANTS})
+            return Discriminants(
+                **{field: arrays[f"{name}/{field}"] for field in _DISCRIMINANT_FIELDS}
+            )
 
-        standards = {
-            size: Standard(**{field: arrays[f"held_out/{size}/{field}"] for field in _STANDARD})
+        def discriminants_if_any(name: str) -> Discriminants | None:
+            return discriminants(name) if f"{name}/means" in arrays else None
+
+        calibrations = {
+            size: MisfitCalibration(
+                **{field: arrays[f"held_out/{size}/{field}"] for field in _CALIBRATION_FIELDS}
+            )
             for size in range(1, N_NEIGHBORS + 1)
         }
-        marks = Landmarks(
-            **{field: arrays[f"landmarks/{field}"] for field in _LANDMARKS},
-            discriminants=discriminants("expression") if "expression/means" in arrays else None,
+        statistics = LabelStatistics(
+            **{field: arrays[f"landmarks/{field}"] for field in _STATISTICS_FIELDS},
+            discriminants=discriminants_if_any("expression"),
         )
         return cls(
             labels_key=str(arrays["labels_key"]),
@@ -231,14 +265,15 @@ class LabelModel:
             n_cells=tuple(int(n) for n in arrays["n_cells"]),
             genes=tuple(str(name) for name in arrays["genes"]),
             by_latent=discriminants("latent"),
-            landmarks=marks,
+            by_ridge=discriminants_if_any("ridge"),
+            landmarks=statistics,
             temperature=float(arrays["temperature"]),
-            standards=standards,
+            standards=calibrations,
         )
 
     def _check(self, arrays: Mapping[str, np.ndarray]) -> None:
         n_labels, n_genes = len(self.labels), len(self.genes)
-        marks, n_components = self.landmarks, self.landmarks.directions.shape[-1]
+        statistics, n_components = self.landmarks, self.landmarks.directions.shape[-1]
         n_functions = {1: 0, 2: 1}.get(n_labels, n_labels)
         wanted = {
             "n_cells": (n_labels,),
@@ -253,14 +288,15 @@ class LabelModel:
             "latent/weights": (n_functions, *self.by_latent.means.shape[1:]),
             "latent/intercept": (n_functions,),
         }
-        if marks.discriminants is not None:
-            wanted |= {
-                "expression/means": (n_labels, n_components),
-                "expression/weights": (n_functions, n_components),
-                "expression/intercept": (n_functions,),
-            }
-        for size, standard in self.standards.items():
-            wanted[f"held_out/{size}/known"] = (standard.known.size,)
+        for name, found in (("expression", statistics.discriminants), ("ridge", self.by_ridge)):
+            if found is not None:
+                wanted |= {
+                    f"{name}/means": (n_labels, n_components),
+                    f"{name}/weights": (n_functions, n_components),
+                    f"{name}/intercept": (n_functions,),
+                }
+        for size, calibration in self.standards.items():
+            wanted[f"held_out/{size}/known"] = (calibration.known.size,)
             for field in ("weights", "typical", "highest"):
                 wanted[f"held_out/{size}/{field}"] = (len(MEASURES),)
         for name, shape in wanted.items():
@@ -275,11 +311,13 @@ class LabelModel:
                 raise ValueError(msg)
 
 
-_DISCRIMINANTS = ("means", "weights", "intercept")
+# Attributes that are saved. With their prefixes ("landmarks/means", "held_out/3/known") they name
+# arrays in the files of saved references: neither may change, or old files could not be read.
+_DISCRIMINANT_FIELDS = ("means", "weights", "intercept")
 
-_LANDMARKS = ("used", "means", "mean", "directions", "centers", "whitening", "margins")
+_STATISTICS_FIELDS = ("used", "means", "mean", "directions", "centers", "whitening", "margins")
 
-_STANDARD = ("known", "weights", "typical", "highest")
+_CALIBRATION_FIELDS = ("known", "weights", "typical", "highest")
 
 _TEXT = ("labels_key", "labels", "genes")
 

@@ -11,7 +11,8 @@ import numpy as np
 
 from ._calibration import folds, temperature, tempered
 from ._components import expression_components
-from ._discriminant import Discriminants, can_discriminate
+from ._consensus import Consensus
+from ._discriminant import can_discriminate
 from ._pair import Pair
 
 logger = logging.getLogger(__name__)
@@ -91,8 +92,9 @@ class Labeling:
             return self.pair.votes.shares
         batch = self.pair.query_batches()
         codes = self.pair.codes
-        found = [Discriminants.of(x, codes).shares(y, batch) for x, y in self.spaces]
-        return np.mean(found, axis=0)
+        points, targets = zip(*self.spaces, strict=True)
+        neighbors = self.pair.query_neighbors if len(self.spaces) > 1 else []
+        return Consensus.of(points, codes).shares(targets, batch, neighbors)
 
     def probabilities(self) -> np.ndarray:
         """Return :meth:`shares`, calibrated on held-out batches; shares of votes do not change."""

@@ -8,11 +8,11 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from ._held_out import Standard, judge, pseudo_batches, sizes_of
+from ._held_out import MisfitCalibration, neighborhood_p_values, pseudo_batches, sizes_of
 from ._label_probabilities import Labeling, Method
-from ._landmarks import Landmarks, Remaining
+from ._label_statistics import KeptBatches, LabelStatistics
+from ._labeled_cells import LabeledCells
 from ._pair import Pair
-from ._reference import Reference
 from ._unknown import Novelty, check_max_refused, check_novelty, fit_p_values
 
 UNKNOWN = "unknown"
@@ -34,7 +34,9 @@ class LabelScores:
     p_values
         Share of held-out reference cells that fit the reference as badly, in (0, 1].
     is_unknown
-        Whether the p-value is at most ``max_refused``.
+        Whether the p-value is at most ``max_refused``. :func:`map_query` calls a cell unknown in a
+        fine column too if its label in a coarser one is unknown (``labels=["lineage",
+        "celltype"]``): its own p-value for the fine label may then be above ``max_refused``.
     misfit
         What the p-values rank, larger for a worse fit: it also tells cells apart that fit worse
         than every held-out cell. Its unit depends on ``novelty``.
@@ -214,9 +216,11 @@ def scores_of(
 
 def _p_values(pair: Pair, max_refused: float, novelty: Novelty) -> tuple[np.ndarray, np.ndarray]:
     if novelty == "neighborhood":
-        batch = pair.query_batches()
-        marks, standards = _known(pair, sizes_of(batch))
-        return judge(marks, standards, pair.normalized(pair.query), batch, max_refused)
+        neighbors = pair.query_neighbors
+        statistics, calibrations = _statistics_and_calibrations(pair, sizes_of(neighbors))
+        return neighborhood_p_values(
+            statistics, calibrations, pair.normalized(pair.query), neighbors, max_refused
+        )
     return fit_p_values(
         pair.votes,
         pair.points,
@@ -227,11 +231,13 @@ def _p_values(pair: Pair, max_refused: float, novelty: Novelty) -> tuple[np.ndar
     )
 
 
-def _known(pair: Pair, sizes: list[int]) -> tuple[Landmarks, dict[int, Standard]]:
+def _statistics_and_calibrations(
+    pair: Pair, sizes: list[int]
+) -> tuple[LabelStatistics, dict[int, MisfitCalibration]]:
     """Take from the reference all that a query is judged by, and keep none of its cells."""
     batches, real = pseudo_batches(pair.codes, pair.ref_batches())
-    ref = Reference.of(pair.normalized(pair.ref), pair.codes, batches)
-    return Remaining(ref).landmarks(), Standard.of(ref, sizes, learns=real)
+    ref = LabeledCells.of(pair.normalized(pair.ref), pair.codes, batches)
+    return KeptBatches(ref).label_statistics(), MisfitCalibration.for_sizes(ref, sizes, learns=real)
 
 
 def best_labels(pair: Pair, probabilities: np.ndarray) -> pd.Series:

@@ -27,8 +27,9 @@ def label_transfer(
 ) -> pd.Series:
     """Give each query cell its most probable label of the reference.
 
-    By default labels come from linear discriminants of the representation and of the expression;
-    the published method is the majority of the nearest reference cells (see ``method``).
+    By default three linear classifiers of the representation and of the expression agree on labels,
+    and the neighbors of a cell in its own batch have a say; the published method is the majority of
+    the nearest reference cells (see ``method``).
     :func:`label_scores` also returns probabilities and p-values.
 
     Parameters
@@ -47,9 +48,11 @@ def label_transfer(
         one covariance, equally probable a priori). Before, the offset of each batch of the query
         is subtracted, which is the median difference of its cells from the means of their labels;
         so the label of a cell depends on the other cells of its batch.
-        ``"consensus"``: the mean of these probabilities and those of discriminants of up to 50
-        principal components of the expression before scaling, which separate fine types better
-        than the few dimensions of a latent. ``ref`` and ``query`` need the same genes in ``X``,
+        ``"consensus"``: the mean of these probabilities and those of two classifiers, discriminants
+        and a ridge regression, of up to 50 principal components of the expression before scaling,
+        which separate fine types better than the few dimensions of a latent; times their mean over
+        the 15 nearest cells of the cell's own batch (a tenth of a batch of fewer than 150 cells),
+        to the power of two thirds. ``ref`` and ``query`` need the same genes in ``X``,
         prepared alike: what :meth:`~scalex_scvi.model.SCALEXModel.get_prepared` of the reference's
         and of the query's model returns.
         ``"neighbors"`` (published): the majority of the ``n_neighbors`` nearest reference cells.

@@ -6,9 +6,9 @@ import numpy as np
 from scipy import sparse
 from sklearn.utils.extmath import row_norms
 
-from ._landmarks import Landmarks, offset
-from ._neighborhoods import averaging, nearest_cells
-from ._reference import centered, unit
+from ._label_statistics import LabelStatistics, offset
+from ._labeled_cells import centered, unit
+from ._neighborhoods import averaging
 
 MEASURES = ("correlation", "distance", "margin")
 
@@ -28,32 +28,33 @@ class Fitting:
 
     Parameters
     ----------
-    marks
-        Labels of the reference, without this batch.
+    statistics
+        Statistics of the labels of the reference, without this batch.
     x
         Cells × genes of the batch, normalized.
-    most_neighbors
-        Most cells that a cell is averaged with, itself included.
+    nearest
+        Positions of the cells that each cell is averaged with, itself first: cells × neighbors.
     """
 
-    def __init__(self, marks: Landmarks, x: sparse.csr_matrix, most_neighbors: int) -> None:
-        self._marks, self._x = marks, x
-        self._neighbors = nearest_cells(x, most_neighbors)
-        points = marks.components(x)
-        shares = marks.shares(points)
-        self._offset = offset(x, shares, marks.means)
-        points -= offset(points, shares, marks.centers)
+    def __init__(
+        self, statistics: LabelStatistics, x: sparse.csr_matrix, nearest: np.ndarray
+    ) -> None:
+        self._statistics, self._x, self._nearest = statistics, x, nearest
+        points = statistics.components(x)
+        shares = statistics.shares(points)
+        self._offset = offset(x, shares, statistics.means)
+        points -= offset(points, shares, statistics.centers)
         self._points = points
 
-    def among(self, n_neighbors: int) -> Neighborhoods:
+    def neighborhoods(self, n_neighbors: int) -> Neighborhoods:
         """Average each cell with its ``n_neighbors`` nearest cells, itself included."""
-        average = averaging(self._neighbors[:, :n_neighbors])
-        similar = _correlations(self._x, average, self._offset, self._marks.means)
-        whitening = self._marks.whitening
-        cells, centers = average @ (self._points @ whitening), self._marks.centers @ whitening
+        average = averaging(self._nearest[:, :n_neighbors], self._x.shape[0])
+        correlations = _label_correlations(self._x, average, self._offset, self._statistics.means)
+        whitening = self._statistics.whitening
+        cells, centers = average @ (self._points @ whitening), self._statistics.centers @ whitening
         squares = (cells**2).sum(axis=1)[:, None] + (centers**2).sum(axis=1)
-        apart = np.sqrt(np.maximum(squares - 2 * cells @ centers.T, 0))
-        return Neighborhoods(self._marks, average, similar, apart, self._points)
+        distances = np.sqrt(np.maximum(squares - 2 * cells @ centers.T, 0))
+        return Neighborhoods(self._statistics, average, correlations, distances, self._points)
 
 
 class Neighborhoods:
@@ -61,11 +62,11 @@ class Neighborhoods:
 
     Parameters
     ----------
-    marks
-        Labels of the reference.
+    statistics
+        Statistics of the labels of the reference.
     average
         Averaging: cells × cells.
-    similar, apart
+    correlations, distances
         Correlation of each neighborhood's mean expression with that of each label, and distance
         from its center in standard deviations: cells × labels.
     points
@@ -74,14 +75,14 @@ class Neighborhoods:
 
     def __init__(
         self,
-        marks: Landmarks,
+        statistics: LabelStatistics,
         average: sparse.csr_matrix,
-        similar: np.ndarray,
-        apart: np.ndarray,
+        correlations: np.ndarray,
+        distances: np.ndarray,
         points: np.ndarray,
     ) -> None:
-        self._marks, self._average = marks, average
-        self._similar, self._apart, self._points = similar, apart, points
+        self._statistics, self._average = statistics, average
+        self._correlations, self._distances, self._points = correlations, distances, points
 
     def misfits(self) -> np.ndarray:
         """Misfit of each cell with the label that it fits best: cells × :data:`MEASURES`.
@@ -90,7 +91,7 @@ class Neighborhoods:
         neighborhoods, and averaged over the same neighbors once more; the margin is of the cell
         itself, which a type of a handful of cells does not vanish in.
         """
-        return self._of(np.arange(len(self._marks.used)), self._marks.margins)
+        return self._of(np.arange(len(self._statistics.used)), self._statistics.margins)
 
     def without(self, label: int, margins: np.ndarray) -> np.ndarray:
         """Return the same as if the reference did not have a label.
@@ -102,23 +103,23 @@ class Neighborhoods:
         margins
             Linear decision of the others.
         """
-        return self._of(np.flatnonzero(self._marks.used != label), margins)
+        return self._of(np.flatnonzero(self._statistics.used != label), margins)
 
     def _of(self, labels: np.ndarray, margins: np.ndarray) -> np.ndarray:
         average = self._average
-        distance = average @ (average @ (1 - self._similar[:, labels].max(axis=1)))
+        distance = average @ (average @ (1 - self._correlations[:, labels].max(axis=1)))
         return np.stack(
             [
                 np.log(np.maximum(distance, 0) + FLOORS[0]),
-                np.log(average @ self._apart[:, labels].min(axis=1) + FLOORS[1]),
+                np.log(average @ self._distances[:, labels].min(axis=1) + FLOORS[1]),
                 -(self._points @ margins[:-1] + margins[-1]).max(axis=1),
             ],
             axis=1,
         )
 
 
-def _correlations(
-    x: sparse.csr_matrix, average: sparse.csr_matrix, moved: np.ndarray, means: np.ndarray
+def _label_correlations(
+    x: sparse.csr_matrix, average: sparse.csr_matrix, batch_offset: np.ndarray, means: np.ndarray
 ) -> np.ndarray:
     """Correlation of mean expression with label means: cells × labels.
 
@@ -134,7 +135,7 @@ def _correlations(
         block = average[start : start + ROWS]
         own = (block @ x).toarray()
         noise = (block @ squares - (own**2).mean(axis=1)) / max(n_neighbors - 1, 1)
-        own = centered(own - moved)
+        own = centered(own - batch_offset)
         variance = np.maximum((own**2).mean(axis=1), np.finfo(np.float32).tiny)
         signal = np.clip((variance - noise) / variance, 0.05, 1) ** 0.25
         found[start : start + ROWS] = unit(own) @ means / signal[:, None]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from scipy import sparse
 from sklearn.neighbors import NearestNeighbors
@@ -29,6 +31,45 @@ def n_neighbors_of(n_cells: int) -> int:
     return min(N_NEIGHBORS, max(n_cells // CELLS_PER_NEIGHBOR, 1))
 
 
+@dataclass(frozen=True, eq=False)
+class Neighbors:
+    """Cells of one batch of a query, and the nearest ones of each among them.
+
+    Attributes
+    ----------
+    cells
+        Positions of the batch's cells in the query.
+    nearest
+        Cells of the batch × neighbors: positions in ``cells``, each cell's own first.
+    """
+
+    cells: np.ndarray
+    nearest: np.ndarray
+
+
+def neighbors_by_batch(x: sparse.csr_matrix, batch: np.ndarray) -> list[Neighbors]:
+    """Find the neighbors of each cell within its own batch.
+
+    Parameters
+    ----------
+    x
+        Cells × genes, normalized.
+    batch
+        Batch code of each cell.
+
+    Returns
+    -------
+    One for each batch, by its code. A cell of a small batch has fewer neighbors, see
+    :func:`n_neighbors_of`.
+    """
+    found = []
+    for code in np.unique(batch):
+        cells = np.flatnonzero(batch == code)
+        own = x if len(cells) == x.shape[0] else x[cells]
+        found.append(Neighbors(cells, nearest_cells(own, n_neighbors_of(len(cells)))))
+    return found
+
+
 def nearest_cells(x: sparse.csr_matrix, n_neighbors: int) -> np.ndarray:
     """Nearest cells of each cell in the batch's own components, the nearest first.
 
@@ -51,12 +92,24 @@ def nearest_cells(x: sparse.csr_matrix, n_neighbors: int) -> np.ndarray:
     return _nearest(np.asarray(x @ directions), min(n_neighbors, n_cells))
 
 
-def averaging(neighbors: np.ndarray) -> sparse.csr_matrix:
-    """Averaging of each cell with its neighbors: cells × cells, rows sum to 1."""
+def averaging(neighbors: np.ndarray, n_candidates: int) -> sparse.csr_matrix:
+    """Return the matrix whose product with expression is the mean over each cell's neighbors.
+
+    Parameters
+    ----------
+    neighbors
+        Cells × neighbors: positions among the candidates.
+    n_candidates
+        Number of cells that neighbors are found among.
+
+    Returns
+    -------
+    Cells × candidates; rows sum to 1.
+    """
     n_cells, n_neighbors = neighbors.shape
     starts = np.arange(0, neighbors.size + 1, n_neighbors)
     weights = np.full(neighbors.size, 1 / n_neighbors, dtype=np.float32)
-    return sparse.csr_matrix((weights, neighbors.ravel(), starts), (n_cells, n_cells))
+    return sparse.csr_matrix((weights, neighbors.ravel(), starts), (n_cells, n_candidates))
 
 
 def _nearest(points: np.ndarray, n_neighbors: int) -> np.ndarray:

@@ -18,6 +18,7 @@ from scalex_scvi._core.inputs import check_adata
 from scalex_scvi._core.matrices import to_csr
 from scalex_scvi.pp import can_unscale, unscale
 
+from ._neighborhoods import Neighbors, neighbors_by_batch
 from ._points import points_of
 from ._unknown import Votes, count_votes
 
@@ -147,6 +148,11 @@ class Pair:
     def query_batches(self) -> np.ndarray:
         """Return the batch code of each query cell: see :func:`batches_of_query`."""
         return batches_of_query(self.query, self.batch_key)
+
+    @cached_property
+    def query_neighbors(self) -> list[Neighbors]:
+        """Nearest cells of each query cell in its own batch, by normalized expression."""
+        return neighbors_by_batch(self.normalized(self.query), self.query_batches())
 
     def normalized(self, adata: AnnData) -> sparse.csr_matrix:
         """Return normalized expression of ``ref`` or ``query``: before scaling, if known of both.

@@ -13,6 +13,8 @@ from sklearn.neighbors import NearestNeighbors
 
 from scalex_scvi._core.seeds import DEFAULT_SEED
 
+from ._neighborhoods import averaging
+
 logger = logging.getLogger(__name__)
 
 Novelty = Literal["neighborhood", "expression", "latent"]
@@ -116,17 +118,10 @@ def misfit(
     dissimilarity = np.empty(len(agreement))
     for start in range(0, len(agreement), CHUNK):
         block = slice(start, start + CHUNK)
-        means = _mean_of_rows(ref_expression, votes.neighbors[block])
+        average = averaging(votes.neighbors[block], ref_expression.shape[0])
+        means = (average @ ref_expression).toarray()
         dissimilarity[block] = 1 - _row_correlation(expression[block].toarray(), means)
     return dissimilarity / agreement
-
-
-def _mean_of_rows(matrix: sparse.csr_matrix, rows: np.ndarray) -> np.ndarray:
-    n_cells, n_rows = rows.shape
-    weights = np.full(rows.size, 1 / n_rows, dtype=np.float32)
-    starts = np.arange(0, rows.size + 1, n_rows)
-    averaging = sparse.csr_matrix((weights, rows.ravel(), starts), (n_cells, matrix.shape[0]))
-    return (averaging @ matrix).toarray()
 
 
 def _row_correlation(first: np.ndarray, second: np.ndarray) -> np.ndarray:

@@ -9,9 +9,9 @@ from anndata import AnnData
 from scalex_scvi._core.columns import check_no_missing
 
 from ._label_scores import LabelScores
-from ._landmarks import Remaining
+from ._label_statistics import KeptBatches
+from ._labeled_cells import LabeledCells, correlation
 from ._pair import Pair
-from ._reference import Reference, correlation
 
 
 def unknown_clusters(
@@ -66,17 +66,17 @@ def unknown_clusters(
         raise ValueError(msg)
     pair = Pair(ref, query, "X", labels_key, batch_key, 1)
     one_batch = np.zeros(pair.ref.n_obs, dtype=np.int64)
-    reference = Reference.of(pair.normalized(pair.ref), pair.codes, one_batch)
-    marks, batches = Remaining(reference).landmarks(), pair.query_batches()
+    reference = LabeledCells.of(pair.normalized(pair.ref), pair.codes, one_batch)
+    statistics, batches = KeptBatches(reference).label_statistics(), pair.query_batches()
     x = pair.normalized(pair.query)
-    offsets = np.stack([marks.offset(x[batches == b]) for b in np.unique(batches)])
+    offsets = np.stack([statistics.offset(x[batches == b]) for b in np.unique(batches)])
     rows = {}
     for name, cells in query.obs.groupby(cluster_key, observed=True, sort=True).indices.items():
         shares = np.bincount(batches[cells], minlength=len(offsets)) / len(cells)
         mean = np.asarray(x[cells].mean(axis=0)).ravel() - shares @ offsets
-        agreement = correlation(mean[None], marks.means)[0]
+        agreement = correlation(mean[None], statistics.means)[0]
         nearest = int(agreement.argmax())
-        beyond = np.argsort(marks.means[nearest] - mean, kind="stable")[:n_genes]
+        beyond = np.argsort(statistics.means[nearest] - mean, kind="stable")[:n_genes]
         rows[name] = {
             "n_cells": len(cells),
             "share_unknown": float(is_unknown.iloc[cells].mean()),

@@ -177,7 +177,7 @@ class TransformedDataset(AnnTorchDataset):
 
     def __getitem__(self, indexes: Any) -> dict[str, Any]:
         """Rows of all registered data in the order of ``indexes``."""
-        rows = np.atleast_1d(np.arange(len(self))[indexes])
+        rows = _row_numbers(indexes, len(self))
         inverse = None
         if self.adata_manager.owner.isbacked or (np.diff(rows) < 0).any():
             # Files want ascending rows; so do many others, to be fast.
@@ -211,6 +211,41 @@ class TransformedDataset(AnnTorchDataset):
             return held[rows]
         counts = self._take(REGISTRY_KEYS.X_KEY, rows)
         return counts if transform is None else transform(counts, self.adata_manager.codes[rows])
+
+
+def _row_numbers(indexes: Any, n_cells: int) -> np.ndarray:
+    """Numbers of the rows that an index means, as NumPy takes it, in time by the rows alone.
+
+    Parameters
+    ----------
+    indexes
+        A number, a slice, numbers (negative ones count from the end), or a mask of all cells.
+    n_cells
+        Number of cells.
+
+    Raises
+    ------
+    IndexError
+        If it is none of these, or a cell is not there.
+    """
+    if isinstance(indexes, slice):
+        return np.arange(*indexes.indices(n_cells))
+    given = np.atleast_1d(indexes)
+    if given.dtype == bool and given.shape == (n_cells,):
+        return np.flatnonzero(given)
+    is_empty = given.size == 0 and given.ndim == 1  # of any type: [] is one of float
+    if not is_empty and (given.ndim != 1 or given.dtype.kind not in "iu"):
+        msg = (
+            f"Cells are taken by number, slice, numbers or a mask of all {n_cells}: got an array "
+            f"of {given.dtype} of the shape {given.shape!r}."
+        )
+        raise IndexError(msg)
+    rows = given.astype(np.intp)
+    absent = (rows < -n_cells) | (rows >= n_cells)
+    if absent.any():
+        msg = f"There is no cell {int(rows[absent][0])!r}: there are {n_cells}, counted from 0."
+        raise IndexError(msg)
+    return np.where(rows < 0, rows + n_cells, rows)
 
 
 def _fits(matrix: Any, device: torch.device) -> bool:

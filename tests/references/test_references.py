@@ -16,6 +16,7 @@ from typing import Any
 
 import anndata as ad
 import numpy as np
+import pandas as pd
 import pytest
 import yaml
 from anndata import AnnData
@@ -161,6 +162,23 @@ def trained_on(adata: AnnData, **setup: Any) -> sx.SCALEXModel:
     model.train(max_steps=5, **QUIET)
     adata.obsm["X_umap"] = model.get_latent_representation()[:, :2]
     return model
+
+
+def test_batches_that_a_query_does_not_have(
+    pancreas_folder: Path, query: AnnData, caplog: pytest.LogCaptureFixture
+) -> None:
+    reference = sx.references.load(pancreas_folder)
+    del query.obs["batch"]
+    prepared = sx.pp.prepare_query(query, reference.model.preprocessing)
+    prepared.obsm["latent"] = reference.model.get_latent_representation()[: query.n_obs]
+    by_label = reference.label_models["celltype"]
+    with pytest.raises(KeyError, match="`batch_key` 'batch' is not a column of query.obs"):
+        by_label.scores(prepared, batch_key="batch")
+    expected = by_label.scores(prepared, batch_key=None)
+    with caplog.at_level(logging.INFO, "scalex_scvi"):
+        found = reference.label_scores(prepared, "celltype", use_rep="latent")
+    assert "has no obs['batch']: all its cells are one batch" in caplog.text
+    pd.testing.assert_frame_equal(found.to_frame(), expected.to_frame())
 
 
 def test_a_reference_without_batches_and_with_two_columns_of_labels(tmp_path: Path) -> None:

@@ -125,6 +125,46 @@ def test_one_cell_in_its_minibatch(numbered: AnnData, tmp_path: Path) -> None:
     assert dataset.create_torch_dataset()[5][REGISTRY_KEYS.X_KEY].shape == (1, 60)
 
 
+ROWS = {
+    "slice": slice(3, 40, 7),
+    "from the end": slice(-5, None),
+    "backwards": slice(20, 10, -3),
+    "past the end": slice(140, 400),
+    "numbers": [7, 2, 2, -1],
+    "unsigned": np.array([9, 4], dtype=np.uint8),
+    "negative number": -150,
+    "mask": np.arange(150) % 40 == 0,
+    "tensor": torch.tensor([5, 3]),
+    "none": np.array([], dtype=np.int64),
+}
+
+
+@pytest.mark.parametrize("form", ["csr", "backed"])
+@pytest.mark.parametrize("rows", ROWS.values(), ids=ROWS.keys())
+def test_cells_are_taken_as_numpy_takes_rows(
+    numbered: AnnData, form: str, rows: object, tmp_path: Path
+) -> None:
+    expected = np.atleast_2d(numbered.X.toarray()[rows])
+    dataset = small_model(stored_as(numbered, form, tmp_path)).adata_manager.create_torch_dataset()
+    np.testing.assert_array_equal(dataset[rows][REGISTRY_KEYS.X_KEY], expected)
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (150, "no cell 150"),
+        ([0, -151], "no cell -151"),
+        ([0.0, 1.0], "array of float64"),
+        ([[0, 1]], r"shape \(1, 2\)"),
+        (np.ones(149, dtype=bool), "a mask of all 150: got an array of bool"),
+    ],
+)
+def test_cells_that_are_not_there(numbered: AnnData, rows: object, message: str) -> None:
+    dataset = small_model(numbered).adata_manager.create_torch_dataset()
+    with pytest.raises(IndexError, match=message):
+        dataset[rows]
+
+
 @pytest.mark.parametrize("form", ["csr", "csc", "dense", "backed"])
 def test_share_of_nonzero(numbered: AnnData, form: str, tmp_path: Path) -> None:
     values = np.zeros(numbered.shape, dtype=np.float32)

@@ -12,7 +12,7 @@ from ._components import N_COMPONENTS, principal_directions, project
 
 
 @dataclass(frozen=True, eq=False)
-class Reference:
+class LabeledCells:
     """Reference cells, and sums for each batch and label: leaving a batch out is a subtraction.
 
     Attributes
@@ -36,7 +36,7 @@ class Reference:
     counts: np.ndarray
 
     @classmethod
-    def of(cls, x: sparse.csr_matrix, codes: np.ndarray, batch: np.ndarray) -> Reference:
+    def of(cls, x: sparse.csr_matrix, codes: np.ndarray, batch: np.ndarray) -> LabeledCells:
         """Find the components, and sum the cells of each batch and label."""
         n_cells, n_genes = x.shape
         n_labels, n_batches = int(codes.max()) + 1, int(batch.max()) + 1

@@ -11,7 +11,7 @@ from sklearn.covariance import LedoitWolf
 
 from ._components import project
 from ._discriminant import Discriminants, can_discriminate
-from ._reference import Reference
+from ._labeled_cells import LabeledCells
 
 MIN_CELLS = 5
 """Fewest cells that a batch has of a label for this label to count in the batch's offset."""
@@ -27,7 +27,7 @@ RIDGE = 0.01
 
 
 @dataclass(frozen=True, eq=False)
-class Landmarks:
+class LabelStatistics:
     """Statistics of the labels of a reference.
 
     Attributes
@@ -77,25 +77,25 @@ class Landmarks:
 
 
 @dataclass(frozen=True, eq=False)
-class Remaining:
-    """A whole reference, or one without one of its batches.
+class KeptBatches:
+    """The batches of a reference that statistics are taken of: all, or all but one.
 
     Parameters
     ----------
     ref
-        Reference.
+        Labeled cells of the reference.
     left_out
         Code of the batch that is held out; ``None``: all batches are used.
     """
 
-    ref: Reference
+    ref: LabeledCells
     left_out: int | None = None
 
-    def landmarks(self) -> Landmarks:
+    def label_statistics(self) -> LabelStatistics:
         """Return the statistics of the labels of these batches."""
         ref, everything = self.ref, np.arange(len(self.used))
         can = can_discriminate(self._points, self._codes)
-        return Landmarks(
+        return LabelStatistics(
             used=self.used,
             means=self._means(),
             mean=ref.mean,
