@@ -33,16 +33,18 @@ FORKED = (
     "test_resumed_runs.py",
     "test_named_batches.py",
 )
-"""Files whose processes are forked (:mod:`forked`): from one server, if they run in one process."""
+"""Files whose processes are forked (:mod:`forked`), from one server."""
+
+COMPILED = ("test_neighbor_search.py", "test_benchmark.py", "test_examples.py")
+"""Files that need what numba and JAX compile for half a minute in each process."""
 
 LONGEST = (
     *FORKED,
     "test_real_data.py",
-    "test_neighbor_search.py",
+    *COMPILED,
     "test_verbs.py",
     "test_references.py",
     "test_commands.py",
-    "test_examples.py",
 )
 
 QUIET = {"enable_progress_bar": False, "accelerator": "cpu"}
@@ -64,15 +66,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Give each file to one process, as ``--dist loadfile`` does, and all of `FORKED` to one."""
+    """Give each file to one process, as ``--dist loadfile`` does; `FORKED`, and `COMPILED`, too."""
     if config.getvalue("dist") != "loadfile":
         return None
     from xdist.scheduler import LoadFileScheduling
 
+    together = dict.fromkeys(FORKED, "forked") | dict.fromkeys(COMPILED, "compiled")
+
     class ByFile(LoadFileScheduling):
         def _split_scope(self, nodeid: str) -> str:
             file = super()._split_scope(nodeid)
-            return "forked" if file.endswith(tuple(f"/{name}" for name in FORKED)) else file
+            return together.get(file.rpartition("/")[2], file)
 
     return ByFile(config, log)
 

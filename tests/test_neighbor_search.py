@@ -1,7 +1,4 @@
-"""What searches neighbors by pynndescent, which numba compiles in each process for seconds.
-
-In one file, and so in one process, of ``make test``.
-"""
+"""What searches neighbors by pynndescent, which numba compiles in each process."""
 
 from __future__ import annotations
 
