@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import warnings
 from collections.abc import Callable, Iterator
+from functools import cache
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -22,12 +25,26 @@ from scalex_scvi._core.compiled import keep_compiled
 
 matplotlib.use("Agg")
 
-LONGEST = (
-    "test_real_data.py",
+FORKED = (
     "test_tutorials.py",
-    "test_neighbor_search.py",
-    "test_examples.py",
     "test_ddp.py",
+    "test_cluster.py",
+    "test_distributed.py",
+    "test_resumed_runs.py",
+    "test_named_batches.py",
+)
+"""Files whose processes are forked (:mod:`forked`), from one server."""
+
+COMPILED = ("test_neighbor_search.py", "test_benchmark.py", "test_examples.py")
+"""Files that need what numba and JAX compile for half a minute in each process."""
+
+LONGEST = (
+    *FORKED,
+    "test_real_data.py",
+    *COMPILED,
+    "test_verbs.py",
+    "test_references.py",
+    "test_commands.py",
 )
 
 QUIET = {"enable_progress_bar": False, "accelerator": "cpu"}
@@ -45,6 +62,29 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Start with the longest files, so that no process is left alone with one at the end."""
     order = {name: place for place, name in enumerate(LONGEST)}
     items.sort(key=lambda item: order.get(item.path.name, len(order)))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Give each file to one process, as ``--dist loadfile`` does; `FORKED`, and `COMPILED`, too."""
+    if config.getvalue("dist") != "loadfile":
+        return None
+    from xdist.scheduler import LoadFileScheduling
+
+    together = dict.fromkeys(FORKED, "forked") | dict.fromkeys(COMPILED, "compiled")
+
+    class ByFile(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = super()._split_scope(nodeid)
+            return together.get(file.rpartition("/")[2], file)
+
+    return ByFile(config, log)
+
+
+def pytest_collection_finish() -> None:
+    """Collect no garbage in what is imported: going through it took a tenth of all time."""
+    gc.collect()
+    gc.freeze()
 
 
 def simulate_counts(
@@ -98,6 +138,16 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Nothing of a test is noted in the user's cache."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SCALEX_SCVI_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def installed_packages() -> Iterator[None]:
+    """Lightning asks all installed packages for callbacks before each training; here but once."""
+    from lightning.fabric.utilities import registry
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(registry, "entry_points", cache(entry_points), raising=False)
         yield
 
 

@@ -1,4 +1,4 @@
-"""Scripts in new processes that need not import for seconds what they build on.
+"""Scripts and kernels in new processes that need not import for seconds what they build on.
 
 They are forked from a server that has imported the libraries, and nothing of this package.
 """
@@ -8,9 +8,11 @@ from __future__ import annotations
 import os
 import runpy
 import sys
-from collections.abc import Mapping
-from multiprocessing import forkserver, get_context
+from collections.abc import Callable, Mapping
+from multiprocessing import forkserver, get_context, set_start_method
+from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,6 +26,20 @@ def start_server() -> None:
     forkserver.ensure_running()
 
 
+def start_kernel(connection_file: Path) -> BaseProcess:
+    """Start a process that is a kernel for notebooks."""
+    return _start(_serve, connection_file, dict(os.environ))
+
+
+def _start(function: Callable[..., None], *arguments: Any) -> BaseProcess:
+    if not hasattr(os, "fork"):
+        pytest.skip("processes are not forked on this system")
+    start_server()
+    process = get_context("forkserver").Process(target=function, args=arguments)
+    process.start()
+    return process
+
+
 def run_script(
     script: Path, *arguments: str, folder: Path, environment: Mapping[str, str] | None = None
 ) -> tuple[int, str]:
@@ -31,14 +47,10 @@ def run_script(
 
     Returns its exit status, less than 0 where a signal ended it, and what it wrote to stderr.
     """
-    if not hasattr(os, "fork"):
-        pytest.skip("processes are not forked on this system")
-    start_server()
     errors = folder.parent / f"{folder.name}.stderr"
     given = dict(os.environ) | dict(environment or {})
     argv = [str(script), *arguments]
-    process = get_context("forkserver").Process(target=_run, args=(argv, folder, given, errors))
-    process.start()
+    process = _start(_run, argv, folder, given, errors)
     process.join(SECONDS_TO_WAIT)
     if process.exitcode is None:
         process.kill()
@@ -47,10 +59,19 @@ def run_script(
     return process.exitcode, errors.read_text(encoding="utf-8")
 
 
+def _serve(connection_file: Path, environment: dict[str, str]) -> None:
+    from ipykernel.kernelapp import launch_new_instance
+
+    os.environ.clear()
+    os.environ.update(environment)
+    launch_new_instance(argv=["-f", str(connection_file)])
+
+
 def _run(argv: list[str], folder: Path, environment: dict[str, str], errors: Path) -> None:
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)
+    set_start_method(None, force=True)  # of its own processes: the usual one, not this one's
     with errors.open("w") as file:
         os.dup2(file.fileno(), 2)
     sys.argv[:] = argv

@@ -1,7 +1,4 @@
-"""What searches neighbors by pynndescent, which numba compiles in each process for half a minute.
-
-In one file, and so in one process, of ``make test``.
-"""
+"""What searches neighbors by pynndescent, which numba compiles in each process."""
 
 from __future__ import annotations
 
@@ -13,6 +10,7 @@ import pytest
 import scanpy as sc
 from anndata import AnnData
 from conftest import real_data
+from pynndescent import NNDescent
 
 import scalex_scvi as sx
 
@@ -22,8 +20,11 @@ def test_clusters_of_many_cells_keep_separated_groups_apart(
 ) -> None:
     """Above 8 192 cells scanpy searches by pynndescent; fewer are in tl/test_embed.py.
 
+    The graph is that of scanpy, but for what a graph does not need and scanpy prepares after it.
     The map, which takes most of the time, is left out: it is drawn of the same graph.
     """
+    prepared: list[NNDescent] = []
+    monkeypatch.setattr(NNDescent, "compress_index", lambda index: prepared.append(index))
     monkeypatch.setattr(sc.tl, "umap", lambda *args, **kwargs: None)
     n_cells = 8200
     rng = np.random.default_rng(0)
@@ -34,6 +35,13 @@ def test_clusters_of_many_cells_keep_separated_groups_apart(
     sx.tl.embed(adata)
     clusters = pd.crosstab(adata.obs["leiden"], group)
     assert ((clusters > 0).sum(axis=1) == 1).all()
+    assert prepared == []
+    plain = AnnData(obsm={"latent": adata.obsm["latent"]})
+    sc.pp.neighbors(plain, use_rep="latent", random_state=124)
+    assert len(prepared) == 1
+    for key in ("distances", "connectivities"):
+        assert (adata.obsp[key] != plain.obsp[key]).nnz == 0
+    assert adata.uns["neighbors"] == plain.uns["neighbors"]
 
 
 @pytest.mark.real_data

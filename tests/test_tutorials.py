@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -12,6 +11,7 @@ from typing import Any
 
 import pytest
 from conftest import real_data
+from forked import start_kernel
 
 TUTORIALS = Path(__file__).parent.parent / "tutorials"
 NAMES = [
@@ -36,6 +36,7 @@ LONGER = {"9_differential_expression": 60}
 # training itself is tested on real data (test_real_data.py).
 START = """
 %reset -f
+%matplotlib inline
 import functools
 import gc
 import os
@@ -50,8 +51,12 @@ matplotlib.rcdefaults()
 os.chdir({folder!r})
 os.environ["SCALEX_SCVI_TUTORIAL"] = {source!r}
 scalex_scvi.model._training.TrainingMixin._steps = lambda self, recipe: {steps}
-if not isinstance(vars(scvi.model.SCVI).get("train"), functools.partialmethod):
-    scvi.model.SCVI.train = functools.partialmethod(scvi.model.SCVI.train, max_epochs=2)
+def shortened(train):
+    def few(self, max_epochs=2, **how):
+        return train(self, max_epochs=min(max_epochs, 20), **how)
+    return few
+if not isinstance(scanpy.tl.umap, functools.partial):
+    scvi.model.SCVI.train = shortened(scvi.model.SCVI.train)
     scanpy.tl.umap = functools.partial(scanpy.tl.umap, maxiter=20)
 """
 
@@ -81,16 +86,17 @@ def kinds_of_outputs(notebook: dict) -> list[list[tuple[str, ...]]]:
 def kernel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """A kernel of the running interpreter: one, as imports and compilation take much time."""
     _import("ipykernel")
-    folder = tmp_path_factory.mktemp("kernels")
-    (folder / "python3").mkdir()
-    command = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
-    spec = {"argv": command, "display_name": "Python 3", "language": "python"}
-    (folder / "python3" / "kernel.json").write_text(json.dumps(spec), encoding="utf-8")
-    specs = _import("jupyter_client.kernelspec").KernelSpecManager(kernel_dirs=[str(folder)])
-    manager = _import("jupyter_client").KernelManager(kernel_spec_manager=specs)
-    manager.start_kernel()
+    file = tmp_path_factory.mktemp("kernel") / "connection.json"
+
+    class Started(_import("jupyter_client").KernelManager):
+        has_kernel = True  # not of this manager
+
+    manager = Started(connection_file=str(file), owns_kernel=False)
+    manager.write_connection_file()
+    process = start_kernel(file)
     yield manager
-    manager.shutdown_kernel(now=True)
+    process.kill()
+    process.join()
 
 
 def execute(name: str, folder: Path, kernel: Any, *, source: str) -> tuple[dict, list[Path]]:

@@ -10,6 +10,8 @@ from anndata import AnnData
 from scalex_scvi._core.compiled import keep_compiled
 from scalex_scvi._core.seeds import resolve_seed
 
+from ._neighbors import add_neighbors
+
 logger = logging.getLogger(__name__)
 
 FEWEST_CELLS = 4
@@ -58,7 +60,7 @@ def embed(
     keep_compiled()
     random_state = resolve_seed(seed)
     n_neighbors = min(n_neighbors, adata.n_obs - 1)
-    sc.pp.neighbors(adata, use_rep=use_rep, n_neighbors=n_neighbors, random_state=random_state)
+    add_neighbors(adata, use_rep=use_rep, n_neighbors=n_neighbors, random_state=random_state)
     sc.tl.umap(adata, random_state=random_state)
     sc.tl.leiden(adata, flavor="igraph", n_iterations=2, directed=False, random_state=random_state)
     return True

@@ -14,6 +14,8 @@ from scalex_scvi._core.keys import UNCORRECTED_UMAP_KEY
 from scalex_scvi._core.matrices import expression_in_raw
 from scalex_scvi._core.seeds import resolve_seed
 
+from ._neighbors import add_neighbors
+
 logger = logging.getLogger(__name__)
 
 MAX_CELLS = 20_000
@@ -55,7 +57,7 @@ def uncorrected_umap(adata: AnnData, *, seed: int | None = None) -> None:
     bare = AnnData(obsm={"X_pca": _components(_log_normalized(adata, chosen), random_state)})
     keep_compiled()
     n_neighbors = min(15, bare.n_obs - 1)
-    sc.pp.neighbors(bare, n_neighbors=n_neighbors, use_rep="X_pca", random_state=random_state)
+    add_neighbors(bare, use_rep="X_pca", n_neighbors=n_neighbors, random_state=random_state)
     sc.tl.umap(bare, random_state=random_state)
     points = np.full((adata.n_obs, 2), np.nan, dtype=np.float32)
     points[chosen] = bare.obsm["X_umap"]

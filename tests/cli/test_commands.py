@@ -21,31 +21,46 @@ FAST = ["--min-features", "0", "--max-iteration", "8", "--lr", "2e-3", "--quiet"
 NO_UMAP = [*FAST, "--ignore-umap"]
 
 
-@pytest.fixture
-def files(counts: AnnData, tmp_path: Path) -> dict[str, str]:
-    """Paths of a reference and a query."""
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Paths of the counts of a reference and of a query."""
+    folder = tmp_path_factory.mktemp("inputs")
     query = simulate_counts(80, n_batches=1, seed=5)
     query.obs["batch"] = pd.Categorical(["new"] * 80)
     query.obs_names = [f"query{i}" for i in range(80)]
-    places = {"counts": tmp_path / "counts.h5ad", "query": tmp_path / "query.h5ad"}
-    counts.write_h5ad(places["counts"])
+    places = {"counts": folder / "counts.h5ad", "query": folder / "query.h5ad"}
+    simulate_counts().write_h5ad(places["counts"])
     query.write_h5ad(places["query"])
-    return {name: str(path) for name, path in places.items()} | {"out": str(tmp_path / "out")}
+    return {name: str(path) for name, path in places.items()}
 
 
 @pytest.fixture
-def run(files: dict[str, str], tmp_path: Path) -> str:
-    """Run folder of an integrated reference."""
-    ref = str(tmp_path / "ref")
-    assert cli.main(["integrate", files["counts"], "-o", ref, *NO_UMAP]) == 0
+def files(inputs: dict[str, str], tmp_path: Path) -> dict[str, str]:
+    """The same paths, and one to write to."""
+    return inputs | {"out": str(tmp_path / "out")}
+
+
+@pytest.fixture(scope="module")
+def run(inputs: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Run folder of an integrated reference, to be read."""
+    ref = str(tmp_path_factory.mktemp("run") / "ref")
+    assert cli.main(["integrate", inputs["counts"], "-o", ref, *NO_UMAP]) == 0
     return ref
 
 
-@pytest.fixture
-def projected(files: dict[str, str], run: str, tmp_path: Path) -> str:
-    """Run folder of a projection."""
-    folder = str(tmp_path / "projected")
-    argv = ["project", files["query"], "-r", run, "-o", folder, "--label", "celltype"]
+@pytest.fixture(scope="module")
+def run_with_umap(inputs: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Another with a map, to be read."""
+    ref = str(tmp_path_factory.mktemp("run") / "with_umap")
+    assert cli.main(["integrate", inputs["counts"], "-o", ref, *FAST]) == 0
+    return ref
+
+
+@pytest.fixture(scope="module")
+def projected(inputs: dict[str, str], run: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Run folder of a projection, to be read."""
+    folder = str(tmp_path_factory.mktemp("projection") / "projected")
+    argv = ["project", inputs["query"], "-r", run, "-o", folder, "--label", "celltype"]
     assert cli.main([*argv, "--ignore-umap", "--quiet"]) == 0
     return folder
 
@@ -225,10 +240,9 @@ def test_impute_writes_expression(run: str, tmp_path: Path) -> None:
     ],
     ids=lambda argv: argv[0],
 )
-def test_plot_writes_a_picture(files: dict[str, str], tmp_path: Path, argv: list[str]) -> None:
-    assert cli.main(["integrate", files["counts"], "-o", files["out"], *FAST]) == 0
+def test_plot_writes_a_picture(run_with_umap: str, tmp_path: Path, argv: list[str]) -> None:
     picture = tmp_path / "picture.png"
-    assert cli.main(["plot", files["out"], *argv, "-o", str(picture), "-q"]) == 0
+    assert cli.main(["plot", run_with_umap, *argv, "-o", str(picture), "-q"]) == 0
     assert picture.stat().st_size > 5_000
 
 
@@ -254,7 +268,7 @@ def test_assess_prints_and_writes_scores(
 
 
 def test_demo_on_the_embedded_data(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    flags = ["--max-steps", "300", "--lr", "2e-3", "--quiet"]
+    flags = ["--max-steps", "150", "--lr", "2e-3", "--quiet"]
     assert cli.main(["demo", "-o", str(tmp_path / "demo"), *flags]) == 0
     printed, messages = capsys.readouterr()
     assert "Epoch" not in messages

@@ -1,12 +1,11 @@
 """Two processes train one model, as well as one process does.
 
-Run as a script, this file is the two processes.
+Run as a script, this file is the first of the two processes; Lightning starts the other.
 """
 
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -18,6 +17,7 @@ import pytest
 import torch
 from anndata import AnnData
 from conftest import QUIET, simulate_counts, small_model
+from forked import run_script
 from interrupt import Interrupt, Interrupted
 from lightning.pytorch.callbacks import Callback
 
@@ -140,13 +140,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory, pbmc: AnnData) -> Path:
     working.mkdir()
     tests = str(Path(__file__).parents[1])
     search = os.pathsep.join([tests, os.environ.get("PYTHONPATH", "")]).strip(os.pathsep)
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": search}
-    command = [sys.executable, __file__, str(path)]
-    done = subprocess.run(
-        command, cwd=working, env=environment, capture_output=True, text=True, timeout=900
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
-    assert "early_stopping was automatically disabled" not in done.stderr
+    environment = {"OMP_NUM_THREADS": "1", "PYTHONPATH": search}
+    code, errors = run_script(Path(__file__), str(path), folder=working, environment=environment)
+    assert code == 0, errors[-4000:]
+    assert "early_stopping was automatically disabled" not in errors
     return path
 
 
