@@ -157,7 +157,7 @@
       if (i < 0) return;
       tip.textContent = name(i);
       tip.style.left = `${Math.min(e.offsetX + 12, canvas.clientWidth - tip.offsetWidth - 4)}px`;
-      tip.style.top = `${Math.max(e.offsetY - 28, 2)}px`;
+      tip.style.top = `${canvas.offsetTop + Math.max(e.offsetY - 28, 2)}px`;
     });
     const zoom = (factor) => {
       if (factor) state.scale = Math.min(60, Math.max(1, state.scale * factor));
