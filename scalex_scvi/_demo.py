@@ -14,6 +14,7 @@ from . import datasets, metrics
 from ._outputs import LABEL, Outputs
 from ._results import check_outputs
 from .io import DataSource, Reading, RunFolder, batch_column, load_counts, paths_of
+from .pp import Preparation
 from .tl import UNKNOWN
 from .workflow import integrate, project
 
@@ -68,6 +69,7 @@ def demo(
     folder.check(paths_of(data))
     if data is None:
         data, held_out, left_out = _embedded(held_out, left_out)
+        training["preparation"] = _counts(training.get("preparation", Preparation()))
     counts = load_counts(data, reading)
     label = outputs.label or LABEL
     outputs = replace(outputs, label=label)
@@ -93,6 +95,13 @@ def demo(
     scores = demo_scores(ref, together, batch_key=batch_column(together), label=label)
     folder.add_text(scores.to_csv(index=False), "scores.csv")
     return scores
+
+
+def _counts(preparation: Preparation) -> Preparation:
+    """Declare what the embedded values are: counts, of which some are no whole numbers."""
+    if preparation.processed or preparation.log_normalized is not None:
+        return preparation
+    return replace(preparation, log_normalized=False)
 
 
 def _embedded(held_out: str | None, left_out: str | None) -> tuple[AnnData, str, str | None]:
