@@ -147,7 +147,8 @@ def test_the_table_has_the_figures_of_the_pages() -> None:
     unknown = page("label_transfer.md")
     # AUROC, found, refused, found at 5 %, of the means over sets
     found = [float(row(unknown, name)[3]) for name in ("ours", "scANVI")]
-    assert row(TEXT, "unseen types") == [f"{found[0]:.2f}", "none", "none", f"{found[1]:.2f}", "none"]
+    ours, scanvi = (f"{value:.2f}" for value in found)
+    assert row(TEXT, "unseen types") == [ours, "none", "none", scanvi, "none"]
     others = ["Mahalanobis", "SVM", "logistic regression", "CellTypist", "5-NN"]
     best = max(float(row(unknown.split("By set")[0], name)[3]) for name in others)
     assert f"the best of five other classifiers has {best:.2f}" in TEXT
