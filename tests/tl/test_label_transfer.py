@@ -168,36 +168,65 @@ def by_ridge(points: np.ndarray, codes: np.ndarray) -> Callable[[np.ndarray], np
     return lambda cells: special.softmax(8 * model.predict(rows(cells)), axis=1)
 
 
-def test_consensus_is_of_three_classifiers_and_of_neighbors(prepared_pair) -> None:
-    ref, query = prepared_pair
-    log = simulate_counts()[:, ref.var_names].copy()
+Classifier = Callable[[np.ndarray, np.ndarray], Callable[[np.ndarray], np.ndarray]]
+
+
+def log_expression(pair: tuple[AnnData, AnnData]) -> tuple[np.ndarray, np.ndarray]:
+    log = simulate_counts()[:, pair[0].var_names].copy()
     sc.pp.normalize_total(log, target_sum=1e4)
     sc.pp.log1p(log)
-    in_ref, in_query = (log[adata.obs_names].X.toarray() for adata in prepared_pair)
-    pca = PCA(50, svd_solver="full").fit(in_ref)
-    components = pca.transform(in_ref), pca.transform(in_query)
-    latent = ref.obsm["latent"], query.obsm["latent"]
+    of_ref, of_query = (log[adata.obs_names].X.toarray() for adata in pair)
+    return of_ref, of_query
+
+
+def mean_shares(pair: tuple[AnnData, AnnData], by: dict[str, list[Classifier]]) -> np.ndarray:
+    """Mean probabilities of classifiers of the latent and of 50 components of the expression."""
+    ref, query = pair
+    of_ref, of_query = log_expression(pair)
+    pca = PCA(50, svd_solver="full").fit(of_ref)
+    spaces = {
+        "latent": (ref.obsm["latent"], query.obsm["latent"]),
+        "components": (pca.transform(of_ref), pca.transform(of_query)),
+    }
     codes = ref.obs["celltype"].astype("category").cat.codes.to_numpy()
-    shares = np.zeros((query.n_obs, codes.max() + 1))
-    for (points, targets), classifier in [
-        (latent, by_discriminants),
-        (components, by_discriminants),
-        (components, by_ridge),
-    ]:
+    found = []
+    for space, classifiers in by.items():
+        points, targets = spaces[space]
         means = np.stack([points[codes == code].mean(axis=0) for code in range(codes.max() + 1)])
-        shares += without_offset(classifier(points, codes), means, targets) / 3
-    own = PCA(20, svd_solver="full").fit_transform(in_query)
-    n_neighbors = min(15, query.n_obs // 10)
-    nearest = NearestNeighbors(n_neighbors=n_neighbors).fit(own).kneighbors(own)[1]
-    expected = shares * shares[nearest].mean(axis=1) ** (2 / 3)
-    labels, proba = sx.label_transfer(ref, query), probabilities(ref, query)
+        found += [without_offset(fit(points, codes), means, targets) for fit in classifiers]
+    return np.mean(found, axis=0)
+
+
+def assert_calibrated(proba: pd.DataFrame, expected: np.ndarray) -> None:
+    """The same, but for one number that calibrates them."""
 
     def apart(temperature: float) -> float:
         return np.abs(softened(expected, temperature) - proba.to_numpy()).max()
 
     calibrated = optimize.minimize_scalar(apart, bounds=(1, 100), method="bounded")
     assert calibrated.fun < 5e-3  # components are of single precision
-    assert share_right(labels, query) > 0.9  # by the expression
+
+
+def test_consensus_is_of_three_classifiers_and_of_neighbors(prepared_pair) -> None:
+    ref, query = prepared_pair
+    by = {"latent": [by_discriminants], "components": [by_discriminants, by_ridge]}
+    shares = mean_shares(prepared_pair, by)
+    own = PCA(20, svd_solver="full").fit_transform(log_expression(prepared_pair)[1])
+    n_neighbors = min(15, query.n_obs // 10)
+    nearest = NearestNeighbors(n_neighbors=n_neighbors).fit(own).kneighbors(own)[1]
+    expected = shares * shares[nearest].mean(axis=1) ** (2 / 3)
+    assert_calibrated(probabilities(ref, query), expected)
+    assert share_right(sx.label_transfer(ref, query), query) > 0.9  # by the expression
+
+
+def test_references_saved_before_keep_their_labels(prepared_pair) -> None:
+    """They hold no ridge regression, and are calibrated for discriminants without neighbors."""
+    ref, query = prepared_pair
+    arrays = sx.tl.LabelModel.fit(ref, batch_key="batch").to_arrays()
+    before = {name: values for name, values in arrays.items() if not name.startswith("ridge/")}
+    scores = sx.tl.LabelModel.from_arrays(before).scores(query)
+    by = {"latent": [by_discriminants], "components": [by_discriminants]}
+    assert_calibrated(scores.probabilities, mean_shares(prepared_pair, by))
 
 
 def test_a_doubtful_cell_goes_with_its_neighbors() -> None:
