@@ -6,6 +6,7 @@ import warnings
 from dataclasses import dataclass
 
 import numpy as np
+from scipy import sparse
 from scipy.special import expit, softmax
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
@@ -79,12 +80,13 @@ class Discriminants:
         """
         n_cells = np.bincount(codes)
         spread = np.maximum(points.std(axis=0), np.finfo(float).tiny)
-        rows = np.hstack([points / spread, np.ones((len(points), 1))])
-        weighted = rows / n_cells[codes, None]
-        products = rows.T @ weighted
+        rows = np.ones((len(points), points.shape[1] + 1))
+        np.divide(points, spread, out=rows[:, :-1])
+        member = sparse.csr_matrix((1 / n_cells[codes], (codes, np.arange(len(codes)))))
+        sums = member @ rows
+        rows *= np.sqrt(1 / n_cells)[codes, None]
+        products = rows.T @ rows
         penalty = RIDGE * np.trace(products) / len(products)
-        sums = np.zeros((len(n_cells), rows.shape[1]))
-        np.add.at(sums, codes, weighted)
         targets = 2 * sums - sums.sum(axis=0)
         found = np.linalg.solve(products + penalty * np.eye(len(products)), targets.T)
         found *= SHARPNESS

@@ -191,6 +191,8 @@ def label_scores(
     check_max_refused(max_refused)
     check_novelty(novelty)
     pair = Pair(ref, query, use_rep, labels_key, batch_key, n_neighbors)
+    if novelty == "neighborhood":
+        _ = pair.query_neighbors  # their search is not held at once with the components
     probabilities = Labeling(pair, method).probabilities()
     p, misfit = _p_values(pair, max_refused, novelty)
     return scores_of(best_labels(pair, probabilities), probabilities, p, misfit, max_refused)
