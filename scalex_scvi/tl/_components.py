@@ -12,6 +12,9 @@ from scalex_scvi.pp import can_unscale, unscale
 
 N_COMPONENTS = 50
 
+NO_VARIANCE = 1e-10
+"""Share of the largest variance up to which that of a direction is rounding."""
+
 ROWS = 1024
 """Cells that are dense at a time while the covariance is summed."""
 
@@ -59,15 +62,22 @@ def principal_directions(x: sparse.csr_matrix, n: int) -> tuple[np.ndarray, np.n
 
     Returns
     -------
-    Mean of the genes, ``(n_genes,)``, and directions, ``(n_genes, n)``.
+    Mean of the genes, ``(n_genes,)``, and directions, ``(n_genes, n)``. One without variance is
+    zero: any would do else, also that of a gene which is never expressed here, but is in a query.
     """
     if not _covariance_pays(x):
-        pca = PCA(n, svd_solver="arpack", random_state=0).fit(x)
-        return pca.mean_, pca.components_.T
+        with np.errstate(divide="ignore", invalid="ignore"):  # shares of no variance at all
+            pca = PCA(n, svd_solver="arpack", random_state=0).fit(x)
+        return pca.mean_, _of_variance(pca.components_.T, pca.explained_variance_)
     mean, covariance = _moments(x)
     start = np.random.default_rng(0).uniform(-1, 1, len(mean))
-    _, directions = eigsh(covariance, n, v0=start)
+    variances, directions = eigsh(covariance, n, v0=start)
+    directions = _of_variance(directions, variances)
     return mean.astype(x.dtype), directions[:, ::-1].astype(x.dtype)
+
+
+def _of_variance(directions: np.ndarray, variances: np.ndarray) -> np.ndarray:
+    return np.where(variances > NO_VARIANCE * variances.max(), directions, 0)
 
 
 def project(x: sparse.csr_matrix, mean: np.ndarray, directions: np.ndarray) -> np.ndarray:

@@ -10,6 +10,8 @@ from scipy import sparse
 from scipy.special import expit, softmax
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
+from ._ridge import ridge, spread_of
+
 N_ROUNDS = 3
 """Rounds of estimating labels and offset in turn; more hardly change either."""
 
@@ -17,14 +19,9 @@ OFFSET_PRIOR = 20
 """Weight, in cells, of an offset of zero that the offset of each query batch is averaged with: the
 offset of a batch of few cells is uncertain."""
 
-
-RIDGE = 0.01
-"""Penalty of the ridge regression, relative to the mean square of a standardized dimension; a tenth
-and ten times as much change labels as little as another seed does."""
-
 SHARPNESS = 8.0
 """What the ridge regression's values, about 1 for a label's cells and −1 for others, are multiplied
-by to be logarithms of probabilities; 4 and 16 give the same labels but for some in a thousand."""
+by to be logarithms of probabilities; 4 and 16 were level with it (docs/history/decisions.md)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,6 +58,9 @@ class Discriminants:
         n_labels = int(codes.max()) + 1
         if n_labels == 1:
             return cls(points.mean(axis=0)[None], np.zeros((0, points.shape[1])), np.zeros(0))
+        constant = np.isinf(spread_of(points))
+        if constant.any():  # scikit-learn would standardize what rounding has left of them
+            points = np.where(constant, 0, points)
         model = LinearDiscriminantAnalysis(priors=np.full(n_labels, 1 / n_labels))
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Variables are collinear")
@@ -79,22 +79,18 @@ class Discriminants:
             As in :meth:`of`.
         """
         n_cells = np.bincount(codes)
-        spread = np.maximum(points.std(axis=0), np.finfo(float).tiny)
+        weight = 1 / n_cells[codes]
+        member = sparse.csr_matrix((weight, (codes, np.arange(len(codes)))))
+        mean, spread = points.mean(axis=0), spread_of(points)
         rows = np.ones((len(points), points.shape[1] + 1))
-        np.divide(points, spread, out=rows[:, :-1])
-        member = sparse.csr_matrix((1 / n_cells[codes], (codes, np.arange(len(codes)))))
+        rows[:, :-1] = (points - mean) / spread
         sums = member @ rows
-        rows *= np.sqrt(1 / n_cells)[codes, None]
-        products = rows.T @ rows
-        penalty = RIDGE * np.trace(products) / len(products)
-        targets = 2 * sums - sums.sum(axis=0)
-        found = np.linalg.solve(products + penalty * np.eye(len(products)), targets.T)
-        found *= SHARPNESS
-        weights, intercept = (found[:-1] / spread[:, None]).T, found[-1]
-        means = sums[:, :-1] * spread
+        rows *= np.sqrt(weight)[:, None]
+        found = SHARPNESS * ridge(rows.T @ rows, sums, spread)
+        weights, intercept = found[:-1].T, found[-1] - mean @ found[:-1]
         if len(n_cells) <= 2:  # one function of two labels, none of one
             weights, intercept = np.diff(weights, axis=0), np.diff(intercept)
-        return cls(means, weights, intercept)
+        return cls(member @ points, weights, intercept)
 
     def shares(self, targets: np.ndarray, batch: np.ndarray) -> np.ndarray:
         """Probability of each label for each query cell, after taking out each batch's offset.

@@ -195,7 +195,20 @@ class MisfitCalibration:
         learns
             Whether the weights of the measures are learned: only where the batches are real ones,
             not random halves (:func:`pseudo_batches`).
+
+        Raises
+        ------
+        ValueError
+            If no label has cells in two batches or halves.
         """
+        if not ref.in_several.any():
+            n_labels, n_cells = len(ref.in_several), len(ref.codes)
+            msg = (
+                f"No label of the reference ({n_labels} labels of {n_cells} cells) has cells in "
+                "two of its parts, so that none can be held out to tell which cells are unknown. "
+                "Give labels of several cells each, or `novelty='latent'`."
+            )
+            raise ValueError(msg)
         between_labels = _distance_between_labels(ref)
         return {
             size: cls._of_batches(held_out, between_labels, learns=learns)

@@ -247,7 +247,8 @@ class LabelModel:
             )
 
         def discriminants_if_any(name: str) -> Discriminants | None:
-            return discriminants(name) if f"{name}/means" in arrays else None
+            is_there = any(key.startswith(f"{name}/") for key in arrays)
+            return discriminants(name) if is_there else None
 
         calibrations = {
             size: MisfitCalibration(

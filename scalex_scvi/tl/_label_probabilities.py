@@ -75,9 +75,10 @@ class Labeling:
             )
             raise ValueError(msg)
         logger.warning(
-            "Labels by %r alone: `X` of `ref` and `query` is not the same genes, prepared, or "
-            "`ref` has too few cells. Pass what `model.get_prepared()` of both models gives for "
-            "labels that use expression too, or `method='discriminant'` to do without.",
+            "Labels by %r alone: `X` of `ref` and `query` is not the same genes, prepared, in the "
+            "batches that they were prepared with, or `ref` has too few cells. Pass what "
+            "`model.get_prepared()` of both models gives for labels that use expression too, or "
+            "`method='discriminant'` to do without.",
             pair.use_rep,
         )
         return [own]

@@ -12,6 +12,7 @@ from sklearn.covariance import LedoitWolf
 from ._components import project
 from ._discriminant import Discriminants, can_discriminate
 from ._labeled_cells import LabeledCells
+from ._ridge import ridge, spread_of
 
 MIN_CELLS = 5
 """Fewest cells that a batch has of a label for this label to count in the batch's offset."""
@@ -21,9 +22,6 @@ PRIOR_CELLS = 20
 
 ROWS = 8_192
 """Cells whose products are taken at once."""
-
-RIDGE = 0.01
-"""Ridge penalty of the margins, relative to the mean square of a standardized component."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,12 +125,7 @@ class KeptBatches:
         (Components + 1) × these labels; the last row is the intercept.
         """
         spread, products, sums = self._products
-        total = products[labels].sum(axis=0)
-        penalty = RIDGE * np.trace(total) / len(total) + np.finfo(float).tiny
-        targets = 2 * sums[labels] - sums[labels].sum(axis=0)
-        weights = np.linalg.solve(total + penalty * np.eye(len(total)), targets.T)
-        weights[:-1] /= spread[:, None]
-        return weights
+        return ridge(products[labels].sum(axis=0), sums[labels], spread)
 
     @cached_property
     def _kept(self) -> np.ndarray:
@@ -169,7 +162,7 @@ class KeptBatches:
     @cached_property
     def _products(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Standard deviations of the components; of each label, products and sums of its cells."""
-        spread = np.maximum(self._points.std(axis=0), np.finfo(float).tiny)
+        spread = spread_of(self._points)
         rows = np.hstack([self._points / spread, np.ones((len(self._points), 1))])
         by_label = [rows[self._codes == i] for i in range(len(self.used))]
         return (

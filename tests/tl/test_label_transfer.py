@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Callable
 
 import anndata as ad
@@ -19,6 +20,7 @@ from sklearn.linear_model import Ridge
 from sklearn.neighbors import NearestNeighbors
 
 import scalex_scvi as sx
+from scalex_scvi.tl._discriminant import Discriminants
 
 
 def cells(points: list[float], labels: list[str] | None = None) -> AnnData:
@@ -227,6 +229,55 @@ def test_references_saved_before_keep_their_labels(prepared_pair) -> None:
     scores = sx.tl.LabelModel.from_arrays(before).scores(query)
     by = {"latent": [by_discriminants], "components": [by_discriminants]}
     assert_calibrated(scores.probabilities, mean_shares(prepared_pair, by))
+
+
+def test_a_part_of_a_label_model_that_is_missing_is_an_error(prepared_pair) -> None:
+    arrays = sx.tl.LabelModel.fit(prepared_pair[0], batch_key="batch").to_arrays()
+    for name in ("ridge/means", "expression/weights", "latent/means"):
+        damaged = {key: values for key, values in arrays.items() if key != name}
+        with pytest.raises(ValueError, match=f"missing: KeyError\\('{name}'\\)"):
+            sx.tl.LabelModel.from_arrays(damaged)
+
+
+def test_genes_that_the_reference_never_expresses_do_not_count() -> None:
+    """No component of the reference has them; those without variance were any directions."""
+    counts = simulate_counts(300)
+    in_reference = (counts.obs["batch"] != "batch2").to_numpy()
+    x = counts.X.toarray()
+    x[in_reference, :20] = 0
+    counts.X = sparse.csr_matrix(x)
+    ref, query = prepared(counts)
+    scores = [sx.tl.label_scores(ref, query, batch_key="batch") for _ in range(2)]
+    assert share_right(scores[0].labels, query) > 0.95
+    assert scores[0].is_unknown.mean() < 0.2
+    pd.testing.assert_frame_equal(scores[0].probabilities, scores[1].probabilities)
+
+
+@pytest.mark.parametrize("deviation", [0, 1e-8])
+@pytest.mark.parametrize("fit", [Discriminants.of, Discriminants.by_ridge], ids=["lda", "ridge"])
+def test_a_dimension_that_is_constant_does_not_count(
+    fit: Callable[[np.ndarray, np.ndarray], Discriminants], deviation: float
+) -> None:
+    """Such as a component that one batch alone has, while that batch is held out."""
+    rng = np.random.default_rng(0)
+    codes = np.repeat([0, 1, 2], 40)
+    points, targets = (rng.normal(size=(120, 4)) + 2 * codes[:, None] for _ in range(2))
+    constant = 3 + deviation * rng.normal(size=(120, 1))
+    batch = np.zeros(120, dtype=int)
+    plain = fit(points, codes).shares(targets, batch)
+    more = fit(np.hstack([points, constant]), codes)
+    shares = more.shares(np.hstack([targets, 5 * constant]), batch)
+    np.testing.assert_allclose(shares, plain, atol=0.02)
+
+
+def test_equal_cells_raise_no_warning(prepared_pair) -> None:
+    ref, query = prepared_pair
+    equal = query[[0] * 40].copy()
+    equal.obs_names_make_unique()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        labels = sx.label_transfer(ref, equal, unknown=True, batch_key="batch")
+    assert labels.nunique() == 1
 
 
 def test_a_doubtful_cell_goes_with_its_neighbors() -> None:

@@ -341,6 +341,10 @@ def _other_genes(ref: AnnData, query: AnnData) -> None:
     query.var_names = ["z" + name for name in query.var_names]
 
 
+def _each_cell_its_own_label(ref: AnnData, query: AnnData) -> None:
+    ref.obs["celltype"] = ref.obs_names
+
+
 def _without_batch(ref: AnnData, query: AnnData) -> None:
     ref.obs.loc["c0", "batch"] = None
 
@@ -349,6 +353,7 @@ BAD = {
     "label unknown": (_label_called_unknown, {}, ValueError, "has a label 'unknown' already"),
     "other genes": (_other_genes, {}, ValueError, "compares the same genes"),
     "no batch column": (None, {"batch_key": "donor"}, KeyError, "'donor' is not a column"),
+    "no common label": (_each_cell_its_own_label, {}, ValueError, "labels of several cells each"),
     "missing batch": (_without_batch, {}, ValueError, "missing"),
     "share of 0": (None, {"max_refused": 0}, ValueError, "between 0 and 1"),
     "share of 1": (None, {"max_refused": 1.0}, ValueError, "between 0 and 1"),
