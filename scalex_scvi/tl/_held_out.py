@@ -363,9 +363,9 @@ def _example(
     return rows, signs, np.repeat([0.5 / sizes[0], 0.5 / sizes[1]], sizes)
 
 
-def sizes_of(batches: Sequence[Neighbors]) -> list[int]:
+def sizes_of(batch: np.ndarray) -> list[int]:
     """Numbers of neighbors that the cells of these batches are averaged with, each once, sorted."""
-    return sorted({batch.nearest.shape[1] for batch in batches})
+    return sorted({n_neighbors_of(int(n)) for n in np.unique(batch, return_counts=True)[1]})
 
 
 def neighborhood_p_values(
@@ -402,8 +402,8 @@ def neighborhood_p_values(
     ValueError
         If there are too few held-out cells for ``max_refused``.
     """
-    for size in sizes_of(neighbors):
-        check_held_out(max_refused, len(calibrations[size].known))
+    for batch in neighbors:
+        check_held_out(max_refused, len(calibrations[batch.nearest.shape[1]].known))
     p, misfit = np.empty(x.shape[0]), np.empty(x.shape[0])
     for batch in neighbors:
         own, size = batch.cells, batch.nearest.shape[1]

@@ -20,6 +20,14 @@ logger = logging.getLogger(__name__)
 Method = Literal["consensus", "discriminant", "neighbors"]
 
 
+def check_method(method: Method | None) -> None:
+    """Raise if there is no such method."""
+    if method is not None and method not in get_args(Method):
+        allowed = list(get_args(Method))
+        msg = f"`method` must be one of {allowed!r} or None, got {method!r}."
+        raise ValueError(msg)
+
+
 @dataclass(frozen=True, eq=False)
 class Labeling:
     """A method of label transfer, applied to a reference and a query.
@@ -41,10 +49,7 @@ class Labeling:
     method: Method | None = None
 
     def __post_init__(self) -> None:
-        if self.method is not None and self.method not in get_args(Method):
-            allowed = list(get_args(Method))
-            msg = f"`method` must be one of {allowed!r} or None, got {self.method!r}."
-            raise ValueError(msg)
+        check_method(self.method)
         _ = self.spaces
 
     @cached_property

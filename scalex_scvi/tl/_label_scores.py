@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,7 +10,7 @@ import pandas as pd
 from anndata import AnnData
 
 from ._held_out import MisfitCalibration, neighborhood_p_values, pseudo_batches, sizes_of
-from ._label_probabilities import Labeling, Method
+from ._label_probabilities import Labeling, Method, check_method
 from ._label_statistics import KeptBatches, LabelStatistics
 from ._labeled_cells import LabeledCells
 from ._pair import Pair
@@ -190,11 +191,11 @@ def label_scores(
     """
     check_max_refused(max_refused)
     check_novelty(novelty)
+    check_method(method)
     pair = Pair(ref, query, use_rep, labels_key, batch_key, n_neighbors)
-    if novelty == "neighborhood":
-        _ = pair.query_neighbors  # their search is not held at once with the components
+    p_values = _p_values(pair, max_refused, novelty)
     probabilities = Labeling(pair, method).probabilities()
-    p, misfit = _p_values(pair, max_refused, novelty)
+    p, misfit = p_values()
     return scores_of(best_labels(pair, probabilities), probabilities, p, misfit, max_refused)
 
 
@@ -216,14 +217,25 @@ def scores_of(
     )
 
 
-def _p_values(pair: Pair, max_refused: float, novelty: Novelty) -> tuple[np.ndarray, np.ndarray]:
+def _p_values(
+    pair: Pair, max_refused: float, novelty: Novelty
+) -> Callable[[], tuple[np.ndarray, np.ndarray]]:
+    """Prepare what the query is judged by; what is returned judges it.
+
+    What is taken from the reference needs most memory, so that it goes before all that is kept of
+    the query.
+    """
     if novelty == "neighborhood":
-        neighbors = pair.query_neighbors
-        statistics, calibrations = _statistics_and_calibrations(pair, sizes_of(neighbors))
-        return neighborhood_p_values(
-            statistics, calibrations, pair.normalized(pair.query), neighbors, max_refused
+        sizes = sizes_of(pair.query_batches())
+        statistics, calibrations = _statistics_and_calibrations(pair, sizes)
+        return lambda: neighborhood_p_values(
+            statistics,
+            calibrations,
+            pair.normalized(pair.query),
+            pair.query_neighbors,
+            max_refused,
         )
-    return fit_p_values(
+    return lambda: fit_p_values(
         pair.votes,
         pair.points,
         pair.codes,

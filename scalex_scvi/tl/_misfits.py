@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from scipy import sparse
+from scipy.spatial.distance import cdist
 from sklearn.utils.extmath import row_norms
 
 from ._label_statistics import LabelStatistics, offset
@@ -13,7 +14,7 @@ from ._neighborhoods import averaging
 MEASURES = ("correlation", "distance", "margin")
 
 ROWS = 2_000
-"""Cells whose expression is dense at a time."""
+"""Cells that are compared with the labels at a time: their expression is dense."""
 
 FLOORS = (0.03, 1e-3)
 """Added to correlation distances and to distances before logarithms: ratios of smaller ones are
@@ -50,10 +51,7 @@ class Fitting:
         """Average each cell with its ``n_neighbors`` nearest cells, itself included."""
         average = averaging(self._nearest[:, :n_neighbors], self._x.shape[0])
         correlations = _label_correlations(self._x, average, self._offset, self._statistics.means)
-        whitening = self._statistics.whitening
-        cells, centers = average @ (self._points @ whitening), self._statistics.centers @ whitening
-        squares = (cells**2).sum(axis=1)[:, None] + (centers**2).sum(axis=1)
-        distances = np.sqrt(np.maximum(squares - 2 * cells @ centers.T, 0))
+        distances = _label_distances(self._points, average, self._statistics)
         return Neighborhoods(self._statistics, average, correlations, distances, self._points)
 
 
@@ -116,6 +114,18 @@ class Neighborhoods:
             ],
             axis=1,
         )
+
+
+def _label_distances(
+    points: np.ndarray, average: sparse.csr_matrix, statistics: LabelStatistics
+) -> np.ndarray:
+    """Distance of mean components from label centers, in standard deviations: cells × labels."""
+    centers = statistics.centers @ statistics.whitening
+    found = np.empty((len(points), len(centers)))
+    for start in range(0, len(points), ROWS):
+        own = average[start : start + ROWS] @ points @ statistics.whitening
+        found[start : start + ROWS] = cdist(own, centers)
+    return found
 
 
 def _label_correlations(
