@@ -85,6 +85,7 @@ def SCALEX(
     alignment_weight: float = Recipe.alignment_weight,
     start_at_mean: bool = Recipe.start_at_mean,
     residual: bool = Recipe.residual,
+    remove_offsets: bool = Recipe.remove_offsets,
     label: str | None = Outputs.label,
     unknown: bool = Outputs.unknown,
     batch_stats: Literal["running", "batch"] = Outputs.batch_stats,
@@ -97,7 +98,7 @@ def SCALEX(
 ) -> AnnData:
     """Integrate single-cell data sets, or project new cells onto an integrated reference.
 
-    The arguments of the published package, all of them, and thirteen more by keyword.
+    The arguments of the published package, all of them, and fourteen more by keyword.
 
     Parameters
     ----------
@@ -147,7 +148,8 @@ def SCALEX(
         Number of minibatches, rounded up to whole epochs; ``None``: 1 000 to 3 000, more for
         sparser expression. The published training is
         ``batch_size=64, lr=2e-4, max_iteration=30_000, lr_schedule="constant",
-        alignment_weight=0, start_at_mean=False, residual=False``: see :meth:`SCALEXModel.train`.
+        alignment_weight=0, start_at_mean=False, residual=False,
+        remove_offsets=False``: see :meth:`SCALEXModel.train`.
     seed
         Seed of everything random; ``None``: ``scvi.settings.seed``, else 124 as published.
     gpu
@@ -194,6 +196,9 @@ def SCALEX(
     residual
         Whether the decoder has a nonlinear part where many cells have many types; ``False``:
         published.
+    remove_offsets
+        Whether what training leaves of the batches' offsets among neighboring cells is removed
+        from the encoder at its end; ``False``: published.
     label
         Column of ``obs`` with cell types to draw and assess (``"celltype"`` if there is one). In a
         projection, also transferred from the reference into ``obs[f"{label}_transfer"]``.

@@ -421,6 +421,8 @@ _RECIPE_HELP: Mapping[str, str] = MappingProxyType(
         "published, and for batches with types of their own: 0",
         "start_at_mean": "start the decoder at the mean expression (published: --no-start-at-mean)",
         "residual": "nonlinear part of the decoder for many types (published: --no-residual)",
+        "remove_offsets": "remove what training leaves of the batches' offsets among neighboring "
+        "cells (published: --no-remove-offsets)",
     }
 )
 
@@ -435,6 +437,7 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
         "alignment_weight": {"type": float},
         "start_at_mean": {"action": argparse.BooleanOptionalAction},
         "residual": {"action": argparse.BooleanOptionalAction},
+        "remove_offsets": {"action": argparse.BooleanOptionalAction},
     }
     for name, arguments in how.items():
         flags = ["--max-iteration"] if name == "max_steps" else []

@@ -128,6 +128,13 @@ class BlockEncoder:
         return torch.cat(parts).cpu().numpy()
 
     @torch.inference_mode()
+    def hidden(self, block: Block, codes: np.ndarray) -> np.ndarray:
+        """Return the last hidden layer, ``(n_cells, n_hidden)``."""
+        own: Statistics = [None] * len(self.encoder.layers)
+        parts = [self._hidden(x, batch, own) for x, batch in self._parts(block, codes)]
+        return torch.cat(parts).cpu().numpy()
+
+    @torch.inference_mode()
     def moments(
         self, block: Block, codes: np.ndarray, statistics: Statistics, n_batch: int
     ) -> Moments:
@@ -258,10 +265,13 @@ def _merge(parts: Sequence[Moments]) -> Moments:
 
 
 @torch.inference_mode()
-def batch_statistics(blocks: Blocks, encoder: BlockEncoder, batch_names: list[str]) -> Statistics:
+def batch_statistics(
+    blocks: Blocks, encoder: BlockEncoder, batch_names: list[str], *, report: bool = True
+) -> Statistics:
     """Exact mean and variance of each batch over all cells, for each normalized hidden layer.
 
-    One pass over the cells for each layer.
+    One pass over the cells for each layer. Small batches are named in a message, unless ``report``
+    is false.
     """
     statistics: Statistics = []
     for layer in encoder.encoder.layers:
@@ -269,7 +279,7 @@ def batch_statistics(blocks: Blocks, encoder: BlockEncoder, batch_names: list[st
             statistics.append(None)
             continue
         moments = blocks.fold(_moments, _merge, encoder, list(statistics), len(batch_names))
-        if not any(known is not None for known in statistics):
+        if report and not any(known is not None for known in statistics):
             _report_small_batches(moments.count, batch_names)
         statistics.append(_or_running(moments, layer.norm))
     return statistics

@@ -30,6 +30,7 @@ from scalex_scvi.train import (
 )
 
 from ._checkpoint import KeptTraining, check_resumable
+from ._remaining_offsets import remove_remaining_offsets
 
 if TYPE_CHECKING:
     from scvi.model.base import BaseModelClass as _Base
@@ -177,6 +178,8 @@ class TrainingMixin(_Base):
                     **numbers,
                     **more,
                 )
+                if recipe.remove_offsets and not self.n_reference_batches_:
+                    remove_remaining_offsets(self, module)
             if kept is not None:
                 kept.finish(self)
         frozen = set(self.batch_names[: self.n_reference_batches_])

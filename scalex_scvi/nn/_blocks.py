@@ -239,12 +239,32 @@ class Decoder(nn.Module):
         """
         self.norm.bias[self.norm.n_frozen :] = torch.logit(mean_expression, eps=_LEAST_MEAN)
 
+    @torch.no_grad()
+    def follow(self, before: Tensor, after: Tensor, batch_index: Tensor) -> None:
+        """Move the running means of the batches as the latent of their cells has moved.
+
+        Parameters
+        ----------
+        before, after
+            Latent of some cells, ``(n_cells, n_latent)``.
+        batch_index
+            Their batches, ``(n_cells,)``.
+        """
+        for batch in batch_index.unique():
+            shift = 0.0
+            cells = (batch_index == batch).nonzero()[:, 0]
+            for part in cells.split(512):
+                moved = self._before_norm(after[part]) - self._before_norm(before[part])
+                shift = shift + moved.sum(dim=0)
+            self.norm.running_mean[batch] += shift / len(cells)
+
     def forward(self, z: Tensor, batch_index: Tensor) -> Tensor:
         """Return logits ``(n_cells, n_output)``; their sigmoid is the expression in [0, 1]."""
+        return self.norm(self._before_norm(z), batch_index)
+
+    def _before_norm(self, z: Tensor) -> Tensor:
         h = z
         for layer in self.layers:
             h = layer(h)
         h = self.linear(h)
-        if self.residual is not None:
-            h = h + self.residual(z)
-        return self.norm(h, batch_index)
+        return h if self.residual is None else h + self.residual(z)

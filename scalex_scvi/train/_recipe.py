@@ -52,6 +52,10 @@ class Recipe(Mapping[str, Any]):
         Whether the decoder keeps the nonlinear part that models of many cells with many types have
         by default (``n_residual`` of :class:`scalex_scvi.SCALEXModel`). ``False`` (published)
         removes it before the first training of a model; a trained model does not change.
+    remove_offsets
+        Whether what training leaves of the batches' offsets among neighboring cells is removed at
+        its end, by a change of the encoder's last layer (docs/decisions.md). It takes some
+        seconds. ``False``: published.
     early_stopping
         Whether to stop when the loss no longer falls: that of the validation cells where
         ``train_size`` leaves some, else the mean training loss (published). ``None``: with the
@@ -69,6 +73,7 @@ class Recipe(Mapping[str, Any]):
     alignment_weight: float = 1.0
     start_at_mean: bool = True
     residual: bool = True
+    remove_offsets: bool = True
     early_stopping: bool | None = None
     early_stopping_patience: int = 10
 
@@ -137,5 +142,6 @@ PUBLISHED = Recipe(
     alignment_weight=0.0,
     start_at_mean=False,
     residual=False,
+    remove_offsets=False,
 )
 """The recipe of the publication (Xiong et al., Nat Commun 13:6118, 2022)."""

@@ -45,3 +45,13 @@ def test_unknown_activation() -> None:
 def test_encoder_needs_a_layer() -> None:
     with pytest.raises(ValueError, match="at least 1, got 0"):
         Encoder(20, n_layers=0)
+
+
+def test_a_decoder_that_follows_decodes_shifted_batches_alike() -> None:
+    decoder = Decoder(3, 7, n_batch=2).eval()
+    torch.nn.init.normal_(decoder.norm.weight)
+    z, batch = torch.randn(600, 3), torch.arange(600) % 2
+    shifted = z + torch.tensor([[0.5, -1.0, 2.0], [0.0, 3.0, 1.0]])[batch]
+    expected = decoder(z, batch)
+    decoder.follow(z, shifted, batch)
+    torch.testing.assert_close(decoder(shifted, batch), expected, rtol=1e-4, atol=1e-5)
