@@ -107,11 +107,17 @@ def _trained(run: Run) -> str:
     if not history or not {"batch_size", "lr", "kl_weight", "alignment_weight"} <= set(options):
         return ""
     n_epochs = max(len(losses) for losses in history.values())
+    removed = (
+        " Offsets of batches among neighboring cells that remained in the latent were removed from "
+        "the encoder's last layer."
+        if options.get("remove_offsets")
+        else ""
+    )
     return (
         f"The model was trained for {n_epochs} epochs in minibatches of {options['batch_size']} "
         f"cells (Adam, learning rate {options['lr']:g}, {options['lr_schedule']} schedule; weight "
         f"of the KL divergence {options['kl_weight']:g}, of the alignment of batches "
-        f"{options['alignment_weight']:g})."
+        f"{options['alignment_weight']:g}).{removed}"
     )
 
 
