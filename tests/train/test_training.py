@@ -120,7 +120,8 @@ def test_length_goes_by_the_data_if_none_is_given(
 def test_aligned_batches_share_the_mean_of_their_latents(prepared: AnnData) -> None:
     shares = {}
     for weight in (0, 1):
-        model = trained_model(prepared.copy(), max_epochs=200, lr=2e-3, alignment_weight=weight)
+        how = {"alignment_weight": weight, "remove_offsets": False}
+        model = trained_model(prepared.copy(), max_epochs=200, lr=2e-3, **how)
         latent = model.get_latent_representation()
         shares[weight] = share_between_batches(latent, prepared.obs["batch"])
     assert shares[1] < 0.5 * shares[0]
@@ -152,7 +153,7 @@ def test_stops_by_the_training_loss_and_restores_the_best_weights(prepared: AnnD
 
     recorder = Recorder(patience=None)
     # So large a learning rate makes the loss bounce.
-    how = CONSTANT | {"early_stopping_patience": 3}
+    how = CONSTANT | {"early_stopping_patience": 3, "remove_offsets": False}
     model.train(max_epochs=200, **how, callbacks=[recorder], **QUIET)
     losses = model.history["train_loss"]["train_loss"].to_numpy(dtype=float)
     assert len(losses) < 200
