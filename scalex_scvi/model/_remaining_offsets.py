@@ -42,10 +42,11 @@ RIDGE = 1e-3
 def remove_remaining_offsets(
     model: SCALEXModel, module: TransformedDataModule | None = None
 ) -> None:
-    """Change the last layer of the encoder so that neighbors of different batches lie level.
+    """Change the last layer of the encoder so that batches no longer differ among neighbors.
 
-    Then the decoder's running means of each batch are moved as far as its cells have moved what is
-    normalized. With one batch, or more batches than can be sampled, nothing changes.
+    Offsets are those of the cells that were trained on. Then the decoder's running means of each
+    batch are moved as far as its cells have moved what is normalized. With one batch, or more than
+    :data:`MOST_CELLS` holds enough cells of, nothing changes.
 
     Parameters
     ----------
@@ -57,7 +58,10 @@ def remove_remaining_offsets(
     names = model.batch_names
     if len(names) < 2 or MOST_CELLS // len(names) < MIN_CELLS_FOR_BATCH_STATS:
         return
-    values, codes = _sample(model.adata_manager) if module is None else _first_cells(module)
+    if module is None:
+        values, codes = _sample(model.adata_manager, model.train_indices)
+    else:
+        values, codes = _first_cells(module)
     encoder, blocks = BlockEncoder(model.module.encoder), blocks_of(values, codes)
     hidden = blocks.map(_hidden, encoder)
     points = blocks.map(_latent, encoder, batch_statistics(blocks, encoder, names, report=False))
@@ -124,7 +128,7 @@ def least_change(
     """Return the change ``C`` of a linear map that lowers the offsets and else changes little.
 
     It minimizes the mean of ``|C h|²`` over cells plus ``WEIGHT`` times the sum, by shares, of
-    ``|(weight + C) offset|²``.
+    ``|(weight + C) offset|²``; the first has `RIDGE` added to the variances of ``h``.
 
     Parameters
     ----------
@@ -139,10 +143,13 @@ def least_change(
 
     Returns
     -------
-    Latent dimensions × units.
+    Latent dimensions × units; zero if the cells of a batch do not differ.
     """
     within = _covariance_within(hidden, codes)
-    within.flat[:: len(within) + 1] += RIDGE * np.trace(within) / len(within)
+    ridge = RIDGE * np.trace(within) / len(within)
+    if ridge == 0:
+        return np.zeros_like(weight)
+    within.flat[:: len(within) + 1] += ridge
     scaled = np.linalg.solve(within, offsets.T)
     distances = offsets @ scaled + np.diag(1 / (WEIGHT * shares))
     return -weight @ offsets.T @ np.linalg.solve(distances, scaled.T)
@@ -157,14 +164,20 @@ def _covariance_within(hidden: np.ndarray, codes: np.ndarray) -> np.ndarray:
     return squares / len(hidden)
 
 
-def _sample(manager: SCALEXDataManager) -> tuple[sparse.csr_matrix, np.ndarray]:
-    """Values and batches of all cells, or of as many of each batch, spread evenly over it."""
+def _sample(
+    manager: SCALEXDataManager, cells: np.ndarray | None
+) -> tuple[sparse.csr_matrix, np.ndarray]:
+    """Values and batches of some cells (``None``: all), at most as many of each batch.
+
+    Those of a batch are spread evenly over it.
+    """
     codes = manager.codes.astype(np.int64)
-    rows = np.arange(len(codes))
+    rows = np.arange(len(codes)) if cells is None else np.sort(cells)
     if len(rows) > MOST_CELLS:
-        present = np.unique(codes)
+        present = np.unique(codes[rows])
         most = MOST_CELLS // len(present)
-        rows = np.sort(np.concatenate([_spread(rows[codes == code], most) for code in present]))
+        chosen = [_spread(rows[codes[rows] == code], most) for code in present]
+        rows = np.sort(np.concatenate(chosen))
     dataset = manager.create_torch_dataset(data_and_attributes=[REGISTRY_KEYS.X_KEY])
     parts = [
         sparse.csr_matrix(dataset[rows[start : start + 512]][REGISTRY_KEYS.X_KEY])
@@ -180,12 +193,14 @@ def _spread(cells: np.ndarray, most: int) -> np.ndarray:
 def _first_cells(module: TransformedDataModule) -> tuple[sparse.csr_matrix, np.ndarray]:
     """Values and batches of the first cells that a data module gives."""
     parts, codes, n_cells = [], [], 0
+    module.setup("fit")  # the training has torn it down
     for tensors in module.train_dataloader():
         parts.append(sparse.csr_matrix(tensors[REGISTRY_KEYS.X_KEY].numpy()))
         codes.append(tensors[REGISTRY_KEYS.BATCH_KEY].numpy().reshape(-1))
         n_cells += len(codes[-1])
         if n_cells >= MOST_CELLS:
             break
+    module.teardown("fit")
     return sparse.vstack(parts, format="csr"), np.concatenate(codes).astype(np.int64)
 
 

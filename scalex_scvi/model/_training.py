@@ -67,7 +67,9 @@ class TrainingMixin(_Base):
         """Train the model by a recipe, whose options are arguments of this method, too.
 
         All cells are trained on, in minibatches over all batches together; the incomplete last
-        minibatch of an epoch is dropped. The weights with the best mean training loss are kept.
+        minibatch of an epoch is dropped. The weights with the best mean training loss are kept;
+        from them, what is left of the batches' offsets among neighboring cells is removed
+        (``remove_offsets``).
 
         Loss and optimizer are the published ones; minibatches are twice as large, the learning rate
         is fifteen times as high and falls to zero along half a cosine, over fewer minibatches

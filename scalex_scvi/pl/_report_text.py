@@ -110,7 +110,7 @@ def _trained(run: Run) -> str:
     removed = (
         " Offsets of batches among neighboring cells that remained in the latent were removed from "
         "the encoder's last layer."
-        if options.get("remove_offsets")
+        if options.get("remove_offsets") and run.batches.nunique() > 1
         else ""
     )
     return (

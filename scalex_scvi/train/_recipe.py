@@ -55,7 +55,8 @@ class Recipe(Mapping[str, Any]):
     remove_offsets
         Whether what training leaves of the batches' offsets among neighboring cells is removed at
         its end, by a change of the encoder's last layer (docs/decisions.md). It takes some
-        seconds. ``False``: published.
+        seconds. ``False``: published, and with ``alignment_weight=0`` for batches with types of
+        their own.
     early_stopping
         Whether to stop when the loss no longer falls: that of the validation cells where
         ``train_size`` leaves some, else the mean training loss (published). ``None``: with the

@@ -159,6 +159,32 @@ def test_offsets_are_removed_as_those_of_the_cells(cells: AnnData) -> None:
         torch.testing.assert_close(model.module.state_dict()[name], value, rtol=1e-4, atol=1e-5)
 
 
+class Opened(Counts):
+    """Has its cells between ``setup`` and ``teardown`` alone, as files that are opened."""
+
+    is_open = True  # before the training, which looks at its length
+
+    def setup(self, stage: str) -> None:
+        self.is_open = True
+
+    def teardown(self, stage: str) -> None:
+        self.is_open = False
+
+    def train_dataloader(self) -> Loader:
+        assert self.is_open
+        return super().train_dataloader()
+
+
+def test_a_module_that_is_torn_down_is_opened_again_for_the_offsets(cells: AnnData) -> None:
+    model, other = of_module(Counts(cells)), of_module(Counts(cells))
+    module = Opened(cells)
+    model.train(datamodule=module, **FEW)
+    other.train(datamodule=Counts(cells), **FEW)
+    for name, value in other.module.state_dict().items():
+        assert torch.equal(model.module.state_dict()[name], value), name
+    assert not module.is_open
+
+
 def test_length_and_network_go_by_the_cells() -> None:
     """What is asked of an AnnData's cells is asked of the module's."""
     many = simulate_counts(3_200, 40)

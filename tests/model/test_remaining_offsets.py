@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from anndata import AnnData
-from conftest import QUIET
+from conftest import QUIET, simulate_counts, trained_model
 
 import scalex_scvi as sx
 from scalex_scvi.model._remaining_offsets import (
@@ -150,3 +150,27 @@ def test_of_many_cells_some_of_each_batch_are_looked_at(
         before.module.load_state_dict(kept)
     moved, also = (full - start).ravel(), (fewer - start).ravel()
     assert np.corrcoef(moved, also)[0, 1] > 0.5
+
+
+@pytest.mark.parametrize("n_kinds", [1, 2])
+def test_batches_of_identical_cells_change_nothing(prepared: AnnData, n_kinds: int) -> None:
+    """All cells alike, or those of each batch: no differences within batches to keep."""
+    batch = prepared.obs["batch"].cat.codes.to_numpy()
+    prepared.X = prepared.X[batch % n_kinds]
+    with_removal, without = (
+        trained_model(prepared.copy(), max_epochs=2, remove_offsets=remove).module.state_dict()
+        for remove in (True, False)
+    )
+    for name, value in without.items():
+        torch.testing.assert_close(with_removal[name], value, rtol=0, atol=1e-4)
+
+
+def test_cells_that_are_left_for_validation_do_not_count() -> None:
+    """Of two sets that differ in these cells alone, the weights are the same, bit for bit."""
+    cells = [sx.pp.rna(simulate_counts(), batch_key="batch", min_features=0) for _ in range(2)]
+    cells[1].X[100:] = cells[1].X[:50]
+    split = {"external_indexing": [np.arange(100), np.arange(100, 150), np.arange(0)]}
+    how = {"max_epochs": 2, "start_at_mean": False, "datasplitter_kwargs": split}
+    first, second = (trained_model(adata, **how).module.state_dict() for adata in cells)
+    for name, value in first.items():
+        assert torch.equal(second[name], value), name

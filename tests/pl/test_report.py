@@ -186,6 +186,19 @@ def test_options_that_differ_from_their_defaults_come_first(
     assert "<td>join</td><td>inner</td>" in others
 
 
+def test_removed_offsets_are_told_of_several_batches_alone(
+    prepared: AnnData, model: sx.SCALEXModel, tmp_path: Path
+) -> None:
+    about = {"options": dict(sx.train.DEFAULT)}
+    prepared.obsm["latent"] = model.get_latent_representation()
+    for told in (True, False):
+        how = {"model": model, "about": about, "batch_key": "batch"}
+        text = sx.pl.report(prepared, tmp_path / "r.html", **how).read_text("utf-8")
+        assert "The model was trained for 15 epochs" in text
+        assert ("were removed from the encoder" in text) is told
+        prepared.obs["batch"] = "one"
+
+
 def test_what_is_usual_is_what_the_tables_say() -> None:
     """By the tables that the documentation has, one batch of each set left out at a time."""
     scores = pd.read_csv(DOCS / "projection_scores.csv")
