@@ -8,6 +8,7 @@ otherwise changes it least, has a closed form. The encoder still does not see th
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,6 +24,8 @@ from ._inference import MIN_CELLS_FOR_BATCH_STATS, BlockEncoder, Statistics, bat
 
 if TYPE_CHECKING:
     from ._model import SCALEXModel
+
+logger = logging.getLogger(__name__)
 
 MOST_CELLS = 10_000
 """Cells that offsets are estimated from, about as many of each batch: an offset is a mean."""
@@ -56,7 +59,10 @@ def remove_remaining_offsets(
         The data module of others that it was trained on, if its cells are there.
     """
     names = model.batch_names
-    if len(names) < 2 or MOST_CELLS // len(names) < MIN_CELLS_FOR_BATCH_STATS:
+    if len(names) < 2:
+        return
+    if MOST_CELLS // len(names) < MIN_CELLS_FOR_BATCH_STATS:
+        logger.info("Offsets of %d batches remain: there are too many to sample.", len(names))
         return
     if module is None:
         values, codes = _sample(model.adata_manager, model.train_indices)

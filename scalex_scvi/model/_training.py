@@ -43,6 +43,10 @@ _OF_PLAN = ("lr", "weight_decay", "kl_weight", "alignment_weight", "lr_schedule"
 """Numbers of a recipe that are arguments of the training plan."""
 
 
+DECAY, DECAY_OF_NONLINEAR = 5e-4, 1e-4
+"""L2 penalty by default: the published one, and that of a decoder with a nonlinear part."""
+
+
 class TrainingMixin(_Base):
     """Adds :meth:`train` to a model: scvi-tools' training by a recipe of this package."""
 
@@ -180,8 +184,7 @@ class TrainingMixin(_Base):
                     **numbers,
                     **more,
                 )
-                if recipe.remove_offsets and not self.n_reference_batches_:
-                    remove_remaining_offsets(self, module)
+                self._remove_offsets(recipe, plan, module)
             if kept is not None:
                 kept.finish(self)
         frozen = set(self.batch_names[: self.n_reference_batches_])
@@ -272,9 +275,20 @@ class TrainingMixin(_Base):
     def _plan(self, recipe: Recipe, plan_kwargs: dict[str, Any] | None) -> dict[str, Any]:
         plan = {name: recipe[name] for name in _OF_PLAN} | (plan_kwargs or {})
         recipe.but(**{name: plan[name] for name in _OF_PLAN})  # the same ranges
+        if plan["weight_decay"] is None:
+            is_linear = self.module.decoder.residual is None
+            plan["weight_decay"] = DECAY if is_linear else DECAY_OF_NONLINEAR
         if self.n_reference_batches_:
             plan["weight_decay"] = 0.0  # it would move the frozen rows
         return plan
+
+    def _remove_offsets(
+        self, recipe: Recipe, plan: Mapping[str, Any], module: TransformedDataModule | None
+    ) -> None:
+        """Remove what is left of the batches' offsets, unless batches are not to be aligned."""
+        is_query = self.n_reference_batches_ > 0
+        if recipe.remove_offsets and plan["alignment_weight"] > 0 and not is_query:
+            remove_remaining_offsets(self, module)
 
     @staticmethod
     def _stopping(

@@ -110,7 +110,9 @@ def _trained(run: Run) -> str:
     removed = (
         " Offsets of batches among neighboring cells that remained in the latent were removed from "
         "the encoder's last layer."
-        if options.get("remove_offsets") and run.batches.nunique() > 1
+        if options.get("remove_offsets")
+        and options["alignment_weight"] > 0
+        and run.batches.nunique() > 1
         else ""
     )
     return (

@@ -34,8 +34,9 @@ class Recipe(Mapping[str, Any]):
         ``"cosine"``, which rises over the first twentieth of all steps and falls to zero, or
         ``"constant"`` (published).
     weight_decay
-        L2 penalty of Adam. The training of a query model uses 0, since it would change the frozen
-        parameters of the reference.
+        L2 penalty of Adam. ``None``: 5e-4 (published), but 1e-4 where the decoder has a nonlinear
+        part, whose many types a stronger penalty blurs (docs/decisions.md). The training of a query
+        model uses 0, since it would change the frozen parameters of the reference.
     kl_weight
         Constant weight of the KL divergence.
     alignment_weight
@@ -54,9 +55,8 @@ class Recipe(Mapping[str, Any]):
         removes it before the first training of a model; a trained model does not change.
     remove_offsets
         Whether what training leaves of the batches' offsets among neighboring cells is removed at
-        its end, by a change of the encoder's last layer (docs/decisions.md). It takes some
-        seconds. ``False``: published, and with ``alignment_weight=0`` for batches with types of
-        their own.
+        its end, by a change of the encoder's last layer (docs/decisions.md). It takes a second or
+        two. ``False``: published. With ``alignment_weight=0`` nothing is removed.
     early_stopping
         Whether to stop when the loss no longer falls: that of the validation cells where
         ``train_size`` leaves some, else the mean training loss (published). ``None``: with the
@@ -69,7 +69,7 @@ class Recipe(Mapping[str, Any]):
     batch_size: int = 128
     lr: float = 3e-3
     lr_schedule: Schedule = "cosine"
-    weight_decay: float = 5e-4
+    weight_decay: float | None = None
     kl_weight: float = 0.5
     alignment_weight: float = 1.0
     start_at_mean: bool = True
@@ -85,6 +85,8 @@ class Recipe(Mapping[str, Any]):
                 check_whole(getattr(self, name), least, name=name)
         for name in ("lr", "weight_decay", "kl_weight", "alignment_weight"):
             value = getattr(self, name)
+            if name == "weight_decay" and value is None:
+                continue
             in_range = isinstance(value, Real) and 0 <= float(value) < math.inf
             if not in_range or (name == "lr" and value == 0):
                 sign = "positive" if name == "lr" else "0 or positive"
@@ -140,6 +142,7 @@ PUBLISHED = Recipe(
     batch_size=64,
     lr=2e-4,
     lr_schedule="constant",
+    weight_decay=5e-4,
     alignment_weight=0.0,
     start_at_mean=False,
     residual=False,

@@ -124,7 +124,7 @@ def test_the_decoder_follows(both: tuple[sx.SCALEXModel, sx.SCALEXModel]) -> Non
 
 
 def test_one_batch_and_the_published_recipe_are_left_alone(pancreas: AnnData) -> None:
-    for training in ({"recipe": PUBLISHED}, {"batch_key": None}):
+    for training in ({"recipe": PUBLISHED}, {"batch_key": None}, {"alignment_weight": 0}):
         weights = [
             a_model(pancreas, **training, **more).module.state_dict()
             for more in ({}, {"remove_offsets": False})

@@ -143,3 +143,21 @@ def test_a_model_of_before_is_linear_whatever_the_cells(
     np.testing.assert_array_equal(
         again.get_latent_representation(), model.get_latent_representation()
     )
+
+
+@pytest.mark.parametrize(
+    ("n_residual", "recipe", "expected"),
+    [
+        (0, {}, 5e-4),
+        (128, {}, 1e-4),
+        (128, {"weight_decay": 2e-4}, 2e-4),
+        (128, {"recipe": PUBLISHED}, 5e-4),
+    ],
+)
+def test_the_penalty_is_weaker_with_it(
+    many_types: AnnData, n_residual: int, recipe: dict[str, object], expected: float
+) -> None:
+    model = small_model(many_types, n_residual=n_residual)
+    model.train(max_epochs=1, **recipe, **QUIET)
+    (optimizer,) = model.trainer.optimizers
+    assert optimizer.param_groups[0]["weight_decay"] == expected
