@@ -112,6 +112,11 @@ def blocks_of(
     return LocalBlocks(by_rows(matrix), codes, rows, size)
 
 
+def evenly_spread(n_all: int, n: int) -> np.ndarray:
+    """Numbers of ``n`` of ``n_all`` rows, or of all there are, spread evenly over them."""
+    return np.linspace(0, n_all - 1, min(n, n_all)).round().astype(int)
+
+
 class LocalBlocks:
     """Blocks that this process reads, one after the other: see :func:`blocks_of`."""
 

@@ -17,7 +17,7 @@ from scipy import sparse
 from scvi import REGISTRY_KEYS
 from sklearn.neighbors import NearestNeighbors
 
-from scalex_scvi._core.blocks import Block, blocks_of
+from scalex_scvi._core.blocks import Block, blocks_of, evenly_spread
 from scalex_scvi.train import SCALEXDataManager, TransformedDataModule
 
 from ._inference import MIN_CELLS_FOR_BATCH_STATS, BlockEncoder, Statistics, batch_statistics
@@ -48,8 +48,8 @@ def remove_remaining_offsets(
     """Change the last layer of the encoder so that batches no longer differ among neighbors.
 
     Offsets are those of the cells that were trained on. Then the decoder's running means of each
-    batch are moved as far as its cells have moved what is normalized. With one batch, or more than
-    :data:`MOST_CELLS` holds enough cells of, nothing changes.
+    batch are moved as far as its cells have moved what is normalized. Nothing changes with one
+    batch, or with so many that :data:`MOST_CELLS` are too few cells of each.
 
     Parameters
     ----------
@@ -182,7 +182,8 @@ def _sample(
     if len(rows) > MOST_CELLS:
         present = np.unique(codes[rows])
         most = MOST_CELLS // len(present)
-        chosen = [_spread(rows[codes[rows] == code], most) for code in present]
+        of_batches = [rows[codes[rows] == code] for code in present]
+        chosen = [cells[evenly_spread(len(cells), most)] for cells in of_batches]
         rows = np.sort(np.concatenate(chosen))
     dataset = manager.create_torch_dataset(data_and_attributes=[REGISTRY_KEYS.X_KEY])
     parts = [
@@ -190,10 +191,6 @@ def _sample(
         for start in range(0, len(rows), 512)
     ]
     return sparse.vstack(parts, format="csr"), codes[rows]
-
-
-def _spread(cells: np.ndarray, most: int) -> np.ndarray:
-    return cells[np.linspace(0, len(cells) - 1, min(most, len(cells))).round().astype(int)]
 
 
 def _first_cells(module: TransformedDataModule) -> tuple[sparse.csr_matrix, np.ndarray]:

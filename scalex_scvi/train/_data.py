@@ -15,7 +15,7 @@ from scvi import REGISTRY_KEYS
 from scvi.data import AnnDataManager
 from torch.utils.data import Dataset, Subset
 
-from scalex_scvi._core.blocks import LocalBlocks, blocks_of
+from scalex_scvi._core.blocks import LocalBlocks, blocks_of, evenly_spread
 from scalex_scvi._core.matrices import by_rows, in_memory, is_lazy
 from scalex_scvi._core.modalities import annotated, one_modality, owner_of
 from scalex_scvi._core.reading import reading
@@ -272,17 +272,11 @@ def share_of_nonzero(manager: AnnDataManager, n_cells: int = 64) -> float:
     return sum(np.count_nonzero(block) for block in blocks) / max(n_values, 1)
 
 
-def evenly_spread(manager: AnnDataManager, n_cells: int) -> np.ndarray:
-    """Numbers of cells spread evenly over the data, ``n_cells`` of them, or all there are."""
-    n_all = manager.adata.n_obs
-    return np.linspace(0, n_all - 1, min(n_cells, n_all)).round().astype(int)
-
-
 def cells_all_over(
     manager: AnnDataManager, n_cells: int, at_a_time: int = 512
 ) -> Iterator[np.ndarray]:
     """Expression of cells spread evenly over the data, dense, in blocks of ``at_a_time``."""
     dataset = manager.create_torch_dataset(data_and_attributes=[REGISTRY_KEYS.X_KEY])
-    cells = evenly_spread(manager, n_cells)
+    cells = evenly_spread(manager.adata.n_obs, n_cells)
     for start in range(0, len(cells), at_a_time):
         yield np.asarray(dataset[cells[start : start + at_a_time]][REGISTRY_KEYS.X_KEY])

@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 from scvi.data import AnnDataManager
 
-from ._data import cells_all_over, evenly_spread
+from scalex_scvi._core.blocks import evenly_spread
+
+from ._data import cells_all_over
 
 UNITS = 128
 """Width of the decoder's nonlinear part, where it has one; four times as many are no better."""
@@ -59,7 +61,8 @@ def component_share(manager: AnnDataManager, n_cells: int = CELLS_LOOKED_AT) -> 
     In [0, 1]; 0 where there are fewer components, or nothing varies.
     """
     x = np.concatenate(list(cells_all_over(manager, n_cells)))
-    _, codes = np.unique(manager.codes[evenly_spread(manager, n_cells)], return_inverse=True)
+    cells = evenly_spread(manager.adata.n_obs, n_cells)
+    _, codes = np.unique(manager.codes[cells], return_inverse=True)
     of_batch = np.eye(codes.max() + 1, dtype=x.dtype)[codes]
     x -= of_batch @ ((of_batch.T @ x) / of_batch.sum(axis=0)[:, None])
     gram = x @ x.T if len(x) <= x.shape[1] else x.T @ x
