@@ -9,10 +9,10 @@ import numpy as np
 CELLS_IN_BLOCK = 4096
 
 
-def draw_cells(source: ad.AnnData, n_cells: int, batch_key: str) -> ad.AnnData:
+def draw_cells(source: ad.AnnData, n_cells: int, *keys: str) -> ad.AnnData:
     """Draw cells of a CSR matrix in memory as a dask array, so that few are held at a time."""
     rows = np.random.default_rng(0).integers(source.n_obs, size=n_cells)
-    obs = source.obs[[batch_key]].iloc[rows]
+    obs = source.obs[list(keys)].iloc[rows]
     obs.index = [f"cell{i}" for i in range(n_cells)]
     matrix = source.X.tocsr()
     drawn = da.from_array(rows[:, None], chunks=(CELLS_IN_BLOCK, 1)).map_blocks(

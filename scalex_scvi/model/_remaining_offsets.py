@@ -9,9 +9,11 @@ otherwise changes it least, has a closed form. The encoder still does not see th
 from __future__ import annotations
 
 import logging
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 import torch
 from scipy import sparse
 from scvi import REGISTRY_KEYS
@@ -29,6 +31,9 @@ logger = logging.getLogger(__name__)
 
 MOST_CELLS = 10_000
 """Cells that offsets are estimated from, about as many of each batch: an offset is a mean."""
+
+MOST_BATCHES = MOST_CELLS // MIN_CELLS_FOR_BATCH_STATS
+"""Of more batches there would be too few cells of each: their offsets remain."""
 
 N_NEIGHBORS = 15
 """Neighbors of a cell among which its batch is compared with the others, as for graphs of cells."""
@@ -49,7 +54,7 @@ def remove_remaining_offsets(
 
     Offsets are those of the cells that were trained on. Then the decoder's running means of each
     batch are moved as far as its cells have moved what is normalized. Nothing changes with one
-    batch, or with so many that :data:`MOST_CELLS` are too few cells of each.
+    batch, or with more than :data:`MOST_BATCHES`.
 
     Parameters
     ----------
@@ -61,13 +66,13 @@ def remove_remaining_offsets(
     names = model.batch_names
     if len(names) < 2:
         return
-    if MOST_CELLS // len(names) < MIN_CELLS_FOR_BATCH_STATS:
+    if len(names) > MOST_BATCHES:
         logger.info("Offsets of %d batches remain: there are too many to sample.", len(names))
         return
     if module is None:
         values, codes = _sample(model.adata_manager, model.train_indices)
     else:
-        values, codes = _first_cells(module)
+        values, codes = _sample_of_module(module, len(names), model.trainer.global_step)
     encoder, blocks = BlockEncoder(model.module.encoder), blocks_of(values, codes)
     hidden = blocks.map(_hidden, encoder)
     points = blocks.map(_latent, encoder, batch_statistics(blocks, encoder, names, report=False))
@@ -193,18 +198,28 @@ def _sample(
     return sparse.vstack(parts, format="csr"), codes[rows]
 
 
-def _first_cells(module: TransformedDataModule) -> tuple[sparse.csr_matrix, np.ndarray]:
-    """Values and batches of the first cells that a data module gives."""
-    parts, codes, n_cells = [], [], 0
+def _sample_of_module(
+    module: TransformedDataModule, n_batches: int, n_minibatches: int
+) -> tuple[sparse.csr_matrix, np.ndarray]:
+    """Values and batches of the first cells of each batch that a data module gives for training.
+
+    Its minibatches may hold one batch after the other: they are read until no batch needs more,
+    but not more of them than were trained on.
+    """
+    most, n_kept = MOST_CELLS // n_batches, np.zeros(n_batches, dtype=np.int64)
+    parts, of_parts = [], []
     module.setup("fit")  # the training has torn it down
-    for tensors in module.train_dataloader():
-        parts.append(sparse.csr_matrix(tensors[REGISTRY_KEYS.X_KEY].numpy()))
-        codes.append(tensors[REGISTRY_KEYS.BATCH_KEY].numpy().reshape(-1))
-        n_cells += len(codes[-1])
-        if n_cells >= MOST_CELLS:
+    for tensors in islice(module.train_dataloader(), n_minibatches):
+        codes = tensors[REGISTRY_KEYS.BATCH_KEY].numpy().reshape(-1).astype(np.int64)
+        rank = pd.Series(codes).groupby(codes).cumcount().to_numpy()
+        chosen = n_kept[codes] + rank < most
+        parts.append(sparse.csr_matrix(tensors[REGISTRY_KEYS.X_KEY].numpy()[chosen]))
+        of_parts.append(codes[chosen])
+        n_kept += np.bincount(of_parts[-1], minlength=n_batches)
+        if (n_kept == most).all():
             break
     module.teardown("fit")
-    return sparse.vstack(parts, format="csr"), np.concatenate(codes).astype(np.int64)
+    return sparse.vstack(parts, format="csr"), np.concatenate(of_parts)
 
 
 def _hidden(block: Block, codes: np.ndarray, encoder: BlockEncoder) -> np.ndarray:

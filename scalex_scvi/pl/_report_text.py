@@ -6,6 +6,7 @@ import platform
 from typing import Any
 
 from scalex_scvi._core.versions import versions_of
+from scalex_scvi.model._remaining_offsets import MOST_BATCHES
 
 from ._report_run import Run
 
@@ -112,7 +113,7 @@ def _trained(run: Run) -> str:
         "the encoder's last layer."
         if options.get("remove_offsets")
         and options["alignment_weight"] > 0
-        and run.batches.nunique() > 1
+        and 1 < run.batches.nunique() <= MOST_BATCHES
         else ""
     )
     return (

@@ -204,6 +204,25 @@ def test_length_and_network_go_by_the_cells() -> None:
     assert len(model.history["train_loss"]) == 4  # epochs of two minibatches
 
 
+def test_offsets_are_removed_where_one_batch_comes_after_the_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of each batch some cells are looked at, not those of the first batch alone."""
+    monkeypatch.setattr("scalex_scvi.model._remaining_offsets.MOST_CELLS", 70)
+    cells = simulate_counts(200, n_batches=2)
+
+    class Sorted(Counts):
+        def train_dataloader(self) -> Loader:
+            return self.loader(np.argsort(self.batch, kind="stable"))
+
+    heads = []
+    for remove in (True, False):
+        model = of_module(Sorted(cells), seed=0)
+        model.train(datamodule=Sorted(cells), remove_offsets=remove, seed=0, **FEW)
+        heads.append(model.module.encoder.mean_head.weight)
+    assert not torch.equal(*heads)
+
+
 def test_minibatches_and_cells_are_taken_alike(trained: SCALEXModel, cells: AnnData) -> None:
     def loader() -> Iterator[dict[str, Any]]:
         return Counts(cells).inference_dataloader()
