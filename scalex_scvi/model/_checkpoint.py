@@ -46,9 +46,10 @@ FORMAT_KEY, FORMAT = "scalex_scvi_training", 1
 CELLS_COMPARED = 1024
 """Number of cells on disk whose expression is compared; of cells in memory all are."""
 
-_OF_INDICES = ("train_indices", "validation_indices", "test_indices")
+_OF_RESULT = ("train_indices", "validation_indices", "test_indices", "offsets_removed_")
+"""What a training leaves in the model beside weights and history."""
 
-_OF_FINISHED = ("weights", "history", *_OF_INDICES)
+_OF_FINISHED = ("weights", "history", *_OF_RESULT)
 _OF_UNFINISHED = (
     "state_dict",
     "optimizer_states",
@@ -168,9 +169,9 @@ class KeptTraining:
 
     def _write_finished(self, model: SCALEXModel) -> None:
         weights = {name: value.cpu() for name, value in model.module.state_dict().items()}
-        indices = {name: getattr(model, name, None) for name in _OF_INDICES}
+        result = {name: getattr(model, name, None) for name in _OF_RESULT}
         try:
-            self.write({"weights": weights, "history": model.history_} | indices, finished=True)
+            self.write({"weights": weights, "history": model.history_} | result, finished=True)
         except (OSError, RuntimeError, TypeError) as error:  # the model is trained all the same
             logger.warning("The checkpoint of the finished training was not written: %s.", error)
 
@@ -180,7 +181,7 @@ class KeptTraining:
         model.module.load_state_dict(state["weights"])
         model.module.eval()
         model.history_ = state["history"]
-        for name in _OF_INDICES:
+        for name in _OF_RESULT:
             setattr(model, name, state[name])
         model.is_trained_ = True
         logger.info("The training of %s came to its end before.", self.checkpoint.place)

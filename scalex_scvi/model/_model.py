@@ -176,6 +176,7 @@ class SCALEXModel(
 
     is_trained_: bool
     untrained_batches_: list[str]
+    offsets_removed_: bool
 
     def __init__(
         self,
@@ -218,6 +219,7 @@ class SCALEXModel(
         self.module.minified_data_type = self.minified_data_type
         self.n_reference_batches_ = 0
         self.untrained_batches_ = []
+        self.offsets_removed_ = False
         self.init_params_ = self._get_init_params(locals())
         self._summarize()
 

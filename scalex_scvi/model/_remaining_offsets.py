@@ -49,7 +49,7 @@ RIDGE = 1e-3
 @torch.no_grad()
 def remove_remaining_offsets(
     model: SCALEXModel, module: TransformedDataModule | None = None
-) -> None:
+) -> bool:
     """Change the last layer of the encoder so that batches no longer differ among neighbors.
 
     Offsets are those of the cells that were trained on. Then the decoder's running means of each
@@ -62,13 +62,17 @@ def remove_remaining_offsets(
         A model that has just been trained.
     module
         The data module of others that it was trained on, if its cells are there.
+
+    Returns
+    -------
+    Whether anything changed.
     """
     names = model.batch_names
     if len(names) < 2:
-        return
+        return False
     if len(names) > MOST_BATCHES:
         logger.info("Offsets of %d batches remain: there are too many to sample.", len(names))
-        return
+        return False
     if module is None:
         values, codes = _sample(model.adata_manager, model.train_indices)
     else:
@@ -78,7 +82,7 @@ def remove_remaining_offsets(
     points = blocks.map(_latent, encoder, batch_statistics(blocks, encoder, names, report=False))
     offsets, shares = batch_offsets(hidden, points, codes)
     if not len(offsets):
-        return
+        return False
     head = model.module.encoder.mean_head
     change = least_change(hidden, codes, offsets, shares, head.weight.double().cpu().numpy())
     units = torch.from_numpy(hidden).to(head.weight.device)
@@ -86,6 +90,7 @@ def remove_remaining_offsets(
     head.weight += torch.from_numpy(change).to(head.weight)
     head.bias -= torch.from_numpy(change @ hidden.mean(axis=0, dtype=np.float64)).to(head.bias)
     model.module.decoder.follow(before, head(units), torch.from_numpy(codes).to(units.device))
+    return True
 
 
 def batch_offsets(

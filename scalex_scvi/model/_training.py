@@ -52,6 +52,7 @@ class TrainingMixin(_Base):
 
     is_trained_: bool
     untrained_batches_: list[str]
+    offsets_removed_: bool
     _summarize: Callable[[], None]
     _seen_in_module: Callable[[str], Any]
     _module_to_train_on: Callable[..., TransformedDataModule | None]
@@ -287,8 +288,8 @@ class TrainingMixin(_Base):
     ) -> None:
         """Remove what is left of the batches' offsets, unless batches are not to be aligned."""
         is_query = self.n_reference_batches_ > 0
-        if recipe.remove_offsets and plan["alignment_weight"] > 0 and not is_query:
-            remove_remaining_offsets(self, module)
+        wanted = recipe.remove_offsets and plan["alignment_weight"] > 0 and not is_query
+        self.offsets_removed_ = wanted and remove_remaining_offsets(self, module)
 
     @staticmethod
     def _stopping(

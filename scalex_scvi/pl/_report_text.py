@@ -6,7 +6,6 @@ import platform
 from typing import Any
 
 from scalex_scvi._core.versions import versions_of
-from scalex_scvi.model._remaining_offsets import MOST_BATCHES
 
 from ._report_run import Run
 
@@ -104,16 +103,15 @@ def _prepared(run: Run) -> str:
 
 
 def _trained(run: Run) -> str:
-    options, history = run.about.get("options", {}), getattr(run.model, "history", None)
-    if not history or not {"batch_size", "lr", "kl_weight", "alignment_weight"} <= set(options):
+    model, options = run.model, run.about.get("options", {})
+    told = {"batch_size", "lr", "kl_weight", "alignment_weight"} <= set(options)
+    if model is None or not model.history or not told:
         return ""
-    n_epochs = max(len(losses) for losses in history.values())
+    n_epochs = max(len(losses) for losses in model.history.values())
     removed = (
         " Offsets of batches among neighboring cells that remained in the latent were removed from "
         "the encoder's last layer."
-        if options.get("remove_offsets")
-        and options["alignment_weight"] > 0
-        and 1 < run.batches.nunique() <= MOST_BATCHES
+        if model.offsets_removed_
         else ""
     )
     return (

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from anndata import AnnData
+from conftest import trained_model
 
 import scalex_scvi as sx
 from scalex_scvi.pl import _report_usual
@@ -186,17 +187,16 @@ def test_options_that_differ_from_their_defaults_come_first(
     assert "<td>join</td><td>inner</td>" in others
 
 
-def test_removed_offsets_are_told_of_several_batches_alone(
-    prepared: AnnData, model: sx.SCALEXModel, tmp_path: Path
+@pytest.mark.parametrize("removed", [True, False])
+def test_removed_offsets_are_told_where_they_were(
+    prepared: AnnData, tmp_path: Path, removed: bool
 ) -> None:
-    about = {"options": dict(sx.train.DEFAULT)}
+    model = trained_model(prepared, max_epochs=2, remove_offsets=removed)
     prepared.obsm["latent"] = model.get_latent_representation()
-    for told in (True, False):
-        how = {"model": model, "about": about, "batch_key": "batch"}
-        text = sx.pl.report(prepared, tmp_path / "r.html", **how).read_text("utf-8")
-        assert "The model was trained for 15 epochs" in text
-        assert ("were removed from the encoder" in text) is told
-        prepared.obs["batch"] = "one"
+    how = {"model": model, "about": {"options": dict(sx.train.DEFAULT)}, "batch_key": "batch"}
+    text = sx.pl.report(prepared, tmp_path / "r.html", **how).read_text("utf-8")
+    assert "The model was trained for 2 epochs" in text
+    assert ("were removed from the encoder" in text) is removed
 
 
 def test_what_is_usual_is_what_the_tables_say() -> None:
