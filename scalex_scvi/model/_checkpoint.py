@@ -46,10 +46,9 @@ FORMAT_KEY, FORMAT = "scalex_scvi_training", 1
 CELLS_COMPARED = 1024
 """Number of cells on disk whose expression is compared; of cells in memory all are."""
 
-_OF_RESULT = ("train_indices", "validation_indices", "test_indices", "offsets_removed_")
-"""What a training leaves in the model beside weights and history."""
+_OF_INDICES = ("train_indices", "validation_indices", "test_indices")
 
-_OF_FINISHED = ("weights", "history", *_OF_RESULT)
+_OF_FINISHED = ("weights", "history", *_OF_INDICES)
 _OF_UNFINISHED = (
     "state_dict",
     "optimizer_states",
@@ -169,7 +168,8 @@ class KeptTraining:
 
     def _write_finished(self, model: SCALEXModel) -> None:
         weights = {name: value.cpu() for name, value in model.module.state_dict().items()}
-        result = {name: getattr(model, name, None) for name in _OF_RESULT}
+        result = {name: getattr(model, name, None) for name in _OF_INDICES}
+        result["offsets_removed_"] = model.offsets_removed_
         try:
             self.write({"weights": weights, "history": model.history_} | result, finished=True)
         except (OSError, RuntimeError, TypeError) as error:  # the model is trained all the same
@@ -181,8 +181,9 @@ class KeptTraining:
         model.module.load_state_dict(state["weights"])
         model.module.eval()
         model.history_ = state["history"]
-        for name in _OF_RESULT:
+        for name in _OF_INDICES:
             setattr(model, name, state[name])
+        model.offsets_removed_ = state.get("offsets_removed_", False)
         model.is_trained_ = True
         logger.info("The training of %s came to its end before.", self.checkpoint.place)
 

@@ -149,6 +149,7 @@ def test_a_finished_training_is_finished_at_once(prepared: AnnData, tmp_path: Pa
     again.train(checkpoint=path, callbacks=[Interrupt(1)], **SHORT)  # which never comes
     assert_same(again, whole)
     np.testing.assert_array_equal(again.train_indices, whole.train_indices)
+    assert again.offsets_removed_ and whole.offsets_removed_
     plain = small_model(prepared)
     plain.train(**SHORT)
     assert_same(whole, plain)  # checkpoints change nothing
