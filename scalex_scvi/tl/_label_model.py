@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -103,33 +103,8 @@ class LabelModel:
             are all equal in ``obsm[use_rep]``, or if ``ref`` has no record of its preparation.
         """
         pair = Pair(ref, ref, use_rep, labels_key, batch_key, 1)
-        n_cells = pair.labels.value_counts(sort=False)
-        _check_labels(n_cells, labels_key)
-        if not can_unscale(pair.ref):
-            msg = (
-                "`ref` carries no record of how its expression was prepared, or is a dask array: "
-                "pass what `model.get_prepared()` gives, of a model of counts in memory or a file."
-            )
-            raise ValueError(msg)
-        if not can_discriminate(pair.points, pair.codes):
-            msg = f"The cells of each label in obs[{labels_key!r}] do not differ in {use_rep!r}."
-            raise ValueError(msg)
-        batches, real = pseudo_batches(pair.codes, pair.ref_batches())
-        reference = LabeledCells.of(unscale(pair.ref), pair.codes, batches)
-        parts = folds(pair.codes, pair.ref_batches())
-        return cls(
-            labels_key=labels_key,
-            labels=tuple(n_cells.index),
-            n_cells=tuple(int(n) for n in n_cells),
-            genes=tuple(ref.var_names),
-            by_latent=Discriminants.of(pair.points, pair.codes),
-            by_ridge=Discriminants.by_ridge(reference.points, pair.codes),
-            landmarks=KeptBatches(reference).label_statistics(),
-            temperature=temperature([pair.points, reference.points], pair.codes, parts),
-            standards=MisfitCalibration.for_sizes(
-                reference, range(1, N_NEIGHBORS + 1), learns=real
-            ),
-        )
+        _check_labels(pair.labels.value_counts(sort=False), labels_key)
+        return label_model(pair, range(1, N_NEIGHBORS + 1))
 
     def scores(
         self,
@@ -310,6 +285,50 @@ class LabelModel:
             if name not in _TEXT and not _is_finite(values):
                 msg = f"{name!r} of the label model holds values that are no finite numbers."
                 raise ValueError(msg)
+
+
+def label_model(pair: Pair, sizes: Sequence[int]) -> LabelModel:
+    """Compute the statistics of the reference of a pair, also of labels of few cells.
+
+    Parameters
+    ----------
+    pair
+        Its query is not used.
+    sizes
+        Numbers of neighbors that the cells of a query will be averaged with.
+
+    Raises
+    ------
+    ValueError
+        See :meth:`LabelModel.fit`.
+    """
+    if not can_unscale(pair.ref):
+        msg = (
+            "`ref` carries no record of how its expression was prepared, or is a dask array: "
+            "pass what `model.get_prepared()` gives, of a model of counts in memory or a file."
+        )
+        raise ValueError(msg)
+    if not can_discriminate(pair.points, pair.codes):
+        msg = (
+            f"The cells of each label in obs[{pair.labels_key!r}] do not differ in "
+            f"{pair.use_rep!r}."
+        )
+        raise ValueError(msg)
+    batches, real = pseudo_batches(pair.codes, pair.ref_batches())
+    reference = LabeledCells.of(unscale(pair.ref), pair.codes, batches)
+    parts = folds(pair.codes, pair.ref_batches())
+    n_cells = pair.labels.value_counts(sort=False)
+    return LabelModel(
+        labels_key=pair.labels_key,
+        labels=tuple(n_cells.index),
+        n_cells=tuple(int(n) for n in n_cells),
+        genes=tuple(pair.ref.var_names),
+        by_latent=Discriminants.of(pair.points, pair.codes),
+        by_ridge=Discriminants.by_ridge(reference.points, pair.codes),
+        landmarks=KeptBatches(reference).label_statistics(),
+        temperature=temperature([pair.points, reference.points], pair.codes, parts),
+        standards=MisfitCalibration.for_sizes(reference, sizes, learns=real),
+    )
 
 
 # Attributes that are saved. With their prefixes ("landmarks/means", "held_out/3/known") they name

@@ -16,15 +16,19 @@ from scalex_scvi._core.columns import check_no_missing
 from scalex_scvi._core.gene_names import names_in
 from scalex_scvi._core.inputs import check_adata
 from scalex_scvi._core.keys import LATENT_KEY, MAPPING_KEY, UMAP_KEY, own_keys
+from scalex_scvi._core.matrices import is_lazy
 from scalex_scvi._core.messages import messages_on_console
 from scalex_scvi.io import RunFolder
 from scalex_scvi.model import SCALEXModel
 from scalex_scvi.pp import MIN_GENE_SHARE
 from scalex_scvi.references import Reference, is_reference, is_remote, load
 
+from ._label_model import label_model
 from ._label_scores import LabelScores, label_scores
 from ._nested_labels import in_agreement
+from ._pair import Pair
 from ._place_on_map import place_on_map
+from ._query_parts import QueryParts
 
 logger = logging.getLogger(__name__)
 
@@ -189,6 +193,10 @@ def _transferred(
     latent_of_reference: Callable[[], np.ndarray],
 ) -> dict[str, LabelScores]:
     """Scores of each column, in agreement where one is nested in another."""
+    if isinstance(source, Reference) and is_lazy(query.X):
+        models = {label: source.label_models[label] for label in wanted}
+        parts = QueryParts(query, source.model.batch_key)
+        return parts.scores(models, LATENT_KEY, max_refused)
     if isinstance(source, Reference):
         return {
             label: source.label_scores(query, label, use_rep=LATENT_KEY, max_refused=max_refused)
@@ -196,13 +204,28 @@ def _transferred(
         }
     ref = source.get_prepared()
     ref.obsm[LATENT_KEY] = latent_of_reference()
-    scores = {
-        label: label_scores(
-            ref, query, LATENT_KEY, label, batch_key=source.batch_key, max_refused=max_refused
-        )
+    if is_lazy(query.X):
+        scores = _transferred_in_parts(ref, query, wanted, source.batch_key, max_refused)
+    else:
+        scores = {
+            label: label_scores(
+                ref, query, LATENT_KEY, label, batch_key=source.batch_key, max_refused=max_refused
+            )
+            for label in wanted
+        }
+    return in_agreement(scores, ref.obs) if len(scores) > 1 else scores
+
+
+def _transferred_in_parts(
+    ref: AnnData, query: AnnData, wanted: list[str], batch_key: str | None, max_refused: float
+) -> dict[str, LabelScores]:
+    """Return the same scores for a query that is not in memory, and does not have to fit there."""
+    parts = QueryParts(query, batch_key)
+    models = {
+        label: label_model(Pair(ref, ref, LATENT_KEY, label, batch_key, 1), parts.sizes)
         for label in wanted
     }
-    return in_agreement(scores, ref.obs) if len(scores) > 1 else scores
+    return parts.scores(models, LATENT_KEY, max_refused)
 
 
 def _columns(scores: dict[str, LabelScores], clusters: pd.Series | None) -> dict[str, object]:

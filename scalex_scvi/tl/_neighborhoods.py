@@ -23,7 +23,7 @@ N_OWN_COMPONENTS = 20
 """Components of the batch's own expression that neighbors are found in."""
 
 EXACT = 20_000
-"""Cells from which on neighbors are approximate: exact ones take time by the square of cells."""
+"""Most cells whose neighbors are exact: with more, that takes time by the square of cells."""
 
 
 def n_neighbors_of(n_cells: int) -> int:
@@ -113,7 +113,7 @@ def averaging(neighbors: np.ndarray, n_candidates: int) -> sparse.csr_matrix:
 
 
 def _nearest(points: np.ndarray, n_neighbors: int) -> np.ndarray:
-    if len(points) < EXACT:
+    if len(points) <= EXACT:
         return NearestNeighbors(n_neighbors=n_neighbors).fit(points).kneighbors(points)[1]
     with kept_when_imported():
         from pynndescent import NNDescent  # comes with scanpy; slow to import

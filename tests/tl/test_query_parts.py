@@ -1,0 +1,153 @@
+"""A query on disk gets the labels of the same cells in memory, in parts that fit there."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from anndata import AnnData
+from conftest import QUIET, real_data, simulate_counts
+from scipy import sparse
+
+import scalex_scvi as sx
+from scalex_scvi._core.csr_in_parts import CsrInParts
+from scalex_scvi.tl import _query_parts
+
+pytest.importorskip("dask", reason="needs the extra 'scale'")
+
+
+@pytest.fixture(scope="module")
+def cells() -> AnnData:
+    """Two batches for the reference, two for the query, whose cells lie between each other's."""
+    return simulate_counts(800, n_batches=4)
+
+
+@pytest.fixture(scope="module")
+def reference(cells: AnnData) -> sx.SCALEXModel:
+    own = cells[cells.obs["batch"].isin(["batch0", "batch1"])].copy()
+    own.obs["lineage"] = own.obs["celltype"].astype(str).replace({"type1": "type0"})
+    return sx.integrate(own, "batch", max_epochs=30, **QUIET)
+
+
+@pytest.fixture
+def query(cells: AnnData) -> AnnData:
+    own = cells[cells.obs["batch"].isin(["batch2", "batch3"])].copy()
+    own.X = own.X.multiply(np.arange(own.n_obs)[:, None] != 5).tocsr()  # a cell without counts
+    return own
+
+
+def on_disk(query: AnnData, folder: Path) -> AnnData:
+    query.write_h5ad(folder / "query.h5ad")
+    return sx.io.read_lazy(folder / "query.h5ad", cells_in_block=64)
+
+
+def check_same(found: AnnData, expected: AnnData, labels: str = "celltype") -> None:
+    for name in ("transfer", "unknown"):
+        column = f"{labels}_{name}"
+        assert list(found.obs[column]) == list(expected.obs[column])
+    for name in ("probability", "p_value"):
+        column = f"{labels}_{name}"
+        np.testing.assert_allclose(found.obs[column], expected.obs[column], atol=1e-4)
+
+
+def test_labels_are_those_of_the_same_cells_in_memory(
+    reference: sx.SCALEXModel, query: AnnData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_query_parts, "MOST_CELLS", 200)  # one batch in each part
+    lazy = on_disk(query, tmp_path)
+    sx.map_query(query, reference, labels=["lineage", "celltype"])
+    mapped = sx.map_query(lazy, reference, labels=["lineage", "celltype"])
+    for labels in ("lineage", "celltype"):
+        check_same(lazy, query, labels)
+    assert lazy.obs["celltype_transfer"].nunique() == 3
+    assert mapped.adata is lazy
+    assert list(lazy.obs_names) == list(query.obs_names)
+    assert not isinstance(lazy.X, sparse.csr_matrix | np.ndarray)
+
+
+def test_a_reference_by_name_labels_them_too(
+    reference: sx.SCALEXModel, query: AnnData, tmp_path: Path
+) -> None:
+    folder = tmp_path / "named"
+    sx.references.save(reference, folder, labels=["celltype"], license="CC-BY-4.0")
+    lazy = on_disk(query, tmp_path)
+    sx.map_query(query, folder)
+    sx.map_query(lazy, folder)
+    check_same(lazy, query)
+
+
+def test_a_batch_of_too_many_cells_is_divided_at_random(
+    reference: sx.SCALEXModel, cells: AnnData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cells of one type after the other: pieces in this order would hold a type or two each."""
+    monkeypatch.setattr(_query_parts, "MOST_CELLS", 70)
+    query = cells[cells.obs["batch"] == "batch2"].copy()
+    query = query[np.argsort(query.obs["celltype"].to_numpy(), kind="stable")].copy()
+    lazy = on_disk(query, tmp_path)
+    sx.map_query(lazy, reference, labels="celltype")
+    sx.map_query(query, reference, labels="celltype")
+    same = np.asarray(lazy.obs["celltype_transfer"]) == np.asarray(query.obs["celltype_transfer"])
+    assert same.mean() > 0.95
+    assert lazy.obs["celltype_unknown"].mean() < 0.15
+    again = on_disk(query, tmp_path)
+    sx.map_query(again, reference, labels="celltype")
+    pd.testing.assert_frame_equal(again.obs, lazy.obs)
+
+
+def test_batches_stay_whole_where_they_fit() -> None:
+    batch = np.array([0, 1, 0, 1, 2, 2, 0, 1, 2, 0])
+    parts = _query_parts.divided(batch, most=7)
+    assert [len(np.unique(parts[batch == code])) for code in range(3)] == [1, 1, 1]
+    assert np.bincount(parts).tolist() == [7, 3]
+    sizes = np.bincount(_query_parts.divided(np.zeros(100, int), most=30))
+    assert sizes.tolist() == [25, 25, 25, 25]
+
+
+def test_no_temporary_file_is_left(
+    reference: sx.SCALEXModel, query: AnnData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / "temporary"
+    place.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(place))
+    seen: list[int] = []
+    read = CsrInParts.read
+
+    def read_and_look(self: CsrInParts, part: int) -> sparse.csr_matrix:
+        seen.append(len(list(place.iterdir())))
+        return read(self, part)
+
+    monkeypatch.setattr(CsrInParts, "read", read_and_look)
+    sx.map_query(on_disk(query, tmp_path), reference, labels="celltype")
+    assert seen == [1]
+    assert list(place.iterdir()) == []
+
+
+@pytest.mark.parametrize("n_parts", [1, 3])
+def test_rows_come_back_in_their_parts(tmp_path: Path, n_parts: int) -> None:
+    rng = np.random.default_rng(0)
+    matrix = sparse.random(50, 9, 0.3, "csr", np.float32, random_state=0)
+    parts = rng.integers(n_parts, size=50)
+    blocks = [matrix[:20], matrix[20:21], matrix[21:]]
+    stored = CsrInParts(tmp_path, blocks, parts, 9)
+    for part in range(n_parts):
+        found = stored.read(part)
+        assert found.has_sorted_indices
+        np.testing.assert_array_equal(found.toarray(), matrix[parts == part].toarray())
+
+
+@pytest.mark.real_data
+def test_real_donors_on_disk(tmp_path: Path) -> None:
+    counts = real_data("kang_pbmc_ctrl_8donors")[::4]
+    donors = list(counts.obs["batch"].astype(str).unique())
+    own = counts[counts.obs["batch"].isin(donors[:4])].copy()
+    query = counts[counts.obs["batch"].isin(donors[5:7])].copy()
+    model = sx.integrate(own, "batch", n_top_features=1000, max_steps=100, **QUIET)
+    lazy = on_disk(query, tmp_path)
+    sx.map_query(query, model, labels="celltype")
+    sx.map_query(lazy, model, labels="celltype")
+    check_same(lazy, query)
+    right = np.asarray(lazy.obs["celltype_transfer"]) == np.asarray(query.obs["celltype"])
+    assert right.mean() > 0.85
