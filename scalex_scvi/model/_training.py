@@ -269,9 +269,10 @@ class TrainingMixin(_Base):
     def _steps(self, recipe: Recipe) -> int:
         if recipe.max_steps is not None:
             return recipe.max_steps
+        nonlinear = self.module.decoder.residual is not None
         if self.adata is None:
-            return default_steps(self._seen_in_module("share_of_nonzero"))
-        return default_steps(share_of_nonzero(self.adata_manager))
+            return default_steps(self._seen_in_module("share_of_nonzero"), nonlinear=nonlinear)
+        return default_steps(share_of_nonzero(self.adata_manager), nonlinear=nonlinear)
 
     def _plan(self, recipe: Recipe, plan_kwargs: dict[str, Any] | None) -> dict[str, Any]:
         plan = {name: recipe[name] for name in _OF_PLAN} | (plan_kwargs or {})

@@ -95,26 +95,29 @@ def test_max_steps_are_rounded_up_to_epochs(prepared: AnnData) -> None:
 
 @pytest.mark.parametrize(
     ("share", "steps"),
-    [(0.0, 3_000), (0.03, 3_000), (0.05, 3_000), (0.1, 1_500), (0.15, 1_000), (0.9, 1_000)],
+    [(0.0, 3_000), (0.03, 3_000), (0.05, 2_000), (0.08, 1_250), (0.1, 1_000), (0.9, 1_000)],
 )
 def test_default_length_falls_with_the_share_of_nonzero_values(share: float, steps: int) -> None:
     assert sx.train.default_steps(share) == steps
+    assert sx.train.default_steps(share, nonlinear=True) == 3_000
 
 
 def test_length_goes_by_the_data_if_none_is_given(
     prepared: AnnData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen: list[float] = []
+    shares: list[float] = []
 
-    def five(share: float) -> int:
-        seen.append(share)
-        return 5
+    def few(share: float, *, nonlinear: bool) -> int:
+        shares.append(share)
+        return 7 if nonlinear else 5
 
-    monkeypatch.setattr("scalex_scvi.model._training.default_steps", five)
-    model = small_model(prepared)
-    model.train(**QUIET)
-    assert model.trainer.global_step == 5  # one minibatch an epoch
-    assert seen == pytest.approx([prepared.X.nnz / prepared.X.shape[0] / prepared.n_vars], abs=0.05)
+    monkeypatch.setattr("scalex_scvi.model._training.default_steps", few)
+    for n_residual, steps in ((0, 5), (16, 7)):
+        model = small_model(prepared, n_residual=n_residual)
+        model.train(**QUIET)
+        assert model.trainer.global_step == steps  # one minibatch an epoch
+    share = prepared.X.nnz / prepared.X.shape[0] / prepared.n_vars
+    assert shares == pytest.approx([share, share], abs=0.05)
 
 
 def test_aligned_batches_share_the_mean_of_their_latents(prepared: AnnData) -> None:
