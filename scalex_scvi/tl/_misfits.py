@@ -14,7 +14,7 @@ from ._neighborhoods import averaging
 MEASURES = ("correlation", "distance", "margin")
 
 ROWS = 2_000
-"""Cells that are compared with the labels at a time: their expression is dense."""
+"""Cells that are compared with the labels at a time."""
 
 FLOORS = (0.03, 1e-3)
 """Added to correlation distances and to distances before logarithms: ratios of smaller ones are
@@ -137,16 +137,20 @@ def _label_correlations(
     is signal; half of it (in logarithms) is made up for, since sparse cells are else far from
     everything; made up for whole, differences between types that are shallow get lost.
     """
-    squares = row_norms(x, squared=True) / x.shape[1]
-    means = unit(centered(means)).T
+    n_cells, n_genes = x.shape
+    towards = unit(centered(means.astype(np.float64)))
+    # What is linear in expression is averaged after it is multiplied: nothing has to be dense.
+    factors = np.column_stack([towards.T, batch_offset, np.ones(n_genes)])
+    blocks = [slice(start, start + ROWS) for start in range(0, n_cells, ROWS)]
+    products = average @ np.concatenate([x[block] @ factors for block in blocks])
+    squares = [row_norms(average[block] @ x, squared=True) for block in blocks]
+    square = np.concatenate(squares).astype(np.float64) / n_genes
     n_neighbors = average.indptr[1] - average.indptr[0]
-    found = np.empty((x.shape[0], means.shape[1]))
-    for start in range(0, x.shape[0], ROWS):
-        block = average[start : start + ROWS]
-        own = (block @ x).toarray()
-        noise = (block @ squares - (own**2).mean(axis=1)) / max(n_neighbors - 1, 1)
-        own = centered(own - batch_offset)
-        variance = np.maximum((own**2).mean(axis=1), np.finfo(np.float32).tiny)
-        signal = np.clip((variance - noise) / variance, 0.05, 1) ** 0.25
-        found[start : start + ROWS] = unit(own) @ means / signal[:, None]
-    return found
+    of_cells = row_norms(x, squared=True).astype(np.float64) / n_genes
+    noise = (average @ of_cells - square) / max(n_neighbors - 1, 1)
+    mean = products[:, -1] / n_genes - batch_offset.mean()
+    of_offset = (batch_offset @ batch_offset - 2 * products[:, -2]) / n_genes
+    variance = np.maximum(square + of_offset - mean**2, np.finfo(np.float32).tiny)
+    signal = np.clip((variance - noise) / variance, 0.05, 1) ** 0.25
+    lengths = np.sqrt(variance * n_genes) * signal
+    return (products[:, :-2] - towards @ batch_offset) / lengths[:, None]

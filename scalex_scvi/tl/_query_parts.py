@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
 import pandas as pd
+import torch
 from anndata import AnnData
+from threadpoolctl import threadpool_limits
 
 from scalex_scvi._core.blocks import computed_blocks
 from scalex_scvi._core.csr_in_parts import CsrInParts
@@ -54,8 +58,11 @@ class QueryParts:
     @property
     def sizes(self) -> list[int]:
         """Numbers of neighbors that the cells of these parts are averaged with."""
-        n_parts = int(self._part_of_cell.max()) + 1
-        return sizes_of(self._batch * n_parts + self._part_of_cell)
+        return sizes_of(self._batch * self._n_parts + self._part_of_cell)
+
+    @property
+    def _n_parts(self) -> int:
+        return int(self._part_of_cell.max()) + 1
 
     def scores(
         self, models: Mapping[str, LabelModel], use_rep: str, max_refused: float
@@ -76,25 +83,25 @@ class QueryParts:
         Scores of all cells, by column of labels.
         """
         found: dict[str, list[LabelScores]] = {label: [] for label in models}
-        n_cells, done = self._query.n_obs, 0
-        with self._read() as pieces:
-            for piece in pieces:
-                for label, model in models.items():
-                    scores = model.scores(
-                        piece, use_rep, batch_key=self._batch_key, max_refused=max_refused
-                    )
-                    found[label].append(scores)
-                done += piece.n_obs
-                logger.info("Labels of %d of %d cells.", done, n_cells)
-        return {label: self._joined(of_parts) for label, of_parts in found.items()}
+        query, done = self._query, 0
 
-    @contextmanager
-    def _read(self) -> Iterator[Iterator[AnnData]]:
-        """Yield the cells of each part in memory, one part after the other."""
-        query, parts = self._query, self._part_of_cell
+        def scored(part: int) -> dict[str, LabelScores]:
+            piece, key = self._piece(matrix, part), self._batch_key
+            return {
+                label: model.scores(piece, use_rep, batch_key=key, max_refused=max_refused)
+                for label, model in models.items()
+            }
+
         with TemporaryDirectory(prefix="scalex-scvi-") as folder:
-            matrix = CsrInParts(Path(folder), computed_blocks(query.X), parts, query.n_vars)
-            yield (self._piece(matrix, part) for part in range(int(parts.max()) + 1))
+            blocks = computed_blocks(query.X)
+            matrix = CsrInParts(Path(folder), blocks, self._part_of_cell, query.n_vars)
+            with _one_part_a_thread() as pool:
+                for scores in pool.map(scored, range(self._n_parts)):
+                    for label, own in scores.items():
+                        found[label].append(own)
+                    done += len(own.labels)
+                    logger.info("Labels of %d of %d cells.", done, query.n_obs)
+        return {label: self._joined(of_parts) for label, of_parts in found.items()}
 
     def _piece(self, matrix: CsrInParts, part: int) -> AnnData:
         query, rows = self._query, np.flatnonzero(self._part_of_cell == part)
@@ -116,6 +123,20 @@ class QueryParts:
             return of_parts.iloc[place].set_axis(self._query.obs_names)
 
         return LabelScores(**{field.name: all_of(field.name) for field in fields(LabelScores)})
+
+
+@contextmanager
+def _one_part_a_thread() -> Iterator[ThreadPoolExecutor]:
+    """Yield as many threads as torch uses; what they call uses none beside them.
+
+    The number is one of the process for BLAS, but one of each thread for OpenMP.
+    """
+    openmp = partial(threadpool_limits, 1, "openmp")
+    with (
+        threadpool_limits(1, "blas"),
+        ThreadPoolExecutor(torch.get_num_threads(), initializer=openmp) as pool,
+    ):
+        yield pool
 
 
 def divided(batch: np.ndarray, most: int) -> np.ndarray:
