@@ -49,7 +49,10 @@ def map_query(
     ----------
     query
         Cells × genes, counts, with the reference's ``batch_key`` in ``obs``; genes may be missing,
-        additional or in another order. Added are
+        additional or in another order. ``X`` may be a dask array (:func:`scalex_scvi.io.read_lazy`)
+        that does not fit in memory: labels are found for some 20 000 cells at a time, batches whole
+        where they are not larger, with temporary files of some 0.8 GB for a million cells. Added
+        are
 
         - ``obsm["X_scalex"]``: the latent, cells × latent dimensions, float32;
         - for each of ``labels``: ``obs[f"{label}_transfer"]``, the most probable label of the

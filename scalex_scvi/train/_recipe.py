@@ -24,7 +24,8 @@ class Recipe(Mapping[str, Any]):
     ----------
     max_steps
         Number of minibatches, rounded up to whole epochs. ``None``: 1 000 to 3 000, more for
-        sparser expression (:func:`default_steps`).
+        sparser expression, and 3 000 where the decoder has a nonlinear part
+        (:func:`default_steps`).
     batch_size
         Cells per minibatch, at most the number of cells. With several processes, cells per process:
         two processes with 64 each take the same steps as one with 128.
