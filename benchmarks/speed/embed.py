@@ -5,8 +5,8 @@ of a training by ``QUICK``. First the cells of the file: the share of the neares
 approximate search finds, half of the cells in the other half; and ``tl.embed`` of all cells and by
 a sample of half of them, each by two seeds: agreement of the clusters with the first (adjusted Rand
 index) and with the labels, and the share of a cell's 15 nearest cells on the map that have its
-label. Then ``tl.embed`` by default of ``--cells`` cells drawn from that latent, each moved at
-random by half the distance of its 15th neighbor.
+label. Then ``tl.embed`` of ``--cells`` cells drawn from that latent, each moved at random by half
+the distance of its 15th neighbor, by a sample of ``--max-cells`` (0: all).
 """
 
 from __future__ import annotations
@@ -91,6 +91,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="counts, obs batch and celltype")
     parser.add_argument("--cells", type=int, default=1_000_000)
+    parser.add_argument("--max-cells", type=int, default=100_000)
     args = parser.parse_args()
     quiet()
     cells = latent_of(args.data)
@@ -104,7 +105,7 @@ def main() -> None:
     logging.basicConfig(format="%(asctime)s %(message)s", level=logging.WARNING)
     logging.getLogger("scalex_scvi").setLevel(logging.INFO)  # when each step begins
     start = time.perf_counter()
-    sx.tl.embed(many)
+    sx.tl.embed(many, max_cells=args.max_cells or None)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
     print(f"{args.cells} cells {time.perf_counter() - start:6.1f} s, peak {peak:.2f} GB")
 

@@ -24,7 +24,7 @@ FEWEST_CELLS = 4
 """The spectral start of UMAP fails with fewer."""
 
 MAX_CELLS = 100_000
-"""Cells that neighbors, UMAP and clusters are computed of in some minutes."""
+"""Cells that neighbors, UMAP and clusters of take a minute or two."""
 
 
 def embed(
