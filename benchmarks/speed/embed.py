@@ -61,16 +61,16 @@ def agreement(cells: ad.AnnData) -> None:
         f"by {half} of them": {"max_cells": half},
         f"by {half} of them, seed 1": {"max_cells": half, "seed": 1},
     }.items():
-        start = time.perf_counter()
+        start = time.process_time()
         sx.tl.embed(cells, **options)
-        seconds = time.perf_counter() - start
+        seconds = time.process_time() - start
         clusters = cells.obs["leiden"]
         first = clusters.copy() if first is None else first
         on_map = sx.metrics.knn_purity(
             cells.obsm["X_umap"][known], labels[known], n_neighbors=N_NEIGHBORS
         )
         print(
-            f"{what:28s} {seconds:6.1f} s, {clusters.nunique()} clusters, agreement with the first "
+            f"{what:28s} {seconds:6.1f} s of CPU time, {clusters.nunique()} clusters, agreement with the first "
             f"{adjusted_rand_score(first, clusters):.3f}, with labels "
             f"{adjusted_rand_score(labels[known], clusters[known]):.3f}, same label on the map "
             f"{on_map:.4f}",
@@ -104,10 +104,11 @@ def main() -> None:
     logging.disable(logging.NOTSET)
     logging.basicConfig(format="%(asctime)s %(message)s", level=logging.WARNING)
     logging.getLogger("scalex_scvi").setLevel(logging.INFO)  # when each step begins
-    start = time.perf_counter()
+    start, cpu = time.perf_counter(), time.process_time()
     sx.tl.embed(many, max_cells=args.max_cells or None)
+    seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-    print(f"{args.cells} cells {time.perf_counter() - start:6.1f} s, peak {peak:.2f} GB")
+    print(f"{args.cells} cells {seconds:.0f} s, {cpu:.0f} s of CPU time, peak {peak:.2f} GB")
 
 
 if __name__ == "__main__":
