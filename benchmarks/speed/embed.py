@@ -70,8 +70,8 @@ def agreement(cells: ad.AnnData) -> None:
             cells.obsm["X_umap"][known], labels[known], n_neighbors=N_NEIGHBORS
         )
         print(
-            f"{what:28s} {seconds:6.1f} s of CPU time, {clusters.nunique()} clusters, agreement with the first "
-            f"{adjusted_rand_score(first, clusters):.3f}, with labels "
+            f"{what:28s} {seconds:6.1f} s of CPU time, {clusters.nunique()} clusters, "
+            f"agreement with the first {adjusted_rand_score(first, clusters):.3f}, with labels "
             f"{adjusted_rand_score(labels[known], clusters[known]):.3f}, same label on the map "
             f"{on_map:.4f}",
             flush=True,
