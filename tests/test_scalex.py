@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from functools import partial
 from pathlib import Path
 
 import anndata as ad
@@ -107,6 +108,24 @@ def test_the_user_s_data_stay_as_they_are(counts: AnnData) -> None:
     assert set(counts.uns) == set(before.uns)
     assert set(counts.obsm) == set(before.obsm)
     assert (counts.X != before.X).nnz == 0
+
+
+def test_results_of_more_cells_than_a_map_is_made_of(
+    counts: AnnData,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr("scalex_scvi._results.embed", partial(sx.tl.embed, max_cells=60))
+    options = FAST | {"ignore_umap": False, "outdir": tmp_path / "out", "show": False}
+    adata = sx.SCALEX(counts, **options)
+    assert "60 cells at random, of 150" in caplog.text
+    assert "could not be written" not in caplog.text
+    assert np.isfinite(adata.obsm["X_umap"]).all()
+    assert adata.obs["leiden"].notna().all()
+    assert not adata.obsp
+    made = {path.name for path in (tmp_path / "out").iterdir()}
+    assert {"umap.png", "report.html", "adata.h5ad"} <= made
 
 
 def test_returns_what_the_documentation_shows(counts: AnnData, tmp_path: Path) -> None:

@@ -20,6 +20,13 @@ def resolve_seed(seed: int | None) -> int:
     return DEFAULT_SEED if scvi.settings.seed is None else int(scvi.settings.seed)
 
 
+def random_rows(n_rows: int, most: int, seed: int) -> np.ndarray:
+    """Return ``most`` of the rows at random, in their order; all if there are no more."""
+    if n_rows <= most:
+        return np.arange(n_rows)
+    return np.sort(np.random.default_rng(seed).choice(n_rows, most, replace=False))
+
+
 @contextmanager
 def seeded(seed: int | None) -> Iterator[None]:
     """Run a block under a seeded torch generator, then restore the caller's state."""

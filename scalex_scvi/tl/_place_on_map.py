@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from sklearn.neighbors import KNeighborsRegressor
+from sklearn.utils import check_array, check_consistent_length
+
+from ._nearest import nearest_in_blocks
 
 N_NEIGHBORS = 15
 """Nearest reference cells that a position is averaged over: scanpy's default for UMAP."""
@@ -16,7 +18,8 @@ def place_on_map(
 
     The position of a cell is the mean of those of its 15 nearest reference cells in the latent
     space, weighted by the inverse of their distances. So a cell of a new type is placed among known
-    types: the map does not show that it is new.
+    types: the map does not show that it is new. Where new cells times reference cells are more than
+    2 · 10⁹, pynndescent searches, which finds 0.99 of the nearest.
 
     Parameters
     ----------
@@ -39,6 +42,35 @@ def place_on_map(
     >>> place_on_map(latent, np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]]), latent[:1])
     array([[0., 0.]], dtype=float32)
     """
+    ref_latent, query_latent = np.asarray(ref_latent), np.asarray(query_latent)
+    ref_map = check_array(ref_map, input_name="ref_map")
+    check_consistent_length(ref_latent, ref_map)
+    positions = np.empty((len(query_latent), ref_map.shape[1]), dtype=np.float32)
     n_neighbors = min(N_NEIGHBORS, len(ref_latent))
-    by_neighbors = KNeighborsRegressor(n_neighbors, weights="distance")
-    return by_neighbors.fit(ref_latent, ref_map).predict(query_latent).astype(np.float32)
+    for rows, *found in nearest_in_blocks(ref_latent, query_latent, n_neighbors):
+        positions[rows] = mean_positions(ref_map, *found)
+    return positions
+
+
+def mean_positions(ref_map: np.ndarray, distances: np.ndarray, nearest: np.ndarray) -> np.ndarray:
+    """Average positions over the nearest cells, weighted by the inverse of their distances.
+
+    Parameters
+    ----------
+    ref_map
+        Positions of the reference cells, cells × 2.
+    distances, nearest
+        Cells × neighbors: distances of the nearest reference cells, and their rows. Where one is
+        zero, only those at no distance count.
+
+    Returns
+    -------
+    Positions, cells × 2.
+    """
+    with np.errstate(divide="ignore"):
+        weights = 1.0 / distances
+    same = np.isinf(weights)
+    met = same.any(axis=1)
+    weights[met] = same[met]
+    total = weights.sum(axis=1)
+    return np.stack([(axis[nearest] * weights).sum(axis=1) / total for axis in ref_map.T], axis=1)

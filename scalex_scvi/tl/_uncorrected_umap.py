@@ -12,7 +12,7 @@ from scipy import sparse
 from scalex_scvi._core.compiled import keep_compiled
 from scalex_scvi._core.keys import UNCORRECTED_UMAP_KEY
 from scalex_scvi._core.matrices import expression_in_raw
-from scalex_scvi._core.seeds import resolve_seed
+from scalex_scvi._core.seeds import random_rows, resolve_seed
 
 from ._neighbors import add_neighbors
 
@@ -49,10 +49,7 @@ def uncorrected_umap(adata: AnnData, *, seed: int | None = None) -> None:
         msg = f"A map takes 4 cells or more, there are {adata.n_obs}."
         raise ValueError(msg)
     random_state = resolve_seed(seed)
-    chosen = np.arange(adata.n_obs)
-    if adata.n_obs > MAX_CELLS:
-        rng = np.random.default_rng(random_state)
-        chosen = np.sort(rng.choice(adata.n_obs, MAX_CELLS, replace=False))
+    chosen = random_rows(adata.n_obs, MAX_CELLS, random_state)
     logger.info("UMAP of %d cells as they were before the integration.", len(chosen))
     bare = AnnData(obsm={"X_pca": _components(_log_normalized(adata, chosen), random_state)})
     keep_compiled()

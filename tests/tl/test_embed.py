@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import pytest
+import scanpy as sc
 from anndata import AnnData
+from scipy import sparse
 from sklearn.metrics import adjusted_rand_score
+from sklearn.neighbors import KNeighborsRegressor
 
 import scalex_scvi as sx
+from scalex_scvi._core.seeds import random_rows
 
 
 def blobs(n_cells: int) -> AnnData:
@@ -44,6 +50,133 @@ def test_repeats() -> None:
 def test_no_such_representation() -> None:
     with pytest.raises(KeyError, match="`use_rep` 'z'"):
         sx.tl.embed(blobs(10), use_rep="z")
+
+
+def test_few_cells_get_what_scanpy_gives() -> None:
+    adata, plain = blobs(200), blobs(200)
+    sx.tl.embed(adata)
+    sc.pp.neighbors(plain, use_rep="latent", random_state=124)
+    sc.tl.umap(plain, random_state=124)
+    sc.tl.leiden(plain, flavor="igraph", n_iterations=2, directed=False, random_state=124)
+    np.testing.assert_array_equal(adata.obsm["X_umap"], plain.obsm["X_umap"])
+    assert adata.obs["leiden"].equals(plain.obs["leiden"])
+    assert (adata.obsp["connectivities"] != plain.obsp["connectivities"]).nnz == 0
+
+
+@pytest.mark.parametrize("max_cells", [200, None])
+def test_all_cells_are_on_the_map_by_themselves(
+    max_cells: int | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    adata, default = blobs(200), blobs(200)
+    sx.tl.embed(adata, max_cells=max_cells)
+    sx.tl.embed(default)
+    np.testing.assert_array_equal(adata.obsm["X_umap"], default.obsm["X_umap"])
+    assert "neighbors" in adata.uns
+    assert not caplog.records
+
+
+def test_a_sample_is_embedded_as_if_it_were_alone() -> None:
+    adata = blobs(600)
+    sx.tl.embed(adata, seed=3, max_cells=150)
+    rows = random_rows(600, 150, 3)
+    sample = AnnData(obsm={"latent": adata.obsm["latent"][rows]})
+    sx.tl.embed(sample, seed=3)
+    np.testing.assert_array_equal(adata.obsm["X_umap"][rows], sample.obsm["X_umap"])
+    clusters = adata.obs["leiden"]
+    assert list(clusters.cat.categories) == list(sample.obs["leiden"].cat.categories)
+    assert list(clusters.iloc[rows]) == list(sample.obs["leiden"])
+    for key in ("umap", "leiden"):
+        assert adata.uns[key] == sample.uns[key]
+
+
+def test_cells_beside_the_sample_lie_in_their_group_and_have_its_cluster() -> None:
+    adata = blobs(600)
+    sx.tl.embed(adata, max_cells=150)
+    points, clusters = adata.obsm["X_umap"], adata.obs["leiden"]
+    assert points.shape == (600, 2) and points.dtype == np.float32
+    assert np.isfinite(points).all()
+    assert clusters.notna().all()
+    assert ((pd.crosstab(clusters, adata.obs["group"]) > 0).sum(axis=1) == 1).all()
+    group = adata.obs["group"].to_numpy()
+    others = np.setdiff1d(np.arange(600), random_rows(600, 150, 124))
+    centers = {g: points[group == g].mean(axis=0) for g in np.unique(group)}
+    for own, center in centers.items():
+        spread = np.linalg.norm(points[others][group[others] == own] - center, axis=1).max()
+        assert all(np.linalg.norm(center - c) > spread for g, c in centers.items() if g != own)
+
+
+def test_the_most_frequent_cluster_of_the_nearest_cells_and_of_these_the_nearest() -> None:
+    """One cloud, whose clusters meet, so that nearest cells are of several."""
+    latent = np.random.default_rng(0).normal(size=(400, 2)).astype(np.float32)
+    adata = AnnData(obsm={"latent": latent})
+    sx.tl.embed(adata, max_cells=200)
+    rows = random_rows(400, 200, 124)
+    clusters = adata.obs["leiden"].to_numpy()
+    n_ties = 0
+    for cell in np.setdiff1d(np.arange(400), rows):
+        nearest = rows[np.argsort(np.linalg.norm(latent[rows] - latent[cell], axis=1))[:15]]
+        times = pd.Series(clusters[nearest]).value_counts()
+        most = set(times.index[times == times.max()])
+        n_ties += len(most) > 1
+        assert clusters[cell] == next(c for c in clusters[nearest] if c in most)
+    assert n_ties
+
+
+def test_a_sample_repeats_and_another_seed_draws_another() -> None:
+    first, second, other = blobs(300), blobs(300), blobs(300)
+    for adata, seed in ((first, 3), (second, 3), (other, 4)):
+        sx.tl.embed(adata, seed=seed, max_cells=100)
+    np.testing.assert_array_equal(first.obsm["X_umap"], second.obsm["X_umap"])
+    assert first.obs["leiden"].equals(second.obs["leiden"])
+    assert not np.array_equal(first.obsm["X_umap"], other.obsm["X_umap"])
+
+
+@pytest.mark.parametrize("has_graph", [False, True], ids=["none before", "one before"])
+def test_a_sample_is_told_and_writes_no_graph(
+    has_graph: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    adata = blobs(300)
+    before = sparse.random(300, 300, 0.1, "csr", random_state=0)
+    if has_graph:
+        adata.uns["neighbors"] = {"distances_key": "distances"}
+        adata.obsp["distances"] = before.copy()
+    sx.tl.embed(adata, max_cells=100)
+    (said,) = [each for each in caplog.records if each.levelname == "WARNING"]
+    text = said.getMessage()
+    assert "100 cells" in text and "300" in text and "max_cells=None" in text
+    assert ("uns['neighbors'] is from before" in text) == has_graph
+    assert set(adata.obsp) == ({"distances"} if has_graph else set())
+    assert ("neighbors" in adata.uns) == has_graph
+    assert not has_graph or (adata.obsp["distances"] != before).nnz == 0
+
+
+@pytest.mark.parametrize("max_cells", [3, 0, -1, 1.5, True, "all"])
+def test_a_size_of_the_sample_that_cannot_be(max_cells: Any) -> None:
+    adata = blobs(10)
+    with pytest.raises(ValueError, match="`max_cells` must be a whole number of at least 4"):
+        sx.tl.embed(adata, max_cells=max_cells)
+    assert "X_umap" not in adata.obsm
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("n_latent", [2, 10, 20])
+def test_place_on_map_is_the_regression_of_scikit_learn(n_latent: int, dtype: type) -> None:
+    rng = np.random.default_rng(0)
+    latent = rng.normal(size=(300, n_latent)).astype(dtype)
+    own_map = rng.normal(size=(300, 2)).astype(np.float32)
+    query = np.concatenate([rng.normal(size=(100, n_latent)).astype(dtype), latent[:5]])
+    placed = sx.tl.place_on_map(latent, own_map, query)
+    by_sklearn = KNeighborsRegressor(15, weights="distance").fit(latent, own_map).predict(query)
+    np.testing.assert_array_equal(placed, by_sklearn.astype(np.float32))
+    np.testing.assert_array_equal(placed[-5:], own_map[:5])
+
+
+def test_place_on_map_refuses_what_does_not_fit() -> None:
+    latent, own_map = np.eye(4), np.zeros((4, 2))
+    with pytest.raises(ValueError, match="inconsistent numbers of samples"):
+        sx.tl.place_on_map(latent, own_map[:3], latent)
+    with pytest.raises(ValueError, match="ref_map contains NaN"):
+        sx.tl.place_on_map(latent, np.full((4, 2), np.nan), latent)
 
 
 def test_map_of_a_single_gene_before_integration() -> None:

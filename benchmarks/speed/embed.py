@@ -1,0 +1,115 @@
+"""Neighbors, UMAP and clusters by a sample of the cells: what they lose, and seconds of a million.
+
+Usage: ``python -m benchmarks.speed.embed --data FILE.h5ad [--cells 1000000]``. The latent is that
+of a training by ``QUICK``. First the cells of the file: the share of the nearest cells that the
+approximate search finds, half of the cells in the other half; and ``tl.embed`` of all cells and by
+a sample of half of them, each by two seeds: agreement of the clusters with the first (adjusted Rand
+index) and with the labels, and the share of a cell's 15 nearest cells on the map that have its
+label. Then ``tl.embed`` of ``--cells`` cells drawn from that latent, each moved at random by half
+the distance of its 15th neighbor, by a sample of ``--max-cells`` (0: all).
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import resource
+import time
+from pathlib import Path
+
+import anndata as ad
+import numpy as np
+from sklearn.metrics import adjusted_rand_score
+from sklearn.neighbors import NearestNeighbors
+
+import scalex_scvi as sx
+from benchmarks.speed.common import QUIET, quiet
+from scalex_scvi.tl import _nearest
+
+N_NEIGHBORS = 15
+
+
+def latent_of(path: Path) -> ad.AnnData:
+    """Train, and return the cells with their latent alone."""
+    cells = sx.pp.rna(ad.read_h5ad(path), batch_key="batch", min_features=0, n_top_features=2000)
+    sx.SCALEXModel.setup_anndata(cells, batch_key="batch")
+    model = sx.SCALEXModel(cells)
+    model.train(recipe=sx.train.QUICK, **QUIET)
+    latent = model.get_latent_representation()
+    return ad.AnnData(obs=cells.obs[["celltype"]].copy(), obsm={"latent": latent})
+
+
+def recall(points: np.ndarray) -> float:
+    """Share of the nearest cells that the approximate search finds, of one half in the other."""
+    half = np.random.default_rng(0).permutation(len(points)) < len(points) // 2
+    exact = NearestNeighbors(n_neighbors=N_NEIGHBORS).fit(points[half]).kneighbors(points[~half])[1]
+    _nearest.EXACT_PAIRS = 0
+    blocks = _nearest.nearest_in_blocks(points[half], points[~half], N_NEIGHBORS)
+    found = np.concatenate([nearest for _, _, nearest in blocks])
+    return float((exact[:, :, None] == found[:, None, :]).any(axis=2).mean())
+
+
+def agreement(cells: ad.AnnData) -> None:
+    """Print what is lost by a sample of half of the cells, and by another seed."""
+    labels = cells.obs["celltype"].astype(str)
+    known = (cells.obs["celltype"].notna()).to_numpy()
+    first = None
+    half = cells.n_obs // 2
+    for what, options in {
+        "all": {"max_cells": None},
+        "all, seed 1": {"max_cells": None, "seed": 1},
+        f"by {half} of them": {"max_cells": half},
+        f"by {half} of them, seed 1": {"max_cells": half, "seed": 1},
+    }.items():
+        start = time.process_time()
+        sx.tl.embed(cells, **options)
+        seconds = time.process_time() - start
+        clusters = cells.obs["leiden"]
+        first = clusters.copy() if first is None else first
+        on_map = sx.metrics.knn_purity(
+            cells.obsm["X_umap"][known], labels[known], n_neighbors=N_NEIGHBORS
+        )
+        print(
+            f"{what:28s} {seconds:6.1f} s of CPU time, {clusters.nunique()} clusters, "
+            f"agreement with the first {adjusted_rand_score(first, clusters):.3f}, with labels "
+            f"{adjusted_rand_score(labels[known], clusters[known]):.3f}, same label on the map "
+            f"{on_map:.4f}",
+            flush=True,
+        )
+
+
+def draw(points: np.ndarray, n_cells: int) -> np.ndarray:
+    """Draw cells of a latent, none twice at the same place."""
+    search = NearestNeighbors(n_neighbors=N_NEIGHBORS + 1).fit(points)
+    scale = 0.5 * search.kneighbors(points)[0][:, -1] / np.sqrt(points.shape[1])
+    rng = np.random.default_rng(0)
+    rows = rng.integers(len(points), size=n_cells)
+    return points[rows] + rng.normal(size=(n_cells, points.shape[1])) * scale[rows, None]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True, help="counts, obs batch and celltype")
+    parser.add_argument("--cells", type=int, default=1_000_000)
+    parser.add_argument("--max-cells", type=int, default=100_000)
+    args = parser.parse_args()
+    quiet()
+    cells = latent_of(args.data)
+    points = cells.obsm["latent"]
+    print(f"found of the nearest cells: {recall(points):.4f}", flush=True)
+    agreement(cells)
+    if not args.cells:
+        return
+    many = ad.AnnData(obsm={"latent": draw(points, args.cells).astype(np.float32)})
+    logging.disable(logging.NOTSET)
+    logging.basicConfig(format="%(asctime)s %(message)s", level=logging.WARNING)
+    logging.getLogger("scalex_scvi").setLevel(logging.INFO)  # when each step begins
+    start, cpu = time.perf_counter(), time.process_time()
+    sx.tl.embed(many, max_cells=args.max_cells or None)
+    seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    print(f"{args.cells} cells {seconds:.0f} s, {cpu:.0f} s of CPU time, peak {peak:.2f} GB")
+
+
+if __name__ == "__main__":
+    main()
