@@ -146,7 +146,7 @@ def SCALEX(
         Learning rate.
     max_iteration
         Number of minibatches, rounded up to whole epochs; ``None``: 1 000 to 3 000, more for
-        sparser expression and for many cells of many types. The published training is
+        sparser expression or many types. The published training is
         ``batch_size=64, lr=2e-4, max_iteration=30_000, lr_schedule="constant",
         alignment_weight=0, start_at_mean=False, residual=False,
         remove_offsets=False``: see :meth:`SCALEXModel.train`.

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy import sparse
 
 from .csr_on_disk import index_type
+from .matrices import to_shared_csr
 
 
 class CsrInParts:
@@ -22,24 +24,30 @@ class CsrInParts:
     folder
         Empty folder for the files.
     blocks
-        Float32 CSR matrices, which are the rows in order.
+        Matrices, which are the rows in order; CSR or what :func:`to_shared_csr` makes CSR of.
     part_of_row
         Number of the part of each row, from 0 on.
     n_columns
         Columns of each block.
+
+    Raises
+    ------
+    OSError
+        If a file cannot be written; a note says where, and how to choose another place.
     """
 
     def __init__(
         self,
         folder: Path,
-        blocks: Iterable[sparse.csr_matrix],
+        blocks: Iterable[Any],
         part_of_row: np.ndarray,
         n_columns: int,
     ) -> None:
         self._folder, self._n_columns = folder, n_columns
         lengths: list[np.ndarray] = []
         done = 0
-        for block in blocks:
+        for one in blocks:
+            block = to_shared_csr(one, name="The expression")
             parts = part_of_row[done : done + block.shape[0]]
             for part in np.unique(parts):
                 self._append(int(part), block[parts == part])
@@ -48,11 +56,17 @@ class CsrInParts:
         self._lengths, self._part_of_row = np.concatenate(lengths), part_of_row
 
     def _append(self, part: int, rows: sparse.csr_matrix) -> None:
-        data, indices = self._files(part)
-        with data.open("ab") as file:
-            rows.data.astype(np.float32, copy=False).tofile(file)
-        with indices.open("ab") as file:
-            rows.indices.astype(np.int32, copy=False).tofile(file)
+        values = rows.data, rows.indices.astype(np.int32, copy=False)
+        try:
+            for path, array in zip(self._files(part), values, strict=True):
+                with path.open("ab") as file:
+                    array.tofile(file)
+        except OSError as error:
+            error.add_note(
+                f"Written was to {str(self._folder)!r}, 8 bytes for each value that is not zero. "
+                "Name a folder on a larger disk in the environment variable TMPDIR."
+            )
+            raise
 
     def _files(self, part: int) -> tuple[Path, Path]:
         return self._folder / f"{part}.data", self._folder / f"{part}.indices"

@@ -80,8 +80,8 @@ class TrainingMixin(_Base):
         is fifteen times as high and falls to zero along half a cosine, over fewer minibatches
         (docs/quality.md). The published recipe is
         ``model.train(recipe=scalex_scvi.train.PUBLISHED)``. ``scalex_scvi.train.QUICK`` takes 1 000
-        minibatches for sparse data, too; results are about as good except for peaks, where scores
-        are up to 0.03 lower.
+        minibatches for sparse data and many types, too; results are about as good except for
+        peaks, where scores are up to 0.03 lower.
 
         Cells of a store (:func:`scalex_scvi.io.open_store`) are read in blocks by annbatch (see
         :class:`scalex_scvi.train.StoreDataModule`), or row by row where that is not installed.
@@ -269,7 +269,8 @@ class TrainingMixin(_Base):
     def _steps(self, recipe: Recipe) -> int:
         if recipe.max_steps is not None:
             return recipe.max_steps
-        nonlinear = self.module.decoder.residual is not None
+        # Of a query nothing is trained but the normalization of its batches.
+        nonlinear = self.module.decoder.residual is not None and not self.n_reference_batches_
         if self.adata is None:
             return default_steps(self._seen_in_module("share_of_nonzero"), nonlinear=nonlinear)
         return default_steps(share_of_nonzero(self.adata_manager), nonlinear=nonlinear)

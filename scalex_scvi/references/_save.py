@@ -84,7 +84,8 @@ def save(
     Returns
     -------
     The folder: for :func:`push`, :func:`load` and :func:`scalex_scvi.map_query`. A UMAP is computed
-    for a model whose cells have none (``adata.obsm["X_umap"]``).
+    for a model whose cells have none (``adata.obsm["X_umap"]``), of more than 100 000 cells by a
+    sample of them (:func:`scalex_scvi.tl.embed`).
 
     Raises
     ------

@@ -17,6 +17,7 @@ from scalex_scvi._core.seeds import random_rows, resolve_seed
 from ._nearest import nearest_in_blocks
 from ._neighbors import add_neighbors
 from ._place_on_map import N_NEIGHBORS, mean_positions
+from ._points import points_of
 
 logger = logging.getLogger(__name__)
 
@@ -24,7 +25,7 @@ FEWEST_CELLS = 4
 """The spectral start of UMAP fails with fewer."""
 
 MAX_CELLS = 100_000
-"""Cells that neighbors, UMAP and clusters of take a minute or two."""
+"""Up to this many cells, neighbors, UMAP and clusters take a minute or two."""
 
 
 def embed(
@@ -67,8 +68,9 @@ def embed(
     ------
     KeyError
         If there is no such key.
-    ValueError
-        If ``max_cells`` is not a whole number of at least 4.
+    TypeError, ValueError
+        If ``max_cells`` is not a whole number of at least 4; if a sample is taken of a
+        representation that is sparse, or not finite.
     """
     if use_rep not in adata.obsm:
         msg = f"`use_rep` {use_rep!r} is not in adata.obsm: {list(adata.obsm)!r}."
@@ -103,7 +105,7 @@ def _embed_all(adata: AnnData, use_rep: str, n_neighbors: int, random_state: int
 def _embed_by_sample(
     adata: AnnData, use_rep: str, n_neighbors: int, random_state: int, max_cells: int
 ) -> None:
-    points = np.asarray(adata.obsm[use_rep])
+    points = points_of(adata, use_rep, "adata")
     chosen = random_rows(adata.n_obs, max_cells, random_state)
     sample = AnnData(obsm={use_rep: points[chosen]})
     _embed_all(sample, use_rep, n_neighbors, random_state)

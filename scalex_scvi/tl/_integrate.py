@@ -34,7 +34,7 @@ def integrate(
     """Integrate the batches of an AnnData in place, and return the trained model.
 
     No cell and no gene is left out, and nothing of ``adata`` changes, but that the latent is
-    added, for ``scanpy.pp.neighbors(adata, use_rep="X_scalex")``.
+    added, for :func:`embed` or ``scanpy.pp.neighbors(adata, use_rep="X_scalex")``.
 
     Parameters
     ----------

@@ -20,7 +20,7 @@ from scalex_scvi._core.matrices import is_lazy
 from scalex_scvi._core.messages import messages_on_console
 from scalex_scvi.io import RunFolder
 from scalex_scvi.model import SCALEXModel
-from scalex_scvi.pp import MIN_GENE_SHARE
+from scalex_scvi.pp import MIN_GENE_SHARE, can_unscale
 from scalex_scvi.references import Reference, is_reference, is_remote, load
 
 from ._label_model import label_model
@@ -29,6 +29,7 @@ from ._nested_labels import in_agreement
 from ._pair import Pair
 from ._place_on_map import place_on_map
 from ._query_parts import QueryParts
+from ._unknown import check_max_refused
 
 logger = logging.getLogger(__name__)
 
@@ -50,8 +51,9 @@ def map_query(
     query
         Cells × genes, counts, with the reference's ``batch_key`` in ``obs``; genes may be missing,
         additional or in another order. ``X`` may be a dask array (:func:`scalex_scvi.io.read_lazy`)
-        that does not fit in memory: labels are found for some 20 000 cells at a time, batches whole
-        where they are not larger, with temporary files of some 0.8 GB for a million cells. Added
+        that does not fit in memory. Labels are then found for some 20 000 cells in each thread: a
+        batch of more cells is divided at random into pieces, each a batch of its own. Temporary
+        files (``TMPDIR``) take 8 bytes for each value of the model's genes that is not zero. Added
         are
 
         - ``obsm["X_scalex"]``: the latent, cells × latent dimensions, float32;
@@ -106,6 +108,7 @@ def map_query(
     """
     with messages_on_console(True):
         check_adata(query, name="query")
+        check_max_refused(max_refused)
         source = _open(reference)
         wanted = _wanted(source, labels)
         _check_clusters(query, vote_by)
@@ -222,7 +225,14 @@ def _transferred(
 def _transferred_in_parts(
     ref: AnnData, query: AnnData, wanted: list[str], batch_key: str | None, max_refused: float
 ) -> dict[str, LabelScores]:
-    """Return the same scores for a query that is not in memory, and does not have to fit there."""
+    """Return scores for a query that is not in memory, and does not have to fit there."""
+    if not can_unscale(ref):
+        msg = (
+            "Labels of a query that is not in memory need a reference of counts, in memory; this "
+            "one has no record of how its expression was scaled, or is on disk. Read the query "
+            "into memory: `query.to_memory()`."
+        )
+        raise ValueError(msg)
     parts = QueryParts(query, batch_key)
     models = {
         label: label_model(Pair(ref, ref, LATENT_KEY, label, batch_key, 1), parts.sizes)

@@ -16,6 +16,9 @@ MEASURES = ("correlation", "distance", "margin")
 ROWS = 2_000
 """Cells that are compared with the labels at a time."""
 
+ROUNDING = 1e-6
+"""Variance of a cell's expression, as a share of its mean square, up to which it is rounding."""
+
 FLOORS = (0.03, 1e-3)
 """Added to correlation distances and to distances before logarithms: ratios of smaller ones are
 noise."""
@@ -150,7 +153,9 @@ def _label_correlations(
     noise = (average @ of_cells - square) / max(n_neighbors - 1, 1)
     mean = products[:, -1] / n_genes - batch_offset.mean()
     of_offset = (batch_offset @ batch_offset - 2 * products[:, -2]) / n_genes
-    variance = np.maximum(square + of_offset - mean**2, np.finfo(np.float32).tiny)
+    variance = square + of_offset - mean**2
+    varies = variance > ROUNDING * square
+    variance = np.where(varies, variance, 1)
     signal = np.clip((variance - noise) / variance, 0.05, 1) ** 0.25
     lengths = np.sqrt(variance * n_genes) * signal
-    return (products[:, :-2] - towards @ batch_offset) / lengths[:, None]
+    return varies[:, None] * (products[:, :-2] - towards @ batch_offset) / lengths[:, None]

@@ -26,12 +26,16 @@ from ._label_model import LabelModel
 from ._label_scores import LabelScores
 from ._neighborhoods import EXACT
 from ._pair import batches_of_query
+from ._unknown import check_held_out
 
 logger = logging.getLogger(__name__)
 
 MOST_CELLS = EXACT
 """Most cells of a part, whose neighbors then are exact: as many as a sample of cells usually has. A
 type of one cell in a thousand still has more than the 15 cells of a neighborhood there."""
+
+MOST_THREADS = 8
+"""Most parts that are in memory at once: each takes some 0.1 GB."""
 
 
 class QueryParts:
@@ -81,12 +85,22 @@ class QueryParts:
         Returns
         -------
         Scores of all cells, by column of labels.
+
+        Raises
+        ------
+        ValueError
+            If there are too few held-out cells for ``max_refused``.
+        OSError
+            If the temporary files cannot be written.
         """
+        for model in models.values():
+            for size in self.sizes:
+                check_held_out(max_refused, len(model.standards[size].known))
         found: dict[str, list[LabelScores]] = {label: [] for label in models}
         query, done = self._query, 0
 
         def scored(part: int) -> dict[str, LabelScores]:
-            piece, key = self._piece(matrix, part), self._batch_key
+            piece, key = self._piece(matrix, part, use_rep), self._batch_key
             return {
                 label: model.scores(piece, use_rep, batch_key=key, max_refused=max_refused)
                 for label, model in models.items()
@@ -103,13 +117,13 @@ class QueryParts:
                     logger.info("Labels of %d of %d cells.", done, query.n_obs)
         return {label: self._joined(of_parts) for label, of_parts in found.items()}
 
-    def _piece(self, matrix: CsrInParts, part: int) -> AnnData:
+    def _piece(self, matrix: CsrInParts, part: int, use_rep: str) -> AnnData:
         query, rows = self._query, np.flatnonzero(self._part_of_cell == part)
         return AnnData(
             matrix.read(part),
             obs=query.obs.iloc[rows],
             var=query.var,
-            obsm={key: np.asarray(values)[rows] for key, values in query.obsm.items()},
+            obsm={use_rep: np.asarray(query.obsm[use_rep])[rows]},
             varm=query.varm,  # with uns the record of the preparation
             uns=query.uns,
         )
@@ -127,14 +141,15 @@ class QueryParts:
 
 @contextmanager
 def _one_part_a_thread() -> Iterator[ThreadPoolExecutor]:
-    """Yield as many threads as torch uses; what they call uses none beside them.
+    """Yield as many threads as torch uses, at most eight; what they call uses none beside them.
 
-    The number is one of the process for BLAS, but one of each thread for OpenMP.
+    BLAS has one limit for the whole process; OpenMP has one for each thread, which sets its own.
     """
+    n_threads = min(torch.get_num_threads(), MOST_THREADS)
     openmp = partial(threadpool_limits, 1, "openmp")
     with (
         threadpool_limits(1, "blas"),
-        ThreadPoolExecutor(torch.get_num_threads(), initializer=openmp) as pool,
+        ThreadPoolExecutor(n_threads, initializer=openmp) as pool,
     ):
         yield pool
 

@@ -125,6 +125,69 @@ def test_no_temporary_file_is_left(
     assert list(place.iterdir()) == []
 
 
+def test_an_error_in_a_part_arrives_and_leaves_nothing(
+    reference: sx.SCALEXModel, query: AnnData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / "temporary"
+    place.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(place))
+
+    def full(self: CsrInParts, part: int) -> sparse.csr_matrix:
+        raise MemoryError("no room")
+
+    monkeypatch.setattr(CsrInParts, "read", full)
+    lazy = on_disk(query, tmp_path)
+    with pytest.raises(MemoryError, match="no room"):
+        sx.map_query(lazy, reference, labels="celltype")
+    assert list(place.iterdir()) == []
+    assert "celltype_transfer" not in lazy.obs
+
+
+def test_a_disk_that_is_full_says_where(tmp_path: Path) -> None:
+    rows = sparse.csr_matrix(np.ones((2, 3), np.float32))
+    with pytest.raises(OSError) as caught:
+        CsrInParts(tmp_path / "absent", [rows], np.zeros(2, int), 3)
+    assert "TMPDIR" in caught.value.__notes__[0]
+
+
+def test_too_few_held_out_cells_are_found_before_anything_is_read(
+    reference: sx.SCALEXModel, query: AnnData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_query_parts, "CsrInParts", None)  # not reached
+    lazy = on_disk(query, tmp_path)
+    with pytest.raises(ValueError, match="held-out"):
+        sx.map_query(lazy, reference, labels="celltype", max_refused=0.0001)
+    with pytest.raises(ValueError, match="max_refused"):
+        sx.map_query(lazy, reference, labels="celltype", max_refused=5)
+
+
+def test_other_columns_and_representations_do_not_matter(
+    reference: sx.SCALEXModel, query: AnnData, tmp_path: Path
+) -> None:
+    """Labels take the batch and the latent alone; batches may be numbers, one of them unused."""
+    numbers = query.obs["batch"].astype(str).map({"batch2": 2, "batch3": 3}).astype("category")
+    query.obs["batch"] = numbers.cat.add_categories([9])
+    query.obs["cluster"] = query.obs["celltype"].astype(str)
+    query.obsm["counts"] = sparse.csr_matrix(query.X)
+    query.obsm["table"] = pd.DataFrame({"a": np.arange(query.n_obs)}, index=query.obs_names)
+    lazy = on_disk(query, tmp_path)
+    for cells in (query, lazy):
+        sx.map_query(cells, reference, labels="celltype", vote_by="cluster")
+    check_same(lazy, query)
+    assert list(lazy.obs["celltype_voted"]) == list(query.obs["celltype_voted"])
+
+
+@pytest.mark.parametrize("kind", ["dense", "repeated"])
+def test_blocks_of_other_kinds_count_as_in_memory(tmp_path: Path, kind: str) -> None:
+    if kind == "dense":
+        block = np.arange(6.0).reshape(2, 3)
+    else:
+        block = sparse.csr_matrix(([1.0, 2.0, 3.0], [1, 1, 0], [0, 2, 3]), shape=(2, 3))
+    found = CsrInParts(tmp_path, [block], np.zeros(2, int), 3).read(0)
+    np.testing.assert_array_equal(found.toarray(), np.asarray(block @ np.eye(3)))
+    assert found.has_canonical_format
+
+
 @pytest.mark.parametrize("n_parts", [1, 3])
 def test_rows_come_back_in_their_parts(tmp_path: Path, n_parts: int) -> None:
     rng = np.random.default_rng(0)

@@ -120,6 +120,26 @@ def test_length_goes_by_the_data_if_none_is_given(
     assert shares == pytest.approx([share, share], abs=0.05)
 
 
+def test_a_query_is_trained_by_its_sparsity_alone(
+    prepared: AnnData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its training fits the normalization of new batches, not the nonlinear part."""
+    model = small_model(prepared, n_residual=16)
+    model.train(max_steps=2, **QUIET)
+    query = prepared.copy()
+    query.obs["batch"] = "new"
+    placed = sx.SCALEXModel.load_query_data(query, model)
+    seen: list[bool] = []
+
+    def few(share: float, *, nonlinear: bool) -> int:
+        seen.append(nonlinear)
+        return 2
+
+    monkeypatch.setattr("scalex_scvi.model._training.default_steps", few)
+    placed.train(**QUIET)
+    assert seen == [False]
+
+
 def test_aligned_batches_share_the_mean_of_their_latents(prepared: AnnData) -> None:
     shares = {}
     for weight in (0, 1):
