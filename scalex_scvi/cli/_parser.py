@@ -413,7 +413,8 @@ def _add_preprocessing(
 # Help of the options of a training: the fields of Recipe, which Python code uses too, have none.
 _RECIPE_HELP: Mapping[str, str] = MappingProxyType(
     {
-        "max_steps": "minibatches (1000 to 3000, more for sparse data or many types; published: 30000)",
+        "max_steps": "minibatches (1000 to 3000, more for sparse data or many types; published: "
+        "30000)",
         "batch_size": "cells a minibatch",
         "lr": "learning rate; published: 0.0002",
         "lr_schedule": "how it changes; published: constant",
