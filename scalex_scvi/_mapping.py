@@ -14,7 +14,7 @@ from scipy import sparse
 from . import pl
 from ._core.columns import as_text
 from ._core.keys import LATENT_KEY, REFERENCE_UMAP_KEY, UMAP_KEY
-from ._core.seeds import resolve_seed
+from ._core.seeds import random_rows, resolve_seed
 from ._outputs import Outputs
 from ._results import about_run, forget_registration, results_folder, write_report
 from .io import BATCH_COLUMN_KEY, DataSource, Reading, batch_column, make_writable, paths_of
@@ -119,11 +119,9 @@ def _beside(
 ) -> AnnData:
     """Return reference and query in one object to draw; the reference has no expression."""
     ref, query = reference.model.adata, mapped.get_prepared()
-    rows = np.arange(ref.n_obs)
-    if len(rows) > MAX_DRAWN:
-        logger.info("Of %d reference cells %d at random are drawn.", len(rows), MAX_DRAWN)
-        rng = np.random.default_rng(resolve_seed(seed))
-        rows = np.sort(rng.choice(rows, MAX_DRAWN, replace=False))
+    rows = random_rows(ref.n_obs, MAX_DRAWN, resolve_seed(seed))
+    if len(rows) < ref.n_obs:
+        logger.info("Of %d reference cells %d at random are drawn.", ref.n_obs, MAX_DRAWN)
     empty = sparse.csr_matrix((len(rows), query.n_vars), dtype=np.float32)
     obs = pd.concat([_of_reference(reference, labels).iloc[rows], _of_query(query, labels)])
     joined = AnnData(

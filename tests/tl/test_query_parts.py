@@ -106,32 +106,42 @@ def test_batches_stay_whole_where_they_fit() -> None:
     assert sizes.tolist() == [25, 25, 25, 25]
 
 
-def test_no_temporary_file_is_left(
-    reference: sx.SCALEXModel, query: AnnData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder that temporary files go to."""
     place = tmp_path / "temporary"
     place.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(place))
+    return place
+
+
+def test_no_temporary_file_is_left(
+    reference: sx.SCALEXModel,
+    query: AnnData,
+    tmp_path: Path,
+    temporary: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     seen: list[int] = []
     read = CsrInParts.read
 
     def read_and_look(self: CsrInParts, part: int) -> sparse.csr_matrix:
-        seen.append(len(list(place.iterdir())))
+        seen.append(len(list(temporary.iterdir())))
         return read(self, part)
 
     monkeypatch.setattr(CsrInParts, "read", read_and_look)
     sx.map_query(on_disk(query, tmp_path), reference, labels="celltype")
     assert seen == [1]
-    assert list(place.iterdir()) == []
+    assert list(temporary.iterdir()) == []
 
 
 def test_an_error_in_a_part_arrives_and_leaves_nothing(
-    reference: sx.SCALEXModel, query: AnnData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    reference: sx.SCALEXModel,
+    query: AnnData,
+    tmp_path: Path,
+    temporary: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    place = tmp_path / "temporary"
-    place.mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(place))
-
     def full(self: CsrInParts, part: int) -> sparse.csr_matrix:
         raise MemoryError("no room")
 
@@ -139,7 +149,7 @@ def test_an_error_in_a_part_arrives_and_leaves_nothing(
     lazy = on_disk(query, tmp_path)
     with pytest.raises(MemoryError, match="no room"):
         sx.map_query(lazy, reference, labels="celltype")
-    assert list(place.iterdir()) == []
+    assert list(temporary.iterdir()) == []
     assert "celltype_transfer" not in lazy.obs
 
 
