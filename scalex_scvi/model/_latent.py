@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from scipy import sparse
 from scvi import REGISTRY_KEYS, settings
 from torch import Tensor
 
@@ -113,6 +114,37 @@ class LatentMixin(_Base):
         if give_mean:
             return mean
         return _draw(mean, var, batch_size or settings.batch_size, self.device)
+
+    def get_latent_of_prepared(self, values: sparse.csr_matrix) -> np.ndarray:
+        """Position of cells whose values are prepared already, by running statistics.
+
+        For rows of :meth:`get_prepared` that are at hand: nothing is registered, checked or read
+        again. May be called from several threads.
+
+        Parameters
+        ----------
+        values
+            Cells × the model's genes, CSR, in [0, 1].
+
+        Returns
+        -------
+        Mean of each cell's posterior, ``(n_cells, n_latent)``, float32.
+
+        Raises
+        ------
+        ValueError
+            If there is another number of genes.
+        RuntimeError
+            If the model is not trained.
+        """
+        self._check_if_trained(warn=False)
+        n_genes = len(self.get_var_names())
+        if values.shape[1] != n_genes:
+            msg = f"`values` has {values.shape[1]} columns, the model {n_genes} genes."
+            raise ValueError(msg)
+        encoder = BlockEncoder(self.module.encoder)
+        both = encoder.encode(values, np.zeros(values.shape[0], dtype=np.int64))
+        return np.split(both, 2, axis=1)[0]
 
     def _encode(
         self,

@@ -116,14 +116,11 @@ def map_query(
         mapped = SCALEXModel.load_query_data(
             query, model, layer=layer, min_gene_share=min_gene_share
         )
-        latent = mapped.get_latent_representation()
         latent_of_reference = cache(model.get_latent_representation)  # labels and map need it
-        columns: dict[str, object] = {}
-        if wanted:
-            query_cells = mapped.get_prepared()
-            query_cells.obsm[LATENT_KEY] = latent
-            scores = _transferred(source, query_cells, wanted, max_refused, latent_of_reference)
-            columns = _columns(scores, None if vote_by is None else query.obs[vote_by])
+        latent, scores = _latent_and_scores(
+            source, mapped, wanted, max_refused, latent_of_reference
+        )
+        columns = _columns(scores, None if vote_by is None else query.obs[vote_by])
         positions = _positions(model, latent, latent_of_reference)
         query.obsm[LATENT_KEY] = latent
         if positions is not None:
@@ -191,41 +188,53 @@ def _check_clusters(query: AnnData, vote_by: str | None) -> None:
     check_no_missing(query, vote_by, what="cluster")
 
 
-def _transferred(
+def _latent_and_scores(
     source: SCALEXModel | Reference,
-    query: AnnData,
+    mapped: SCALEXModel,
     wanted: list[str],
     max_refused: float,
     latent_of_reference: Callable[[], np.ndarray],
-) -> dict[str, LabelScores]:
-    """Scores of each column, in agreement where one is nested in another."""
-    if isinstance(source, Reference) and is_lazy(query.X):
-        models = {label: source.label_models[label] for label in wanted}
-        parts = QueryParts(query, source.model.batch_key)
-        return parts.scores(models, LATENT_KEY, max_refused)
+) -> tuple[np.ndarray, dict[str, LabelScores]]:
+    """Latent of the query, and scores of each column, in agreement where one is in another."""
+    if not wanted:
+        return mapped.get_latent_representation(), {}
+    query = mapped.get_prepared()
     if isinstance(source, Reference):
-        return {
-            label: source.label_scores(query, label, use_rep=LATENT_KEY, max_refused=max_refused)
-            for label in wanted
-        }
+        return _by_statistics(source, mapped, query, wanted, max_refused)
     ref = source.get_prepared()
     ref.obsm[LATENT_KEY] = latent_of_reference()
     if is_lazy(query.X):
-        scores = _transferred_in_parts(ref, query, wanted, source.batch_key, max_refused)
+        latent, scores = _in_parts(ref, mapped, query, wanted, max_refused)
     else:
+        query.obsm[LATENT_KEY] = latent = mapped.get_latent_representation()
         scores = {
             label: label_scores(
                 ref, query, LATENT_KEY, label, batch_key=source.batch_key, max_refused=max_refused
             )
             for label in wanted
         }
-    return in_agreement(scores, ref.obs) if len(scores) > 1 else scores
+    return latent, in_agreement(scores, ref.obs) if len(scores) > 1 else scores
 
 
-def _transferred_in_parts(
-    ref: AnnData, query: AnnData, wanted: list[str], batch_key: str | None, max_refused: float
-) -> dict[str, LabelScores]:
-    """Return scores for a query that is not in memory, and does not have to fit there."""
+def _by_statistics(
+    source: Reference, mapped: SCALEXModel, query: AnnData, wanted: list[str], max_refused: float
+) -> tuple[np.ndarray, dict[str, LabelScores]]:
+    """Latent and scores by a reference that has no cells."""
+    if is_lazy(query.X):
+        models = {label: source.label_models[label] for label in wanted}
+        parts = QueryParts(query, mapped.batch_key, mapped.get_latent_of_prepared)
+        return parts.latent_and_scores(models, max_refused)
+    query.obsm[LATENT_KEY] = latent = mapped.get_latent_representation()
+    return latent, {
+        label: source.label_scores(query, label, use_rep=LATENT_KEY, max_refused=max_refused)
+        for label in wanted
+    }
+
+
+def _in_parts(
+    ref: AnnData, mapped: SCALEXModel, query: AnnData, wanted: list[str], max_refused: float
+) -> tuple[np.ndarray, dict[str, LabelScores]]:
+    """Latent and scores of a query that is not in memory, and does not have to fit there."""
     if not can_unscale(ref):
         msg = (
             "Labels of a query that is not in memory need a reference of counts, in memory; this "
@@ -233,12 +242,13 @@ def _transferred_in_parts(
             "into memory: `query.to_memory()`."
         )
         raise ValueError(msg)
-    parts = QueryParts(query, batch_key)
+    batch_key = mapped.batch_key
+    parts = QueryParts(query, batch_key, mapped.get_latent_of_prepared)
     models = {
         label: label_model(Pair(ref, ref, LATENT_KEY, label, batch_key, 1), parts.sizes)
         for label in wanted
     }
-    return parts.scores(models, LATENT_KEY, max_refused)
+    return parts.latent_and_scores(models, max_refused)
 
 
 def _columns(scores: dict[str, LabelScores], clusters: pd.Series | None) -> dict[str, object]:

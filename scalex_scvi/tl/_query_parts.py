@@ -1,13 +1,13 @@
-"""Labels of a query that is not in memory: part by part, each small enough to be."""
+"""Latent and labels of a query that is not in memory: part by part, each small enough to be."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import fields
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -15,10 +15,12 @@ import numpy as np
 import pandas as pd
 import torch
 from anndata import AnnData
+from scipy import sparse
 from threadpoolctl import threadpool_limits
 
 from scalex_scvi._core.blocks import computed_blocks
 from scalex_scvi._core.csr_in_parts import CsrInParts
+from scalex_scvi._core.keys import LATENT_KEY
 from scalex_scvi._core.seeds import DEFAULT_SEED
 
 from ._held_out import sizes_of
@@ -39,7 +41,7 @@ MOST_THREADS = 8
 
 
 class QueryParts:
-    """A query in parts that fit in memory, each of which gets its labels by itself.
+    """A query in parts that fit in memory, each of which gets latent and labels by itself.
 
     A cell is judged beside the cells of its own batch, so that batches stay whole: the labels are
     those of the whole query. Only a batch of more than :data:`MOST_CELLS` cells is divided, at
@@ -51,10 +53,17 @@ class QueryParts:
         Prepared cells; ``X`` a dask array of CSR blocks.
     batch_key
         Column of ``query.obs`` with the batches; without it all cells are one batch.
+    encode
+        Gives the latent of rows of ``query.X``, in several threads at once.
     """
 
-    def __init__(self, query: AnnData, batch_key: str | None) -> None:
-        self._query = query
+    def __init__(
+        self,
+        query: AnnData,
+        batch_key: str | None,
+        encode: Callable[[sparse.csr_matrix], np.ndarray],
+    ) -> None:
+        self._query, self._encode = query, encode
         self._batch_key = batch_key if batch_key in query.obs else None
         self._batch = batches_of_query(query, self._batch_key)
         self._part_of_cell = divided(self._batch, MOST_CELLS)
@@ -68,10 +77,10 @@ class QueryParts:
     def _n_parts(self) -> int:
         return int(self._part_of_cell.max()) + 1
 
-    def scores(
-        self, models: Mapping[str, LabelModel], use_rep: str, max_refused: float
-    ) -> dict[str, LabelScores]:
-        """Give each cell a label of each column.
+    def latent_and_scores(
+        self, models: Mapping[str, LabelModel], max_refused: float
+    ) -> tuple[np.ndarray, dict[str, LabelScores]]:
+        """Place each cell, and give it a label of each column.
 
         ``X`` is evaluated once, into temporary files.
 
@@ -79,12 +88,12 @@ class QueryParts:
         ----------
         models
             Statistics of the reference, by column of labels, with all of :attr:`sizes`.
-        use_rep, max_refused
+        max_refused
             See :meth:`LabelModel.scores`.
 
         Returns
         -------
-        Scores of all cells, by column of labels.
+        Latent of all cells, cells × dimensions, and their scores, by column of labels.
 
         Raises
         ------
@@ -96,13 +105,14 @@ class QueryParts:
         for model in models.values():
             for size in self.sizes:
                 check_held_out(max_refused, len(model.standards[size].known))
-        found: dict[str, list[LabelScores]] = {label: [] for label in models}
         query, done = self._query, 0
+        latents: list[np.ndarray] = []
+        found: dict[str, list[LabelScores]] = {label: [] for label in models}
 
-        def scored(part: int) -> dict[str, LabelScores]:
-            piece, key = self._piece(matrix, part, use_rep), self._batch_key
-            return {
-                label: model.scores(piece, use_rep, batch_key=key, max_refused=max_refused)
+        def judged(part: int) -> tuple[np.ndarray, dict[str, LabelScores]]:
+            piece, key = self._piece(matrix.read(part), part), self._batch_key
+            return piece.obsm[LATENT_KEY], {
+                label: model.scores(piece, LATENT_KEY, batch_key=key, max_refused=max_refused)
                 for label, model in models.items()
             }
 
@@ -110,31 +120,37 @@ class QueryParts:
             blocks = computed_blocks(query.X)
             matrix = CsrInParts(Path(folder), blocks, self._part_of_cell, query.n_vars)
             with _one_part_a_thread() as pool:
-                for scores in pool.map(scored, range(self._n_parts)):
+                for latent, scores in pool.map(judged, range(self._n_parts)):
+                    latents.append(latent)
                     for label, own in scores.items():
                         found[label].append(own)
-                    done += len(own.labels)
+                    done += len(latent)
                     logger.info("Labels of %d of %d cells.", done, query.n_obs)
-        return {label: self._joined(of_parts) for label, of_parts in found.items()}
+        latent = np.concatenate(latents)[self._place]
+        return latent, {label: self._joined(of_parts) for label, of_parts in found.items()}
 
-    def _piece(self, matrix: CsrInParts, part: int, use_rep: str) -> AnnData:
-        query, rows = self._query, np.flatnonzero(self._part_of_cell == part)
+    def _piece(self, values: sparse.csr_matrix, part: int) -> AnnData:
+        query = self._query
         return AnnData(
-            matrix.read(part),
-            obs=query.obs.iloc[rows],
+            values,
+            obs=query.obs.iloc[np.flatnonzero(self._part_of_cell == part)],
             var=query.var,
-            obsm={use_rep: np.asarray(query.obsm[use_rep])[rows]},
+            obsm={LATENT_KEY: self._encode(values)},
             varm=query.varm,  # with uns the record of the preparation
             uns=query.uns,
         )
 
+    @cached_property
+    def _place(self) -> np.ndarray:
+        """Where each cell is among the cells in the order of their parts."""
+        return np.argsort(np.argsort(self._part_of_cell, kind="stable"))
+
     def _joined(self, scores: Sequence[LabelScores]) -> LabelScores:
         """Put the scores of the parts together, in the order of the cells."""
-        place = np.argsort(np.argsort(self._part_of_cell, kind="stable"))
 
         def all_of(name: str) -> pd.Series | pd.DataFrame:
             of_parts = pd.concat([getattr(each, name) for each in scores])
-            return of_parts.iloc[place].set_axis(self._query.obs_names)
+            return of_parts.iloc[self._place].set_axis(self._query.obs_names)
 
         return LabelScores(**{field.name: all_of(field.name) for field in fields(LabelScores)})
 
