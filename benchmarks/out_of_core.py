@@ -24,7 +24,7 @@ from pathlib import Path
 import pandas as pd
 
 ONCE = ("start", "make", "refer")
-REPEATED = ("preprocess", "train", "project", "label")
+REPEATED = ("preprocess", "train", "project", "label", "learn")
 COLUMNS = (
     "n_cells",
     "step",
@@ -125,7 +125,21 @@ def label(args: argparse.Namespace) -> dict[str, float]:
     return {}
 
 
-STEPS = {step.__name__: step for step in (start, make, refer, preprocess, train, project, label)}
+def learn(args: argparse.Namespace) -> dict[str, float]:
+    """Give the real cells labels of the trained store."""
+    import anndata as ad
+
+    import scalex_scvi as sx
+
+    reference = sx.io.open_store(args.folder / "prepared.zarr")
+    model = sx.SCALEXModel.load(str(args.folder / "model"), adata=reference)
+    sx.map_query(ad.read_h5ad(args.data), model, labels=args.labels_key)
+    return {}
+
+
+STEPS = {
+    step.__name__: step for step in (start, make, refer, preprocess, train, project, label, learn)
+}
 
 
 def run_step(args: argparse.Namespace) -> None:

@@ -407,7 +407,7 @@ class RowsInPlace:
         self._lock = Lock()
         self._rows: np.ndarray | None = None
 
-    def write(self, rows: slice, result: np.ndarray) -> None:
+    def write(self, rows: slice | np.ndarray, result: np.ndarray) -> None:
         """Write the result of one block; the first one decides the type and the columns."""
         with self._lock:
             if self._rows is None:

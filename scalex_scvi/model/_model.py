@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from anndata import AnnData
 from scvi import REGISTRY_KEYS
 from scvi.model.base import (
@@ -14,11 +16,10 @@ from scvi.model.base import (
     VAEMixin,
 )
 
-from scalex_scvi._core.blocks import blocks_of
 from scalex_scvi._core.columns import check_batch_column, text_of
 from scalex_scvi._core.inputs import check_adata
 from scalex_scvi._core.keys import own_keys
-from scalex_scvi._core.matrices import is_lazy, to_csr, without_matrix
+from scalex_scvi._core.matrices import without_matrix
 from scalex_scvi._core.modalities import Cells, check_cells, one_modality
 from scalex_scvi._core.ranges import check_whole
 from scalex_scvi._core.scvi_private import (
@@ -60,6 +61,7 @@ from ._imputation import ImputationMixin
 from ._latent import LatentMixin
 from ._minified import MinifiedMixin
 from ._mudata import MuDataMixin
+from ._prepared import prepared_values
 from ._published import PublishedMixin
 from ._query import QueryMixin
 from ._refused import RefusedMixin
@@ -383,13 +385,17 @@ class SCALEXModel(
             manager.validate()
         return manager
 
-    def get_prepared(self, adata: Cells | None = None) -> AnnData:
+    def get_prepared(
+        self, adata: Cells | None = None, indices: Sequence[int] | np.ndarray | None = None
+    ) -> AnnData:
         """Return the values that the encoder takes, as a new AnnData.
 
         Parameters
         ----------
         adata
             Cells; default: the model's own.
+        indices
+            Cells to use: numbers, or a mask; default: all.
 
         Returns
         -------
@@ -409,13 +415,13 @@ class SCALEXModel(
             )
             raise ValueError(msg)
         light = without_matrix(manager.annotated)
+        rows = None
+        if indices is not None:
+            rows = np.arange(light.n_obs)[np.asarray(indices)]
+            light = light[rows].copy()
         own = own_keys(light.obs)
         genes = list(self.get_var_names())
-        matrix, transform = manager.get_from_registry(REGISTRY_KEYS.X_KEY), manager.transform
-        if transform is not None:
-            matrix = blocks_of(matrix, manager.codes).collect(transform, n_columns=len(genes))
-        elif not is_lazy(matrix):
-            matrix = to_csr(matrix, name="The expression")  # a copy: the user's stays as it is
+        matrix = prepared_values(manager, len(genes), rows)
         prepared = AnnData(matrix, obs=light.obs[own], obsm=dict(light.obsm), uns=light.uns)
         prepared.var_names = genes
         record = record_in(manager.get_state_registry(REGISTRY_KEYS.X_KEY))

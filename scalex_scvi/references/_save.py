@@ -19,7 +19,7 @@ from scalex_scvi._core.columns import as_text
 from scalex_scvi._core.files import check_no_run_has
 from scalex_scvi._core.keys import LATENT_KEY, UMAP_KEY, own_keys
 from scalex_scvi._core.unfinished import arrive, unfinished
-from scalex_scvi.tl import LabelModel, embed
+from scalex_scvi.tl import LabelModel, embed, reference_cells
 
 from ._cache import note_saved
 from ._card import card
@@ -64,7 +64,8 @@ def save(
     labels
         Column or columns of ``model.adata.obs`` that new cells are to get labels from. Each label
         needs at least five cells: the mean of fewer would disclose their expression. Cells whose
-        label is missing (NaN) are left out of the labels.
+        label is missing (NaN) are left out of the labels. Of more than 100 000 cells labels are
+        learned from a sample: see :func:`scalex_scvi.tl.reference_cells`.
     license
         License of the reference, as the `hub <https://huggingface.co/docs/hub/repositories-licenses>`_
         names them: ``"cc-by-4.0"``, ``"mit"``, … There is no default: without a license nobody else
@@ -181,11 +182,8 @@ def _fit(model: SCALEXModel, labels: Sequence[str]) -> list[LabelModel]:
     """Statistics of each column of labels."""
     if not labels:
         return []
-    prepared = model.get_prepared()
-    prepared.obsm[LATENT_KEY] = model.get_latent_representation()
-    return [
-        LabelModel.fit(prepared, LATENT_KEY, label, batch_key=model.batch_key) for label in labels
-    ]
+    cells = reference_cells(model, labels)
+    return [LabelModel.fit(cells, LATENT_KEY, label, batch_key=model.batch_key) for label in labels]
 
 
 def _add_map(light: SCALEXModel) -> None:

@@ -7,6 +7,7 @@ from ._label_scores import label_scores as label_scores
 from ._label_transfer import label_transfer as label_transfer
 from ._map_query import map_query as map_query
 from ._place_on_map import place_on_map as place_on_map
+from ._reference_cells import reference_cells as reference_cells
 from ._transfer_expression import transfer_expression as transfer_expression
 from ._uncorrected_umap import uncorrected_umap as uncorrected_umap
 from ._unknown_clusters import unknown_clusters as unknown_clusters

@@ -41,7 +41,7 @@ class LabelModel:
     labels
         Their names.
     n_cells
-        Number of reference cells of each label.
+        Number of cells of each label that the statistics are of.
     genes
         Genes whose expression is compared, in this order.
     by_latent

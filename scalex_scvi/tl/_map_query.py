@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Sequence
-from functools import cache
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +28,7 @@ from ._nested_labels import in_agreement
 from ._pair import Pair
 from ._place_on_map import place_on_map
 from ._query_parts import QueryParts
+from ._reference_cells import reference_cells
 from ._unknown import check_max_refused
 
 logger = logging.getLogger(__name__)
@@ -71,8 +71,9 @@ def map_query(
 
         Nothing else changes, and no cell is left out.
     reference
-        Trained model, with its cells for labels and map, the folder of a saved one, or the run
-        folder of :func:`scalex_scvi.SCALEX`. Or a reference by name: what
+        Trained model, with its cells for labels and map, wherever their counts are (see
+        :func:`~scalex_scvi.tl.reference_cells`), the folder of a saved one, or the run folder of
+        :func:`scalex_scvi.SCALEX`. Or a reference by name: what
         :func:`scalex_scvi.references.load` returns or takes, ``"hf://OWNER/NAME"`` for example.
     labels
         Column or columns of the reference's ``obs`` to transfer. Reference cells without a label
@@ -116,12 +117,9 @@ def map_query(
         mapped = SCALEXModel.load_query_data(
             query, model, layer=layer, min_gene_share=min_gene_share
         )
-        latent_of_reference = cache(model.get_latent_representation)  # labels and map need it
-        latent, scores = _latent_and_scores(
-            source, mapped, wanted, max_refused, latent_of_reference
-        )
+        latent, scores = _latent_and_scores(source, mapped, wanted, max_refused)
         columns = _columns(scores, None if vote_by is None else query.obs[vote_by])
-        positions = _positions(model, latent, latent_of_reference)
+        positions = _positions(model, latent)
         query.obsm[LATENT_KEY] = latent
         if positions is not None:
             query.obsm[UMAP_KEY] = positions
@@ -193,7 +191,6 @@ def _latent_and_scores(
     mapped: SCALEXModel,
     wanted: list[str],
     max_refused: float,
-    latent_of_reference: Callable[[], np.ndarray],
 ) -> tuple[np.ndarray, dict[str, LabelScores]]:
     """Latent of the query, and scores of each column, in agreement where one is in another."""
     if not wanted:
@@ -201,8 +198,7 @@ def _latent_and_scores(
     query = mapped.get_prepared()
     if isinstance(source, Reference):
         return _by_statistics(source, mapped, query, wanted, max_refused)
-    ref = source.get_prepared()
-    ref.obsm[LATENT_KEY] = latent_of_reference()
+    ref = reference_cells(source, wanted)
     if is_lazy(query.X):
         latent, scores = _in_parts(ref, mapped, query, wanted, max_refused)
     else:
@@ -237,9 +233,9 @@ def _in_parts(
     """Latent and scores of a query that is not in memory, and does not have to fit there."""
     if not can_unscale(ref):
         msg = (
-            "Labels of a query that is not in memory need a reference of counts, in memory; this "
-            "one has no record of how its expression was scaled, or is on disk. Read the query "
-            "into memory: `query.to_memory()`."
+            "Labels of a query that is not in memory need a reference of counts; this one has no "
+            "record of how its expression was scaled. Read the query into memory: "
+            "`query.to_memory()`."
         )
         raise ValueError(msg)
     batch_key = mapped.batch_key
@@ -263,14 +259,13 @@ def _columns(scores: dict[str, LabelScores], clusters: pd.Series | None) -> dict
     return columns
 
 
-def _positions(
-    model: SCALEXModel, latent: np.ndarray, latent_of_reference: Callable[[], np.ndarray]
-) -> np.ndarray | None:
+def _positions(model: SCALEXModel, latent: np.ndarray) -> np.ndarray | None:
     """Place cells on the reference's map, ``None`` if it has none."""
     if model.adata is None or UMAP_KEY not in model.adata.obsm:
         logger.info("The reference has no obsm[%r]: the query gets none.", UMAP_KEY)
         return None
-    return place_on_map(latent_of_reference(), np.asarray(model.adata.obsm[UMAP_KEY]), latent)
+    own = model.get_latent_representation()
+    return place_on_map(own, np.asarray(model.adata.obsm[UMAP_KEY]), latent)
 
 
 def _found(model: SCALEXModel, query: AnnData) -> dict[str, int]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import fields
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -18,7 +18,7 @@ from anndata import AnnData
 from scipy import sparse
 from threadpoolctl import threadpool_limits
 
-from scalex_scvi._core.blocks import computed_blocks
+from scalex_scvi._core.blocks import RowsInPlace, computed_blocks
 from scalex_scvi._core.csr_in_parts import CsrInParts
 from scalex_scvi._core.keys import LATENT_KEY
 from scalex_scvi._core.seeds import DEFAULT_SEED
@@ -106,12 +106,14 @@ class QueryParts:
             for size in self.sizes:
                 check_held_out(max_refused, len(model.standards[size].known))
         query, done = self._query, 0
-        latents: list[np.ndarray] = []
+        latent = RowsInPlace(query.n_obs)
         found: dict[str, list[LabelScores]] = {label: [] for label in models}
 
-        def judged(part: int) -> tuple[np.ndarray, dict[str, LabelScores]]:
-            piece, key = self._piece(matrix.read(part), part), self._batch_key
-            return piece.obsm[LATENT_KEY], {
+        def judged(part: int) -> dict[str, LabelScores]:
+            rows, key = np.flatnonzero(self._part_of_cell == part), self._batch_key
+            piece = self._piece(matrix.read(part), rows)
+            latent.write(rows, piece.obsm[LATENT_KEY])
+            return {
                 label: model.scores(piece, LATENT_KEY, batch_key=key, max_refused=max_refused)
                 for label, model in models.items()
             }
@@ -120,37 +122,31 @@ class QueryParts:
             blocks = computed_blocks(query.X)
             matrix = CsrInParts(Path(folder), blocks, self._part_of_cell, query.n_vars)
             with _one_part_a_thread() as pool:
-                for latent, scores in pool.map(judged, range(self._n_parts)):
-                    latents.append(latent)
+                for scores in pool.map(judged, range(self._n_parts)):
                     for label, own in scores.items():
                         found[label].append(own)
-                    done += len(latent)
+                    done += len(own.labels)
                     logger.info("Labels of %d of %d cells.", done, query.n_obs)
-        latent = np.concatenate(latents)[self._place]
-        return latent, {label: self._joined(of_parts) for label, of_parts in found.items()}
+        return latent.read(), {label: self._joined(of_parts) for label, of_parts in found.items()}
 
-    def _piece(self, values: sparse.csr_matrix, part: int) -> AnnData:
+    def _piece(self, values: sparse.csr_matrix, rows: np.ndarray) -> AnnData:
         query = self._query
         return AnnData(
             values,
-            obs=query.obs.iloc[np.flatnonzero(self._part_of_cell == part)],
+            obs=query.obs.iloc[rows],
             var=query.var,
             obsm={LATENT_KEY: self._encode(values)},
             varm=query.varm,  # with uns the record of the preparation
             uns=query.uns,
         )
 
-    @cached_property
-    def _place(self) -> np.ndarray:
-        """Where each cell is among the cells in the order of their parts."""
-        return np.argsort(np.argsort(self._part_of_cell, kind="stable"))
-
     def _joined(self, scores: Sequence[LabelScores]) -> LabelScores:
         """Put the scores of the parts together, in the order of the cells."""
+        place = np.argsort(np.argsort(self._part_of_cell, kind="stable"))
 
         def all_of(name: str) -> pd.Series | pd.DataFrame:
             of_parts = pd.concat([getattr(each, name) for each in scores])
-            return of_parts.iloc[self._place].set_axis(self._query.obs_names)
+            return of_parts.iloc[place].set_axis(self._query.obs_names)
 
         return LabelScores(**{field.name: all_of(field.name) for field in fields(LabelScores)})
 
