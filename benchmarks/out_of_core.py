@@ -52,7 +52,7 @@ def make(args: argparse.Namespace) -> dict[str, float]:
     from benchmarks.drawn import draw_cells
     from scalex_scvi import io
 
-    cells = draw_cells(ad.read_h5ad(args.data), args.n, args.batch_key)
+    cells = draw_cells(ad.read_h5ad(args.data), args.n, args.batch_key, args.labels_key)
     io.write_store(cells, args.folder / "counts.zarr", overwrite=True)
     return {}
 

@@ -18,6 +18,8 @@ _HINTS = (
     "The '.*' does not have many workers",
     # A saved model and a query's wait for cells in eval mode; train/_plan takes them out of it.
     r"Found \d+ module\(s\) in eval mode at the start of training",
+    # Of a store all cells are trained on.
+    "You defined a `validation_step` but have no `val_dataloader`",
     # Of Lightning's own use of torch.
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -54,6 +55,14 @@ def test_same_seed_same_weights(store: AnnData) -> None:
         assert torch.equal(one, other)
     third = trained_model(store, max_epochs=3, seed=2).module.state_dict()
     assert not all(torch.equal(a, third[k]) for k, a in first.module.state_dict().items())
+
+
+def test_no_hint_of_lightning_is_shown(store: AnnData) -> None:
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        trained_model(store, max_epochs=1)
+    shown = [str(warning.message) for warning in warned]
+    assert not [text for text in shown if "dataloader" in text]
 
 
 @needs_annbatch
