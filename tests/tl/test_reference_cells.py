@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from anndata import AnnData
-from conftest import QUIET, real_data, simulate_counts
+from conftest import QUIET, simulate_counts
 from scipy import sparse
 
 import scalex_scvi as sx
@@ -142,21 +142,3 @@ def test_some_prepared_cells_are_rows_of_all(
         values = some.X if kind != "lazy file" else sparse.csr_matrix(some.X.compute())
         assert (values != whole[expected]).nnz == 0
         assert list(some.obs_names) == list(all_of_them.obs_names[expected])
-
-
-@pytest.mark.real_data
-def test_half_of_real_donors_label_as_well() -> None:
-    counts = real_data("kang_pbmc_ctrl_8donors")[::3]
-    donors = list(counts.obs["batch"].astype(str).unique())
-    query = counts[counts.obs["batch"] == donors[-1]].copy()
-    own = counts[counts.obs["batch"] != donors[-1]].copy()
-    model = sx.integrate(own, "batch", n_top_features=1000, max_steps=100, **QUIET)
-    accuracy = []
-    for most in (100_000, own.n_obs // 2):
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(_reference_cells, "MOST_CELLS", most)
-            sx.map_query(query, model, labels="celltype")
-        is_right = query.obs["celltype_transfer"].astype(str) == query.obs["celltype"].astype(str)
-        accuracy.append(is_right.mean())
-    assert accuracy[0] > 0.9
-    assert accuracy[1] > accuracy[0] - 0.02
