@@ -84,10 +84,13 @@ def test_as_an_scvi_tools_model(donors: tuple[AnnData, AnnData]) -> None:
 def test_more_cells_than_memory(donors: tuple[AnnData, AnnData]) -> None:
     counts, new_counts = donors
     counts.write_h5ad("atlas.h5ad")
-    exec(blocks("python")[3], {"sx": sx})
+    scope: dict[str, Any] = {"sx": sx}
+    exec(blocks("python")[3], scope)
+    query = scope["query"]
+    assert query.obs["celltype_transfer"].isin(["type0", "type1", "type2"]).all()
     latent = ad.read_h5ad("latent.h5ad")
     assert list(latent.obs_names) == list(new_counts.obs_names)
-    assert np.isfinite(latent.obsm["latent"]).all()
+    np.testing.assert_allclose(latent.obsm["latent"], query.obsm["X_scalex"], atol=1e-5)
 
 
 def test_shell(donors: tuple[AnnData, AnnData]) -> None:
