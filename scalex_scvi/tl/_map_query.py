@@ -14,7 +14,7 @@ from anndata import AnnData
 from scalex_scvi._core.columns import check_no_missing
 from scalex_scvi._core.gene_names import names_in
 from scalex_scvi._core.inputs import check_adata
-from scalex_scvi._core.keys import LATENT_KEY, MAPPING_KEY, UMAP_KEY, own_keys
+from scalex_scvi._core.keys import LATENT_KEY, MAPPING_KEY, UMAP_KEY
 from scalex_scvi._core.matrices import is_lazy
 from scalex_scvi._core.messages import messages_on_console
 from scalex_scvi.io import RunFolder
@@ -28,7 +28,7 @@ from ._nested_labels import in_agreement
 from ._pair import Pair
 from ._place_on_map import place_on_map
 from ._query_parts import QueryParts
-from ._reference_cells import reference_cells
+from ._reference_cells import check_labels, reference_cells
 from ._unknown import check_max_refused
 
 logger = logging.getLogger(__name__)
@@ -152,29 +152,8 @@ def _wanted(source: SCALEXModel | Reference, labels: str | Sequence[str] | None)
             source.check_labels(label)
         return source.labels if labels is None else wanted
     if wanted:
-        _check_labels(source, wanted)
+        check_labels(source, wanted)
     return wanted
-
-
-def _check_labels(model: SCALEXModel, wanted: list[str]) -> None:
-    if model.adata is None:
-        msg = (
-            f"The reference has no cells to take {wanted!r} from: load it with them, "
-            "`SCALEXModel.load(folder, adata)`, or save it by `save(folder, save_anndata=True)`."
-        )
-        raise ValueError(msg)
-    if model.minified_data_type is not None:
-        msg = (
-            f"The reference is minified: it has no expression to transfer {wanted!r} by. Load it "
-            "with its counts, or make a reference of it by `scalex_scvi.references.save`, before "
-            "they are left out."
-        )
-        raise ValueError(msg)
-    for label in wanted:
-        if label not in model.adata.obs:
-            own = own_keys(model.adata.obs)
-            msg = f"`labels` {label!r} is not a column of the reference's obs: {own!r}."
-            raise KeyError(msg)
 
 
 def _check_clusters(query: AnnData, vote_by: str | None) -> None:

@@ -21,7 +21,7 @@ MOST_CELLS = 100_000
 """Cells of a reference whose labels are learned within a minute and two gigabytes."""
 
 FEWEST_CELLS = 50
-"""Cells of each label in each batch that a sample keeps, so that rare types do not vanish."""
+"""Cells of each label, and in each batch, that a sample takes first: rare types do not vanish."""
 
 
 def reference_cells(model: SCALEXModel, labels: str | Sequence[str]) -> AnnData:
@@ -32,8 +32,9 @@ def reference_cells(model: SCALEXModel, labels: str | Sequence[str]) -> AnnData:
     from them, too.
 
     Of more than 100 000 cells a sample of that many is taken, the same each time, and a message
-    says so: of each label in each batch 50 cells at random, or all that there are, then others at
-    random, and cells without a label last.
+    says so: of each label 50 cells at random, or all that there are, then as many of each label in
+    each batch (evenly fewer, where these are too many), then others at random, and cells without a
+    label last. Of several columns, cells with the same labels in all of them count as one label.
 
     Parameters
     ----------
@@ -51,22 +52,22 @@ def reference_cells(model: SCALEXModel, labels: str | Sequence[str]) -> AnnData:
     KeyError
         If there is no such column.
     ValueError
-        If the model has no cells, or they are minified to their latent.
+        If no column is given, the model has no cells, or they are minified to their latent.
     RuntimeError
         If the model is not trained.
     """
+    wanted = [labels] if isinstance(labels, str) else list(labels or [])
+    if not wanted:
+        msg = f"`labels` is {labels!r}: name a column of the reference's obs, or several."
+        raise ValueError(msg)
+    check_labels(model, wanted)
     obs = model.manager_of().annotated.obs
-    wanted = [labels] if isinstance(labels, str) else list(labels)
-    absent = [label for label in wanted if label not in obs]
-    if absent:
-        msg = f"`labels` {absent!r} are not columns of the reference's obs: {own_keys(obs)!r}."
-        raise KeyError(msg)
     rows = None
     if len(obs) > MOST_CELLS:
         logger.info("Labels are learned from %d of %d reference cells.", MOST_CELLS, len(obs))
-        keys = [*wanted, *([] if model.batch_key is None else [model.batch_key])]
-        groups = pd.DataFrame({key: np.asarray(obs[key]) for key in keys})
-        rows = some_of_each(groups, groups[wanted].notna().any(axis=1).to_numpy(), MOST_CELLS)
+        names = pd.DataFrame({label: np.asarray(obs[label]) for label in wanted})
+        batch = None if model.batch_key is None else np.asarray(obs[model.batch_key])
+        rows = some_of_each(names, batch, MOST_CELLS)
     cells = model.get_prepared(indices=rows)
     if is_lazy(cells.X):
         cells.X = sparse.csr_matrix(cells.X.compute())
@@ -74,15 +75,41 @@ def reference_cells(model: SCALEXModel, labels: str | Sequence[str]) -> AnnData:
     return cells
 
 
-def some_of_each(groups: pd.DataFrame, labeled: np.ndarray, most: int) -> np.ndarray:
-    """Choose rows at random, of each group the first :data:`FEWEST_CELLS` before any others.
+def check_labels(model: SCALEXModel, wanted: Sequence[str]) -> None:
+    """Raise unless the cells of a reference have these columns, and expression."""
+    if model.adata is None:
+        msg = (
+            f"The reference has no cells to take {wanted!r} from: load it with them, "
+            "`SCALEXModel.load(folder, adata)`, or save it by `save(folder, save_anndata=True)`."
+        )
+        raise ValueError(msg)
+    if model.minified_data_type is not None:
+        msg = (
+            f"The reference is minified: it has no expression to transfer {wanted!r} by. Load it "
+            "with its counts, or make a reference of it by `scalex_scvi.references.save`, before "
+            "they are left out."
+        )
+        raise ValueError(msg)
+    for label in wanted:
+        if label not in model.adata.obs:
+            own = own_keys(model.adata.obs)
+            msg = f"`labels` {label!r} is not a column of the reference's obs: {own!r}."
+            raise KeyError(msg)
+
+
+def some_of_each(labels: pd.DataFrame, batch: np.ndarray | None, most: int) -> np.ndarray:
+    """Choose rows at random, :data:`FEWEST_CELLS` of each label before any others.
+
+    Then come as many of each label in each batch, one of each after the other: where these are too
+    many, each has about as many. Rows without a label come last.
 
     Parameters
     ----------
-    groups
-        A row for each cell; those with equal values, missing ones among them, are a group.
-    labeled
-        Mask of the rows to choose before all others.
+    labels
+        A row for each cell, a column for each kind of label; rows with equal values, missing ones
+        among them, are a label.
+    batch
+        Batch of each cell; ``None``: all are of one.
     most
         Rows to choose, fewer than all.
 
@@ -90,8 +117,12 @@ def some_of_each(groups: pd.DataFrame, labeled: np.ndarray, most: int) -> np.nda
     -------
     Rows, ascending.
     """
-    group = groups.groupby(list(groups), dropna=False, observed=True).ngroup().to_numpy()
-    order = np.random.default_rng(DEFAULT_SEED).permutation(len(groups))
-    rank = pd.Series(group[order]).groupby(group[order]).cumcount().to_numpy()
-    turn = np.where(labeled[order], rank >= FEWEST_CELLS, 2)
+    order = np.random.default_rng(DEFAULT_SEED).permutation(len(labels))
+    label = labels.groupby(list(labels), dropna=False).ngroup().to_numpy()[order]
+    code = np.zeros(len(labels), np.int64) if batch is None else pd.factorize(batch)[0][order]
+    of_label = pd.Series(label).groupby(label).cumcount().to_numpy()
+    in_batch = pd.Series(label).groupby([label, code]).cumcount().to_numpy()
+    turn = np.where(of_label < FEWEST_CELLS, 0, 1 + np.minimum(in_batch, FEWEST_CELLS))
+    labeled = labels.notna().any(axis=1).to_numpy()[order]
+    turn[~labeled] = FEWEST_CELLS + 2
     return np.sort(order[np.argsort(turn, kind="stable")[:most]])

@@ -108,20 +108,33 @@ def test_rare_labels_of_each_batch_stay_and_the_unlabeled_come_last() -> None:
     groups = pd.DataFrame(
         {"celltype": ["T"] * 1000 + ["B"] * 30 + [None] * 400, "batch": ["a", "b"] * 715}
     )
-    labeled = groups["celltype"].notna().to_numpy()
-    rows = _reference_cells.some_of_each(groups, labeled, 300)
+    labels, batch = groups[["celltype"]], groups["batch"].to_numpy()
+    rows = _reference_cells.some_of_each(labels, batch, 300)
     chosen = groups.iloc[rows]
     assert (np.diff(rows) > 0).all()
     assert (chosen["celltype"] == "B").sum() == 30
     assert chosen["celltype"].notna().all()
     assert abs((chosen["batch"] == "a").mean() - 0.5) < 0.1
-    more = groups.iloc[_reference_cells.some_of_each(groups, labeled, 1100)]
+    more = groups.iloc[_reference_cells.some_of_each(labels, batch, 1100)]
     assert more["celltype"].isna().sum() == 70
 
 
+def test_rare_labels_stay_where_batches_are_many() -> None:
+    """Fifty of each label in each batch would be more than are taken."""
+    labels = pd.DataFrame({"celltype": ["rare"] * 7 + ["T"] * 3000 + ["B"] * 993})
+    batch = np.arange(len(labels)) % 100
+    rows = _reference_cells.some_of_each(labels, batch, 500)
+    assert labels["celltype"].iloc[rows].value_counts()["rare"] == 7
+    of_each = pd.crosstab(labels["celltype"].iloc[rows], batch[rows])
+    assert of_each.loc[["T", "B"]].min().min() >= 1
+    assert of_each.max().max() <= 5
+
+
 def test_what_is_missing_is_named(model: sx.SCALEXModel) -> None:
-    with pytest.raises(KeyError, match="'type' are not columns|\\['type'\\]"):
+    with pytest.raises(KeyError, match="'type' is not a column of the reference's obs"):
         sx.tl.reference_cells(model, "type")
+    with pytest.raises(ValueError, match=r"`labels` is \[\]: name a column"):
+        sx.tl.reference_cells(model, [])
     with pytest.raises(ValueError, match="7 columns, the model"):
         model.get_latent_of_prepared(sparse.csr_matrix((2, 7), dtype=np.float32))
 
