@@ -12,6 +12,7 @@ from scvi import REGISTRY_KEYS, settings
 from torch import Tensor
 
 from scalex_scvi._core.blocks import blocks_of
+from scalex_scvi._core.chosen import chosen_cells
 from scalex_scvi._core.matrices import in_memory
 from scalex_scvi._core.modalities import Cells
 from scalex_scvi._core.ranges import check_whole
@@ -84,6 +85,8 @@ class LatentMixin(_Base):
         KeyError, TypeError, ValueError
             For cells that cannot be registered like the model's (see :meth:`load_query_data`), for
             no cells, and for values of ``batch_size`` or ``batch_stats`` that are not allowed.
+        IndexError
+            If ``indices`` is neither numbers of cells nor a mask of all.
         RuntimeError
             If the model is not trained.
         """
@@ -115,7 +118,7 @@ class LatentMixin(_Base):
             return mean
         return _draw(mean, var, batch_size or settings.batch_size, self.device)
 
-    def get_latent_of_prepared(self, values: sparse.csr_matrix) -> np.ndarray:
+    def get_latent_of_prepared(self, values: sparse.csr_matrix | np.ndarray) -> np.ndarray:
         """Position of cells whose values are prepared already, by running statistics.
 
         For rows of :meth:`get_prepared` that are at hand: nothing is registered, checked or read
@@ -124,7 +127,7 @@ class LatentMixin(_Base):
         Parameters
         ----------
         values
-            Cells × the model's genes, CSR, in [0, 1].
+            Cells × the model's genes, CSR or dense, in [0, 1].
 
         Returns
         -------
@@ -132,18 +135,31 @@ class LatentMixin(_Base):
 
         Raises
         ------
+        TypeError
+            If the values are not in memory.
         ValueError
-            If there is another number of genes.
+            If there are no cells, or there is another number of genes.
         RuntimeError
             If the model is not trained.
         """
         self._check_if_trained(warn=False)
+        if not in_memory(values):
+            msg = (
+                f"`values` is a {type(values).__name__!r}; allowed are CSR and numpy arrays. A "
+                "dask array is read by `values.compute()`, or block by block by "
+                "`get_latent_representation()`."
+            )
+            raise TypeError(msg)
         n_genes = len(self.get_var_names())
-        if values.shape[1] != n_genes:
-            msg = f"`values` has {values.shape[1]} columns, the model {n_genes} genes."
+        if values.ndim != 2 or values.shape[1] != n_genes or not values.shape[0]:
+            msg = (
+                f"`values` has the shape {values.shape!r}: it must have a row for each cell, at "
+                f"least one, and {n_genes} columns, the model's genes, as `get_prepared().X` has."
+            )
             raise ValueError(msg)
+        rows = values if isinstance(values, np.ndarray) else values.tocsr()
         encoder = BlockEncoder(self.module.encoder)
-        both = encoder.encode(values, np.zeros(values.shape[0], dtype=np.int64))
+        both = encoder.encode(rows, np.zeros(values.shape[0], dtype=np.int64))
         return np.split(both, 2, axis=1)[0]
 
     def _encode(
@@ -156,12 +172,7 @@ class LatentMixin(_Base):
         """Mean and variance, ``(2, n_cells, n_latent)``, in the order of ``indices``."""
         manager = self.manager_of(adata)
         matrix = manager.get_from_registry(REGISTRY_KEYS.X_KEY)
-        wanted = np.arange(matrix.shape[0])
-        if indices is not None:
-            wanted = wanted[np.asarray(indices)]
-        if not len(wanted):
-            msg = f"There are no cells to encode: `indices` is {indices!r}. Give at least one cell."
-            raise ValueError(msg)
+        wanted = chosen_cells(indices, matrix.shape[0])
         order = np.argsort(wanted, kind="stable")
         encoder = BlockEncoder(self.module.encoder, manager.transform, batch_size)
         in_order = encode_cells(

@@ -16,6 +16,7 @@ from scvi.model.base import (
     VAEMixin,
 )
 
+from scalex_scvi._core.chosen import chosen_cells
 from scalex_scvi._core.columns import check_batch_column, text_of
 from scalex_scvi._core.inputs import check_adata
 from scalex_scvi._core.keys import own_keys
@@ -395,7 +396,7 @@ class SCALEXModel(
         adata
             Cells; default: the model's own.
         indices
-            Cells to use: numbers, or a mask; default: all.
+            Cells to use: numbers, which may repeat, or a mask; default: all.
 
         Returns
         -------
@@ -405,7 +406,9 @@ class SCALEXModel(
         Raises
         ------
         ValueError
-            If the cells are minified to their latent, and have no expression.
+            If the cells are minified to their latent, and have no expression, or for no cells.
+        IndexError
+            If ``indices`` is neither numbers of cells nor a mask of all.
         """
         manager = self.manager_of(adata)
         if has_no_counts(manager.owner):
@@ -417,7 +420,7 @@ class SCALEXModel(
         light = without_matrix(manager.annotated)
         rows = None
         if indices is not None:
-            rows = np.arange(light.n_obs)[np.asarray(indices)]
+            rows = chosen_cells(indices, light.n_obs)
             light = light[rows].copy()
         own = own_keys(light.obs)
         genes = list(self.get_var_names())

@@ -64,7 +64,7 @@ def reference_cells(model: SCALEXModel, labels: str | Sequence[str]) -> AnnData:
     obs = model.manager_of().annotated.obs
     rows = None
     if len(obs) > MOST_CELLS:
-        logger.info("Labels are learned from %d of %d reference cells.", MOST_CELLS, len(obs))
+        logger.warning("Labels are learned from %d of %d reference cells.", MOST_CELLS, len(obs))
         names = pd.DataFrame({label: np.asarray(obs[label]) for label in wanted})
         batch = None if model.batch_key is None else np.asarray(obs[model.batch_key])
         rows = some_of_each(names, batch, MOST_CELLS)

@@ -93,7 +93,7 @@ def test_a_sample_is_said_and_as_good(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setattr(_reference_cells, "MOST_CELLS", 300)
-    with caplog.at_level(logging.INFO, logger="scalex_scvi"):
+    with caplog.at_level(logging.WARNING, logger="scalex_scvi"):  # shown without logging, too
         sx.map_query(query, model, labels="celltype")
     assert f"learned from 300 of {model.adata.n_obs} reference cells" in caplog.text
     assert (query.obs["celltype_transfer"].astype(str) == query.obs["celltype"]).mean() > 0.9
@@ -135,8 +135,30 @@ def test_what_is_missing_is_named(model: sx.SCALEXModel) -> None:
         sx.tl.reference_cells(model, "type")
     with pytest.raises(ValueError, match=r"`labels` is \[\]: name a column"):
         sx.tl.reference_cells(model, [])
-    with pytest.raises(ValueError, match="7 columns, the model"):
-        model.get_latent_of_prepared(sparse.csr_matrix((2, 7), dtype=np.float32))
+    for shape in ((2, 7), (0, model.adata.n_vars)):
+        with pytest.raises(ValueError, match=rf"has the shape \({shape[0]}, {shape[1]}\)"):
+            model.get_latent_of_prepared(sparse.csr_matrix(shape, dtype=np.float32))
+
+
+def test_latent_of_prepared_values_of_each_kind(model: sx.SCALEXModel) -> None:
+    values = model.get_prepared(indices=range(20)).X
+    expected = model.get_latent_representation(indices=range(20))
+    for kind in (values, values.toarray(), values.tocsc(), values.tocoo()):
+        np.testing.assert_allclose(model.get_latent_of_prepared(kind), expected, atol=1e-5)
+    array = pytest.importorskip("dask.array", reason="needs the extra 'scale'")
+    with pytest.raises(TypeError, match=r"is a 'Array'.*values\.compute"):
+        model.get_latent_of_prepared(array.from_array(values))
+
+
+@pytest.mark.parametrize("take", ["get_prepared", "get_latent_representation"])
+def test_cells_that_are_not_there_are_refused(model: sx.SCALEXModel, take: str) -> None:
+    n_cells = model.adata.n_obs
+    for none in ([], np.array([], dtype=int), np.zeros(n_cells, dtype=bool)):
+        with pytest.raises(ValueError, match="there are no cells"):
+            getattr(model, take)(indices=none)
+    for wrong in ([n_cells], np.ones(7, dtype=bool), [0.0, 1.0], ["cell1"], 3, [[0, 1]]):
+        with pytest.raises(IndexError, match=f"whole numbers below {n_cells}.*mask"):
+            getattr(model, take)(indices=wrong)
 
 
 @pytest.mark.parametrize("kind", ["memory", "lazy file", "store"])
@@ -150,7 +172,8 @@ def test_some_prepared_cells_are_rows_of_all(
     whole = sparse.csr_matrix(all_of_them.X if kind != "lazy file" else all_of_them.X.compute())
     rows = np.random.default_rng(0).permutation(model.adata.n_obs)[:200]
     mask = np.isin(np.arange(model.adata.n_obs), rows)
-    for indices, expected in ((rows, rows), (mask, np.flatnonzero(mask))):
+    ends = np.array([3, -1, 3, 0])  # repeated, and from the end
+    for indices, expected in ((rows, rows), (mask, np.flatnonzero(mask)), (ends, ends)):
         some = model.get_prepared(indices=indices)
         values = some.X if kind != "lazy file" else sparse.csr_matrix(some.X.compute())
         assert (values != whole[expected]).nnz == 0
