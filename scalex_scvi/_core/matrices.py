@@ -162,7 +162,11 @@ def get_matrix(adata: AnnData, layer: str | None, *, features: str = "genes") ->
         check_numbers(adata.X, name="adata.X")
         return adata.X, "adata.X"
     if layer not in adata.layers:
-        msg = f"`layer` {layer!r} is not in adata.layers: {list(adata.layers)!r}."
+        msg = (
+            f"`layer` {layer!r} is not in adata.layers: {list(adata.layers)!r}. For the values in "
+            "adata.X leave `layer` out, or, of a query whose reference was in a layer, give "
+            "`layer='X'`."
+        )
         raise KeyError(msg)
     name = f"adata.layers[{layer!r}]"
     check_numbers(adata.layers[layer], name=name)

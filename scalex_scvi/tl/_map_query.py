@@ -83,8 +83,8 @@ def map_query(
         is chosen first, by the sums of the probabilities of its fine labels, and then the most
         probable of these. A cell whose coarse label is unknown is unknown in the fine column, too.
     layer
-        Layer of the query with the counts, or ``"raw"`` for those in ``query.raw``; default: that
-        of the reference.
+        Layer of the query with the counts, ``"X"``, or ``"raw"`` for those in ``query.raw``;
+        default: that of the reference. :func:`scalex_scvi.io.read_lazy` opens a layer as ``X``.
     max_refused
         Share of held-out reference cells that may be called unknown (see
         :func:`scalex_scvi.tl.label_scores`).
@@ -98,7 +98,7 @@ def map_query(
 
     Returns
     -------
-    The query's model, whose ``adata`` is ``query``.
+    The query's model, whose ``adata`` is ``query`` (with ``layer="raw"`` a new object).
 
     Raises
     ------

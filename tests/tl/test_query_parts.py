@@ -187,6 +187,21 @@ def test_other_columns_and_representations_do_not_matter(
     assert list(lazy.obs["celltype_voted"]) == list(query.obs["celltype_voted"])
 
 
+def test_counts_of_a_layer_are_opened_as_x(cells: AnnData, query: AnnData, tmp_path: Path) -> None:
+    own = cells[cells.obs["batch"].isin(["batch0", "batch1"])].copy()
+    for each in (own, query):
+        each.layers["counts"] = each.X
+        each.X = each.X.log1p()
+    model = sx.integrate(own, "batch", layer="counts", max_epochs=30, **QUIET)
+    query.write_h5ad(tmp_path / "query.h5ad")
+    lazy = sx.io.read_lazy(tmp_path / "query.h5ad", layer="counts", cells_in_block=64)
+    with pytest.raises(KeyError, match="'counts' is not in adata.layers.*layer='X'"):
+        sx.map_query(lazy, model, labels="celltype")
+    sx.map_query(lazy, model, labels="celltype", layer="X")
+    sx.map_query(query, model, labels="celltype")
+    check_same(lazy, query)
+
+
 @pytest.mark.parametrize("kind", ["dense", "repeated"])
 def test_blocks_of_other_kinds_count_as_in_memory(tmp_path: Path, kind: str) -> None:
     if kind == "dense":
