@@ -100,8 +100,8 @@ def check_labels(model: SCALEXModel, wanted: Sequence[str]) -> None:
 def some_of_each(labels: pd.DataFrame, batch: np.ndarray | None, most: int) -> np.ndarray:
     """Choose rows at random, :data:`FEWEST_CELLS` of each label before any others.
 
-    Then come as many of each label in each batch, one of each after the other: where these are too
-    many, each has about as many. Rows without a label come last.
+    Then come as many of each label in each batch. Both are taken one of each after the other: where
+    these are too many, each has about as many. Rows without a label come last.
 
     Parameters
     ----------
@@ -122,7 +122,8 @@ def some_of_each(labels: pd.DataFrame, batch: np.ndarray | None, most: int) -> n
     code = np.zeros(len(labels), np.int64) if batch is None else pd.factorize(batch)[0][order]
     of_label = pd.Series(label).groupby(label).cumcount().to_numpy()
     in_batch = pd.Series(label).groupby([label, code]).cumcount().to_numpy()
-    turn = np.where(of_label < FEWEST_CELLS, 0, 1 + np.minimum(in_batch, FEWEST_CELLS))
+    later = FEWEST_CELLS + np.minimum(in_batch, FEWEST_CELLS)
+    turn = np.where(of_label < FEWEST_CELLS, of_label, later)
     labeled = labels.notna().any(axis=1).to_numpy()[order]
-    turn[~labeled] = FEWEST_CELLS + 2
+    turn[~labeled] = 2 * FEWEST_CELLS + 1
     return np.sort(order[np.argsort(turn, kind="stable")[:most]])

@@ -130,6 +130,14 @@ def test_rare_labels_stay_where_batches_are_many() -> None:
     assert of_each.max().max() <= 5
 
 
+def test_each_label_has_as_many_where_labels_are_many() -> None:
+    labels = pd.DataFrame({"celltype": np.repeat([f"T{i}" for i in range(40)], [9, 91] * 20)})
+    rows = _reference_cells.some_of_each(labels, None, 400)
+    n_cells = labels["celltype"].iloc[rows].value_counts()
+    assert len(n_cells) == 40
+    assert n_cells.between(9, 11).all()
+
+
 def test_what_is_missing_is_named(model: sx.SCALEXModel) -> None:
     with pytest.raises(KeyError, match="'type' is not a column of the reference's obs"):
         sx.tl.reference_cells(model, "type")
