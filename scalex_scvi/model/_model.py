@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from anndata import AnnData
 from scvi import REGISTRY_KEYS
 from scvi.model.base import (
@@ -18,8 +19,9 @@ from scvi.model.base import (
 
 from scalex_scvi._core.chosen import chosen_cells
 from scalex_scvi._core.columns import check_batch_column, text_of
+from scalex_scvi._core.gene_names import names_in
 from scalex_scvi._core.inputs import check_adata
-from scalex_scvi._core.keys import own_keys
+from scalex_scvi._core.keys import MEASURED_KEY, own_keys
 from scalex_scvi._core.matrices import without_matrix
 from scalex_scvi._core.modalities import Cells, check_cells, one_modality
 from scalex_scvi._core.ranges import check_whole
@@ -401,7 +403,8 @@ class SCALEXModel(
         Returns
         -------
         Cells × the model's genes, ``X`` (CSR float32, of dask another array) in [0, 1], with
-        ``obs``, ``obsm`` and ``uns`` of the cells, and the record of the transform.
+        ``obs``, ``obsm`` and ``uns`` of the cells, and the record of the transform. If counts lack
+        genes of the model, which are zero then, ``var["measured"]`` is False for these.
 
         Raises
         ------
@@ -427,6 +430,10 @@ class SCALEXModel(
         matrix = prepared_values(manager, len(genes), rows)
         prepared = AnnData(matrix, obs=light.obs[own], obsm=dict(light.obsm), uns=light.uns)
         prepared.var_names = genes
+        if manager.transform is not None:
+            measured = pd.Index(genes).isin(names_in(light.var, pd.Index(genes))[0])
+            if not measured.all():
+                prepared.var[MEASURED_KEY] = measured
         record = record_in(manager.get_state_registry(REGISTRY_KEYS.X_KEY))
         if record is not None:
             record.to_adata(prepared)

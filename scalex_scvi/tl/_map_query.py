@@ -10,11 +10,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from anndata import AnnData
+from scipy import sparse
 
 from scalex_scvi._core.columns import check_no_missing
 from scalex_scvi._core.gene_names import names_in
 from scalex_scvi._core.inputs import check_adata
-from scalex_scvi._core.keys import LATENT_KEY, MAPPING_KEY, UMAP_KEY
+from scalex_scvi._core.keys import LATENT_KEY, MAPPING_KEY, MEASURED_KEY, UMAP_KEY
 from scalex_scvi._core.matrices import is_lazy
 from scalex_scvi._core.messages import messages_on_console
 from scalex_scvi.io import RunFolder
@@ -178,6 +179,8 @@ def _latent_and_scores(
     if isinstance(source, Reference):
         return _by_statistics(source, mapped, query, wanted, max_refused)
     ref = reference_cells(source, wanted)
+    if MEASURED_KEY in query.var:
+        _measure_alike(source, ref, query.var[MEASURED_KEY])
     if is_lazy(query.X):
         latent, scores = _in_parts(ref, mapped, query, wanted, max_refused)
     else:
@@ -189,6 +192,16 @@ def _latent_and_scores(
             for label in wanted
         }
     return latent, in_agreement(scores, ref.obs) if len(scores) > 1 else scores
+
+
+def _measure_alike(source: SCALEXModel, ref: AnnData, measured: pd.Series) -> None:
+    """Encode cells of a reference as if they lacked the genes that the query lacks.
+
+    Zeros in the place of genes move a cell in the latent: those of both sides move alike.
+    """
+    ref.var[MEASURED_KEY] = measured.to_numpy()
+    kept = ref.X @ sparse.diags(measured.to_numpy(dtype=np.float32), format="csr")
+    ref.obsm[LATENT_KEY] = source.get_latent_of_prepared(sparse.csr_matrix(kept))
 
 
 def _by_statistics(

@@ -15,6 +15,7 @@ from sklearn.neighbors import NearestNeighbors
 
 from scalex_scvi._core.columns import as_text, batch_codes, check_no_missing
 from scalex_scvi._core.inputs import check_adata
+from scalex_scvi._core.keys import MEASURED_KEY
 from scalex_scvi._core.matrices import to_csr
 from scalex_scvi.pp import can_unscale, unscale
 
@@ -69,6 +70,7 @@ class Pair:
             msg = f"`batch_key` {key!r} is not a column of ref.obs, {columns!r}, nor of query.obs."
             raise KeyError(msg)
         self._leave_out_unlabeled()
+        self._compare_measured()
         n_ref, n_query = self.points.shape[1], self.targets.shape[1]
         if n_ref != n_query:
             msg = (
@@ -95,6 +97,19 @@ class Pair:
             self.labels_key,
         )
         object.__setattr__(self, "ref", self.ref[labeled])
+
+    def _compare_measured(self) -> None:
+        """Compare by the genes that both sides came with: zeros in their place say nothing."""
+        ref, query = self.ref, self.query
+        if not ref.var_names.equals(query.var_names):
+            return
+        measured = np.ones(ref.n_vars, dtype=bool)
+        for side in (ref, query):
+            if MEASURED_KEY in side.var:
+                measured &= side.var[MEASURED_KEY].to_numpy(dtype=bool)
+        if measured.any() and not measured.all():
+            object.__setattr__(self, "ref", ref[:, measured])
+            object.__setattr__(self, "query", query[:, measured])
 
     @cached_property
     def points(self) -> Any:

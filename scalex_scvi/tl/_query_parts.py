@@ -107,16 +107,19 @@ class QueryParts:
                 check_held_out(max_refused, len(model.standards[size].known))
         query, done = self._query, 0
         latent = RowsInPlace(query.n_obs)
-        found: dict[str, list[LabelScores]] = {label: [] for label in models}
+        of_parts: dict[str, list[LabelScores]] = {label: [] for label in models}
 
         def judged(part: int) -> dict[str, LabelScores]:
             rows, key = np.flatnonzero(self._part_of_cell == part), self._batch_key
             piece = self._piece(matrix.read(part), rows)
             latent.write(rows, piece.obsm[LATENT_KEY])
-            return {
-                label: model.scores(piece, LATENT_KEY, batch_key=key, max_refused=max_refused)
-                for label, model in models.items()
-            }
+            found = {}
+            for label, model in models.items():
+                compared = piece[:, piece.var_names.isin(model.genes)]
+                found[label] = model.scores(
+                    compared, LATENT_KEY, batch_key=key, max_refused=max_refused
+                )
+            return found
 
         with TemporaryDirectory(prefix="scalex-scvi-") as folder:
             blocks = computed_blocks(query.X)
@@ -124,10 +127,10 @@ class QueryParts:
             with _one_part_a_thread() as pool:
                 for scores in pool.map(judged, range(self._n_parts)):
                     for label, own in scores.items():
-                        found[label].append(own)
+                        of_parts[label].append(own)
                     done += len(own.labels)
                     logger.info("Labels of %d of %d cells.", done, query.n_obs)
-        return latent.read(), {label: self._joined(of_parts) for label, of_parts in found.items()}
+        return latent.read(), {label: self._joined(own) for label, own in of_parts.items()}
 
     def _piece(self, values: sparse.csr_matrix, rows: np.ndarray) -> AnnData:
         query = self._query

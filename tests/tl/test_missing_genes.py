@@ -1,0 +1,86 @@
+"""A query that lacks genes of the reference is labeled by the genes that both have."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from anndata import AnnData
+from conftest import QUIET
+
+import scalex_scvi as sx
+
+
+@pytest.fixture(scope="module")
+def cells() -> AnnData:
+    """Real pancreas cells of five technologies."""
+    return sx.datasets.pancreas()
+
+
+@pytest.fixture(scope="module")
+def model(cells: AnnData) -> sx.SCALEXModel:
+    own = cells[cells.obs["batch"] != "CEL-seq2"].copy()
+    return sx.integrate(own, "batch", max_steps=200, **QUIET)
+
+
+@pytest.fixture
+def query(cells: AnnData) -> AnnData:
+    """A fifth technology, with 40 % of the genes."""
+    has = np.random.default_rng(1).random(cells.n_vars) < 0.4
+    return cells[cells.obs["batch"] == "CEL-seq2", has].copy()
+
+
+def accuracy(query: AnnData) -> float:
+    right = query.obs["celltype_transfer"].astype(str) == query.obs["celltype"].astype(str)
+    return float(right.mean())
+
+
+def test_labels_hold_without_most_genes(
+    model: sx.SCALEXModel, query: AnnData, tmp_path: Path
+) -> None:
+    pytest.importorskip("dask", reason="needs the extra 'scale'")
+    query.write_h5ad(tmp_path / "query.h5ad")
+    sx.map_query(query, model, labels="celltype")
+    assert accuracy(query) > 0.9
+    assert query.obs["celltype_unknown"].mean() < 0.2
+    lazy = sx.io.read_lazy(tmp_path / "query.h5ad", cells_in_block=64)
+    sx.map_query(lazy, model, labels="celltype")
+    assert list(lazy.obs["celltype_transfer"]) == list(query.obs["celltype_transfer"])
+    columns = ["celltype_probability", "celltype_p_value"]
+    np.testing.assert_allclose(lazy.obs[columns], query.obs[columns], atol=1e-4)
+    np.testing.assert_allclose(lazy.obsm["X_scalex"], query.obsm["X_scalex"], atol=1e-6)
+
+
+def test_the_latent_is_that_of_zeros(model: sx.SCALEXModel, query: AnnData) -> None:
+    """It stays as published; the reference is encoded without these genes for the labels alone."""
+    before = model.get_latent_representation()
+    mapped = sx.map_query(query, model, labels="celltype")
+    np.testing.assert_array_equal(query.obsm["X_scalex"], mapped.get_latent_representation())
+    np.testing.assert_array_equal(model.get_latent_representation(), before)
+
+
+def test_prepared_cells_say_which_genes_they_came_with(
+    model: sx.SCALEXModel, query: AnnData
+) -> None:
+    prepared = sx.SCALEXModel.load_query_data(query, model).get_prepared()
+    has = prepared.var_names.isin(query.var_names)
+    assert list(prepared.var["measured"]) == list(has)
+    assert prepared.X[:, ~has].nnz == 0
+    assert "measured" not in model.get_prepared().var
+
+
+def test_step_by_step_labels_are_as_good(model: sx.SCALEXModel, query: AnnData) -> None:
+    known = sx.tl.reference_cells(model, "celltype")
+    mapped = sx.SCALEXModel.load_query_data(query, model)
+    new = mapped.get_prepared()
+    new.obsm["X_scalex"] = mapped.get_latent_representation()
+    query.obs["celltype_transfer"] = sx.label_transfer(
+        known, new, use_rep="X_scalex", label="celltype", batch_key="batch"
+    )
+    assert accuracy(query) > 0.85
+    del new.var["measured"]  # zeros in the place of genes are taken for expression
+    query.obs["celltype_transfer"] = sx.label_transfer(
+        known, new, use_rep="X_scalex", label="celltype", batch_key="batch"
+    )
+    assert accuracy(query) < 0.5
