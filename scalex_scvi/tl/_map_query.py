@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +30,7 @@ from ._nested_labels import in_agreement
 from ._pair import Pair
 from ._place_on_map import place_on_map
 from ._query_parts import QueryParts
-from ._reference_cells import check_labels, reference_cells
+from ._reference_cells import check_labels, prepared_reference
 from ._unknown import check_max_refused
 
 logger = logging.getLogger(__name__)
@@ -118,9 +119,12 @@ def map_query(
         mapped = SCALEXModel.load_query_data(
             query, model, layer=layer, min_gene_share=min_gene_share
         )
-        latent, scores = _latent_and_scores(source, mapped, wanted, max_refused)
+        latent_of_reference = cache(model.get_latent_representation)  # labels and map need it
+        latent, scores = _latent_and_scores(
+            source, mapped, wanted, max_refused, latent_of_reference
+        )
         columns = _columns(scores, None if vote_by is None else query.obs[vote_by])
-        positions = _positions(model, latent)
+        positions = _positions(model, latent, latent_of_reference)
         query.obsm[LATENT_KEY] = latent
         if positions is not None:
             query.obsm[UMAP_KEY] = positions
@@ -171,6 +175,7 @@ def _latent_and_scores(
     mapped: SCALEXModel,
     wanted: list[str],
     max_refused: float,
+    latent_of_reference: Callable[[], np.ndarray],
 ) -> tuple[np.ndarray, dict[str, LabelScores]]:
     """Latent of the query, and scores of each column, in agreement where one is in another."""
     if not wanted:
@@ -178,9 +183,13 @@ def _latent_and_scores(
     query = mapped.get_prepared()
     if isinstance(source, Reference):
         return _by_statistics(source, mapped, query, wanted, max_refused)
-    ref = reference_cells(source, wanted)
+    ref = prepared_reference(source, wanted)
     if MEASURED_KEY in query.var:
-        _measure_alike(source, ref, query.var[MEASURED_KEY])
+        _encode_alike(source, ref, query.var[MEASURED_KEY])
+    elif ref.n_obs == source.adata.n_obs:
+        ref.obsm[LATENT_KEY] = latent_of_reference()
+    else:
+        ref.obsm[LATENT_KEY] = source.get_latent_of_prepared(ref.X)
     if is_lazy(query.X):
         latent, scores = _in_parts(ref, mapped, query, wanted, max_refused)
     else:
@@ -194,14 +203,14 @@ def _latent_and_scores(
     return latent, in_agreement(scores, ref.obs) if len(scores) > 1 else scores
 
 
-def _measure_alike(source: SCALEXModel, ref: AnnData, measured: pd.Series) -> None:
+def _encode_alike(source: SCALEXModel, ref: AnnData, measured: pd.Series) -> None:
     """Encode cells of a reference as if they lacked the genes that the query lacks.
 
     Zeros in the place of genes move a cell in the latent: those of both sides move alike.
     """
     ref.var[MEASURED_KEY] = measured.to_numpy()
-    kept = ref.X @ sparse.diags(measured.to_numpy(dtype=np.float32), format="csr")
-    ref.obsm[LATENT_KEY] = source.get_latent_of_prepared(sparse.csr_matrix(kept))
+    kept = sparse.csr_matrix(ref.X @ sparse.diags(measured.to_numpy(dtype=np.float32)))
+    ref.obsm[LATENT_KEY] = source.get_latent_of_prepared(kept)
 
 
 def _by_statistics(
@@ -251,13 +260,14 @@ def _columns(scores: dict[str, LabelScores], clusters: pd.Series | None) -> dict
     return columns
 
 
-def _positions(model: SCALEXModel, latent: np.ndarray) -> np.ndarray | None:
+def _positions(
+    model: SCALEXModel, latent: np.ndarray, latent_of_reference: Callable[[], np.ndarray]
+) -> np.ndarray | None:
     """Place cells on the reference's map, ``None`` if it has none."""
     if model.adata is None or UMAP_KEY not in model.adata.obsm:
         logger.info("The reference has no obsm[%r]: the query gets none.", UMAP_KEY)
         return None
-    own = model.get_latent_representation()
-    return place_on_map(own, np.asarray(model.adata.obsm[UMAP_KEY]), latent)
+    return place_on_map(latent_of_reference(), np.asarray(model.adata.obsm[UMAP_KEY]), latent)
 
 
 def _found(model: SCALEXModel, query: AnnData) -> dict[str, int]:

@@ -61,6 +61,13 @@ def reference_cells(model: SCALEXModel, labels: str | Sequence[str]) -> AnnData:
         msg = f"`labels` is {labels!r}: name a column of the reference's obs, or several."
         raise ValueError(msg)
     check_labels(model, wanted)
+    cells = prepared_reference(model, wanted)
+    cells.obsm[LATENT_KEY] = model.get_latent_of_prepared(cells.X)
+    return cells
+
+
+def prepared_reference(model: SCALEXModel, wanted: Sequence[str]) -> AnnData:
+    """Return the same cells without their latent; the columns ``wanted`` are known to be there."""
     obs = model.manager_of().annotated.obs
     rows = None
     if len(obs) > MOST_CELLS:
@@ -71,7 +78,6 @@ def reference_cells(model: SCALEXModel, labels: str | Sequence[str]) -> AnnData:
     cells = model.get_prepared(indices=rows)
     if is_lazy(cells.X):
         cells.X = sparse.csr_matrix(cells.X.compute())
-    cells.obsm[LATENT_KEY] = model.get_latent_of_prepared(cells.X)
     return cells
 
 
