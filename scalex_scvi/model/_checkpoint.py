@@ -170,6 +170,7 @@ class KeptTraining:
         weights = {name: value.cpu() for name, value in model.module.state_dict().items()}
         result = {name: getattr(model, name, None) for name in _OF_INDICES}
         result["offsets_removed_"] = model.offsets_removed_
+        result["gene_factors_"] = model.gene_factors_
         try:
             self.write({"weights": weights, "history": model.history_} | result, finished=True)
         except (OSError, RuntimeError, TypeError) as error:  # the model is trained all the same
@@ -184,6 +185,7 @@ class KeptTraining:
         for name in _OF_INDICES:
             setattr(model, name, state[name])
         model.offsets_removed_ = state.get("offsets_removed_", False)
+        model.gene_factors_ = state.get("gene_factors_")
         model.is_trained_ = True
         logger.info("The training of %s came to its end before.", self.checkpoint.place)
 

@@ -309,7 +309,7 @@ def _fitted(blocks: MinibatchBlocks, module: _Module, preparation: Preparation) 
     without = [name for name in module.batches if name not in record.scale]
     if without:
         logger.warning("The data module has no cells of the batches %r.", without)
-    return record if record.log_normalized else record.over_all_of(var)
+    return record
 
 
 def _cells(

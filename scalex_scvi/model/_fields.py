@@ -128,10 +128,9 @@ class ExpressionField(LayerField):
         chosen = preparation.n_top_features
         if isinstance(chosen, str) and chosen == HIGHLY_VARIABLE:
             preparation = preparation.but(n_top_features=_highly_variable(adata))
-        record = Preprocessing.fit(
-            adata, preparation, batch_key=self.batch_key, layer=self.attr_key
+        return Preprocessing.fit(
+            adata, preparation, batch_key=self.batch_key, layer=self.attr_key, name_panel=True
         )
-        return record.over_all_of(adata.var) if not record.log_normalized else record
 
     def transfer_field(
         self, state_registry: dict[str, Any], adata_target: AnnData, **kwargs: Any

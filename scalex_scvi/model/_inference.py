@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from scalex_scvi._core.blocks import Block, Blocks
-from scalex_scvi.nn import Encoder, FullyConnectedBlock
+from scalex_scvi.nn import Completion, Encoder, FullyConnectedBlock
 from scalex_scvi.pp import DeviceRows, Transform, on_device
 
 logger = logging.getLogger(__name__)
@@ -96,13 +96,20 @@ class BlockEncoder:
         Applied to each block first; ``None``: blocks hold values in [0, 1].
     size
         Cells encoded at once.
+    completion
+        What genes are expected to be that the cells lack; ``None``: as they are.
     """
 
     def __init__(
-        self, encoder: Encoder, transform: Transform | None = None, size: int | None = None
+        self,
+        encoder: Encoder,
+        transform: Transform | None = None,
+        size: int | None = None,
+        completion: Completion | None = None,
     ) -> None:
         self.encoder = encoder
         self.transform = transform
+        self.completion = completion
         self.size = size or (ROWS if self.device.type == "cpu" else DEVICE_ROWS)
 
     @property
@@ -114,6 +121,13 @@ class BlockEncoder:
     def _first_weight(self) -> Tensor:
         """Genes × units: the layout in which a sparse row picks whole rows."""
         return self.encoder.layers[0].linear.weight.detach().T.contiguous()
+
+    @cached_property
+    def _completed(self) -> Completion | None:
+        if self.completion is None:
+            return None
+        weight = self.encoder.layers[0].linear.weight.detach()
+        return self.completion.to(self.device).before(weight)
 
     @torch.inference_mode()
     def encode(
@@ -183,9 +197,11 @@ class BlockEncoder:
 
     def _linear(self, depth: int, x: Tensor) -> Tensor:
         linear = self.encoder.layers[depth].linear
-        if x.layout is torch.sparse_csr:
-            return (x @ self._first_weight).add_(linear.bias)
-        return linear(x)
+        is_sparse = x.layout is torch.sparse_csr
+        h = (x @ self._first_weight).add_(linear.bias) if is_sparse else linear(x)
+        if depth == 0 and self._completed is not None:
+            return self._completed.add_to(h, x)
+        return h
 
 
 def _normalize(
@@ -221,7 +237,9 @@ def encode_cells(
     check_batch_stats(batch_stats)
     if blocks.is_lazy:
         of_worker = copy.deepcopy(encoder.encoder).cpu()
-        encoder = BlockEncoder(of_worker, encoder.transform, min(encoder.size, ROWS))
+        encoder = BlockEncoder(
+            of_worker, encoder.transform, min(encoder.size, ROWS), encoder.completion
+        )
     with _one_thread_each() if blocks.is_lazy else nullcontext():
         statistics = None
         if batch_stats == "batch":

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,14 +21,10 @@ from scalex_scvi._core.scvi_private import minify_type
 from scalex_scvi._core.seeds import seeded
 
 from ._inference import BatchStats, BlockEncoder, check_batch_stats, encode_cells
-
-if TYPE_CHECKING:
-    from scvi.model.base import BaseModelClass as _Base
-else:
-    _Base = object
+from ._missing_genes import MissingGenesMixin
 
 
-class LatentMixin(_Base):
+class LatentMixin(MissingGenesMixin):
     """Replaces scvi-tools' :meth:`get_latent_representation`, which reads cell by cell."""
 
     untrained_batches_: list[str]
@@ -118,7 +115,9 @@ class LatentMixin(_Base):
             return mean
         return _draw(mean, var, batch_size or settings.batch_size, self.device)
 
-    def get_latent_of_prepared(self, values: sparse.csr_matrix | np.ndarray) -> np.ndarray:
+    def get_latent_of_prepared(
+        self, values: sparse.csr_matrix | np.ndarray, measured: np.ndarray | None = None
+    ) -> np.ndarray:
         """Position of cells whose values are prepared already, by running statistics.
 
         For rows of :meth:`get_prepared` that are at hand: nothing is registered, checked or read
@@ -128,6 +127,9 @@ class LatentMixin(_Base):
         ----------
         values
             Cells × the model's genes, CSR or dense, in [0, 1].
+        measured
+            Mask of the genes that the cells came with, ``get_prepared().var["measured"]``; the
+            values of the others are zero. ``None``: all.
 
         Returns
         -------
@@ -158,7 +160,7 @@ class LatentMixin(_Base):
             )
             raise ValueError(msg)
         rows = values if isinstance(values, np.ndarray) else values.tocsr()
-        encoder = BlockEncoder(self.module.encoder)
+        encoder = BlockEncoder(self.module.encoder, completion=self._completion_of(measured))
         both = encoder.encode(rows, np.zeros(values.shape[0], dtype=np.int64))
         return np.split(both, 2, axis=1)[0]
 
@@ -174,7 +176,9 @@ class LatentMixin(_Base):
         matrix = manager.get_from_registry(REGISTRY_KEYS.X_KEY)
         wanted = chosen_cells(indices, matrix.shape[0])
         order = np.argsort(wanted, kind="stable")
-        encoder = BlockEncoder(self.module.encoder, manager.transform, batch_size)
+        encoder = BlockEncoder(
+            self.module.encoder, manager.transform, batch_size, self._completion_for(manager)
+        )
         in_order = encode_cells(
             blocks_of(
                 matrix,
@@ -200,7 +204,7 @@ class LatentMixin(_Base):
             For cells of a query's batches whose decoder was never trained.
         """
         self._check_own_decoders(*args, **kwargs)
-        with seeded(None):
+        with seeded(None), self._completed_of_call(*args, **kwargs):
             return super().get_elbo(*args, **self._with_prepared(kwargs))
 
     def get_reconstruction_error(self, *args: Any, **kwargs: Any) -> dict[str, float]:
@@ -214,8 +218,20 @@ class LatentMixin(_Base):
             For cells of a query's batches whose decoder was never trained.
         """
         self._check_own_decoders(*args, **kwargs)
-        with seeded(None):
+        with seeded(None), self._completed_of_call(*args, **kwargs):
             return super().get_reconstruction_error(*args, **self._with_prepared(kwargs))
+
+    def _completed_of_call(
+        self,
+        adata: Cells | None = None,
+        *args: Any,
+        dataloader: Any = None,
+        **kwargs: Any,
+    ) -> AbstractContextManager[None]:
+        """Complete minibatches of cells that a method of scvi-tools is called with."""
+        if dataloader is not None or (adata is None and self.adata is None):
+            return nullcontext()
+        return self._completed_minibatches(adata)
 
     def _with_prepared(self, kwargs: dict[str, Any]) -> dict[str, Any]:
         if "dataloader" not in kwargs:

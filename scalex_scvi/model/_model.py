@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from anndata import AnnData
 from scvi import REGISTRY_KEYS
 from scvi.model.base import (
@@ -19,7 +18,6 @@ from scvi.model.base import (
 
 from scalex_scvi._core.chosen import chosen_cells
 from scalex_scvi._core.columns import check_batch_column, text_of
-from scalex_scvi._core.gene_names import names_in
 from scalex_scvi._core.inputs import check_adata
 from scalex_scvi._core.keys import MEASURED_KEY, own_keys
 from scalex_scvi._core.matrices import without_matrix
@@ -182,6 +180,7 @@ class SCALEXModel(
     is_trained_: bool
     untrained_batches_: list[str]
     offsets_removed_: bool
+    gene_factors_: dict[str, Any] | None
 
     def __init__(
         self,
@@ -225,6 +224,7 @@ class SCALEXModel(
         self.n_reference_batches_ = 0
         self.untrained_batches_ = []
         self.offsets_removed_ = False
+        self.gene_factors_ = None
         self.init_params_ = self._get_init_params(locals())
         self._summarize()
 
@@ -431,7 +431,7 @@ class SCALEXModel(
         prepared = AnnData(matrix, obs=light.obs[own], obsm=dict(light.obsm), uns=light.uns)
         prepared.var_names = genes
         if manager.transform is not None:
-            measured = pd.Index(genes).isin(names_in(light.var, pd.Index(genes))[0])
+            measured = manager.transform.measured
             if not measured.all():
                 prepared.var[MEASURED_KEY] = measured
         record = record_in(manager.get_state_registry(REGISTRY_KEYS.X_KEY))

@@ -91,6 +91,9 @@ class QueryMixin(_Base):
             :func:`scalex_scvi.pp.rna` or :func:`scalex_scvi.pp.prepare_query`, or if the reference
             has none). Further arguments of scvi-tools' method (``freeze_expression`` …) have one
             possible value here each; another has no effect, with a warning.
+            ``missing_genes``: what genes that ``adata`` lacks are for the encoder. ``"expected"``
+            (default): what the reference's cells tell of them by the genes that the cell has
+            (probabilistic PCA); ``"zero"``, as published.
             ``min_gene_share``: see :func:`scalex_scvi.pp.prepare_query` (0.3). ``modalities``: of a
             MuData, see :meth:`setup_mudata`; default: those of the reference.
 
@@ -103,6 +106,7 @@ class QueryMixin(_Base):
         """
         check_cells(adata)
         declared = {name: more.pop(name, None) for name in ("log_normalized", "processed")}
+        missing_genes = _check_missing_genes(more.pop("missing_genes", "expected"))
         declared["min_gene_share"] = more.pop("min_gene_share", MIN_GENE_SHARE)
         if "modalities" in more:
             declared["modalities"] = more.pop("modalities")
@@ -127,6 +131,8 @@ class QueryMixin(_Base):
         model.n_reference_batches_ = 0 if unfrozen else len(reference.batch_names)
         new = model.batch_names[len(reference.batch_names) :]
         model.untrained_batches_ = [*reference.untrained_batches_, *new]
+        if missing_genes == "expected":
+            model.gene_factors_ = reference.factors_for(model.adata_manager)
         model.freeze_reference()
         model.history_ = None
         model.is_trained_ = True
@@ -291,6 +297,13 @@ def _with_unique_cells(adata: AnnData) -> AnnData:
     numbered = adata.copy()
     numbered.obs_names = pd.RangeIndex(adata.n_obs).astype(str)
     return numbered
+
+
+def _check_missing_genes(given: str) -> str:
+    if given not in ("expected", "zero"):
+        msg = f"`missing_genes` must be 'expected' or 'zero', got {given!r}."
+        raise ValueError(msg)
+    return given
 
 
 def _check_switches(more: dict[str, Any]) -> None:

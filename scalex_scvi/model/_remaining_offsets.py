@@ -9,28 +9,21 @@ otherwise changes it least, has a closed form. The encoder still does not see th
 from __future__ import annotations
 
 import logging
-from itertools import islice
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 import torch
-from scipy import sparse
-from scvi import REGISTRY_KEYS
 from sklearn.neighbors import NearestNeighbors
 
-from scalex_scvi._core.blocks import Block, blocks_of, evenly_spread
-from scalex_scvi.train import SCALEXDataManager, TransformedDataModule
+from scalex_scvi._core.blocks import Block, blocks_of
 
 from ._inference import MIN_CELLS_FOR_BATCH_STATS, BlockEncoder, Statistics, batch_statistics
+from ._training_sample import MOST_CELLS, TrainingSample
 
 if TYPE_CHECKING:
     from ._model import SCALEXModel
 
 logger = logging.getLogger(__name__)
-
-MOST_CELLS = 10_000
-"""Cells that offsets are estimated from, about as many of each batch: an offset is a mean."""
 
 MOST_BATCHES = MOST_CELLS // MIN_CELLS_FOR_BATCH_STATS
 """Of more batches there would be too few cells of each: their offsets remain."""
@@ -47,9 +40,7 @@ RIDGE = 1e-3
 
 
 @torch.no_grad()
-def remove_remaining_offsets(
-    model: SCALEXModel, module: TransformedDataModule | None = None
-) -> bool:
+def remove_remaining_offsets(model: SCALEXModel, sample: TrainingSample) -> bool:
     """Change the last layer of the encoder so that batches no longer differ among neighbors.
 
     Offsets are those of the cells that were trained on. Then the decoder's running means of each
@@ -60,8 +51,8 @@ def remove_remaining_offsets(
     ----------
     model
         A model that has just been trained.
-    module
-        The data module of others that it was trained on, if its cells are there.
+    sample
+        Some of its cells.
 
     Returns
     -------
@@ -73,11 +64,8 @@ def remove_remaining_offsets(
     if len(names) > MOST_BATCHES:
         logger.info("Offsets of %d batches remain: there are too many to sample.", len(names))
         return False
-    if module is None:
-        values, codes = _sample(model.adata_manager, model.train_indices)
-    else:
-        values, codes = _sample_of_module(module, len(names), model.trainer.global_step)
-    encoder, blocks = BlockEncoder(model.module.encoder), blocks_of(values, codes)
+    codes = sample.codes
+    encoder, blocks = BlockEncoder(model.module.encoder), blocks_of(sample.values, codes)
     hidden = blocks.map(_hidden, encoder)
     points = blocks.map(_latent, encoder, batch_statistics(blocks, encoder, names, report=False))
     offsets, shares = batch_offsets(hidden, points, codes)
@@ -178,53 +166,6 @@ def _covariance_within(hidden: np.ndarray, codes: np.ndarray) -> np.ndarray:
         own -= own.mean(axis=0)
         squares += own.T @ own
     return squares / len(hidden)
-
-
-def _sample(
-    manager: SCALEXDataManager, cells: np.ndarray | None
-) -> tuple[sparse.csr_matrix, np.ndarray]:
-    """Values and batches of some cells (``None``: all), at most as many of each batch.
-
-    Those of a batch are spread evenly over it.
-    """
-    codes = manager.codes.astype(np.int64)
-    rows = np.arange(len(codes)) if cells is None else np.sort(cells)
-    if len(rows) > MOST_CELLS:
-        present = np.unique(codes[rows])
-        most = MOST_CELLS // len(present)
-        of_batches = [rows[codes[rows] == code] for code in present]
-        chosen = [cells[evenly_spread(len(cells), most)] for cells in of_batches]
-        rows = np.sort(np.concatenate(chosen))
-    dataset = manager.create_torch_dataset(data_and_attributes=[REGISTRY_KEYS.X_KEY])
-    parts = [
-        sparse.csr_matrix(dataset[rows[start : start + 512]][REGISTRY_KEYS.X_KEY])
-        for start in range(0, len(rows), 512)
-    ]
-    return sparse.vstack(parts, format="csr"), codes[rows]
-
-
-def _sample_of_module(
-    module: TransformedDataModule, n_batches: int, n_minibatches: int
-) -> tuple[sparse.csr_matrix, np.ndarray]:
-    """Values and batches of the first cells of each batch that a data module gives for training.
-
-    Its minibatches may hold one batch after the other: they are read until no batch needs more,
-    but not more of them than were trained on.
-    """
-    most, n_kept = MOST_CELLS // n_batches, np.zeros(n_batches, dtype=np.int64)
-    parts, of_parts = [], []
-    module.setup("fit")  # the training has torn it down
-    for tensors in islice(module.train_dataloader(), n_minibatches):
-        codes = tensors[REGISTRY_KEYS.BATCH_KEY].numpy().reshape(-1).astype(np.int64)
-        rank = pd.Series(codes).groupby(codes).cumcount().to_numpy()
-        chosen = n_kept[codes] + rank < most
-        parts.append(sparse.csr_matrix(tensors[REGISTRY_KEYS.X_KEY].numpy()[chosen]))
-        of_parts.append(codes[chosen])
-        n_kept += np.bincount(of_parts[-1], minlength=n_batches)
-        if (n_kept == most).all():
-            break
-    module.teardown("fit")
-    return sparse.vstack(parts, format="csr"), np.concatenate(of_parts)
 
 
 def _hidden(block: Block, codes: np.ndarray, encoder: BlockEncoder) -> np.ndarray:

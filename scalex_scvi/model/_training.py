@@ -6,7 +6,7 @@ import logging
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,12 +30,9 @@ from scalex_scvi.train import (
 )
 
 from ._checkpoint import KeptTraining, check_resumable
+from ._missing_genes import MissingGenesMixin, gene_factors
 from ._remaining_offsets import remove_remaining_offsets
-
-if TYPE_CHECKING:
-    from scvi.model.base import BaseModelClass as _Base
-else:
-    _Base = object
+from ._training_sample import TrainingSample, sample_of, sample_of_module
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +44,7 @@ DECAY, DECAY_OF_NONLINEAR = 5e-4, 1e-4
 """L2 penalty by default: the published one, and that of a decoder with a nonlinear part."""
 
 
-class TrainingMixin(_Base):
+class TrainingMixin(MissingGenesMixin):
     """Adds :meth:`train` to a model: scvi-tools' training by a recipe of this package."""
 
     is_trained_: bool
@@ -185,7 +182,7 @@ class TrainingMixin(_Base):
                     **numbers,
                     **more,
                 )
-                self._remove_offsets(recipe, plan, module)
+                self._learn_from_sample(recipe, plan, module)
             if kept is not None:
                 kept.finish(self)
         frozen = set(self.batch_names[: self.n_reference_batches_])
@@ -212,8 +209,10 @@ class TrainingMixin(_Base):
         self, recipe: Recipe, seed: int | None, device: torch.device, more: dict[str, Any]
     ) -> Iterator[None]:
         """Hold the cells' values, the generators and the start of the decoder ready."""
+        is_query = self.n_reference_batches_ > 0
         with (
             nullcontext() if self.adata is None else self.adata_manager.transformed_once(device),
+            self._completed_minibatches(None, device) if is_query else nullcontext(),
             seeded(seed),
             self._history_started(),
             ddp_logging(more),
@@ -285,13 +284,25 @@ class TrainingMixin(_Base):
             plan["weight_decay"] = 0.0  # it would move the frozen rows
         return plan
 
-    def _remove_offsets(
+    def _learn_from_sample(
         self, recipe: Recipe, plan: Mapping[str, Any], module: TransformedDataModule | None
     ) -> None:
-        """Remove what is left of the batches' offsets, unless batches are not to be aligned."""
-        is_query = self.n_reference_batches_ > 0
-        wanted = recipe.remove_offsets and plan["alignment_weight"] > 0 and not is_query
-        self.offsets_removed_ = wanted and remove_remaining_offsets(self, module)
+        """Do what is left to do for a reference: it needs some cells, and no gradients.
+
+        What is left of the batches' offsets is removed, unless batches are not to be aligned, and
+        it is noted how genes vary together, for queries that lack some.
+        """
+        if self.n_reference_batches_:
+            return
+        sample = self._training_sample(module)
+        wanted = recipe.remove_offsets and plan["alignment_weight"] > 0
+        self.offsets_removed_ = wanted and remove_remaining_offsets(self, sample)
+        self.gene_factors_ = gene_factors(sample.values)
+
+    def _training_sample(self, module: TransformedDataModule | None) -> TrainingSample:
+        if module is None:
+            return sample_of(self.adata_manager, self.train_indices)
+        return sample_of_module(module, len(self.batch_names), self.trainer.global_step)
 
     @staticmethod
     def _stopping(

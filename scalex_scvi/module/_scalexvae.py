@@ -12,7 +12,7 @@ from torch.distributions import Normal
 from torch.nn import functional as F
 
 from scalex_scvi._core.scvi_private import MODULE_KEYS
-from scalex_scvi.nn import ActivationName, BatchOffset, Decoder, Encoder
+from scalex_scvi.nn import ActivationName, BatchOffset, Completion, Decoder, Encoder
 
 # What the decoder returns, beside scvi-tools' own keys.
 LOGITS_KEY = "logits"
@@ -65,6 +65,8 @@ class SCALEXVAE(BaseMinifiedModeModuleClass):
         super().__init__()
         self.n_latent = n_latent
         self.encoder_frozen = False
+        # Of the cells at hand: what genes are expected to be that they lack.
+        self.completion: Completion | None = None
         self.encoder = Encoder(
             n_input,
             n_latent,
@@ -129,7 +131,7 @@ class SCALEXVAE(BaseMinifiedModeModuleClass):
         }
 
     def _regular_inference(self, x: Tensor, n_samples: int = 1) -> dict[str, Any]:
-        mean, var = self.encoder(x)
+        mean, var = self.encoder(x if self.completion is None else self.completion(x))
         return self._posterior(mean, var, n_samples)
 
     def _cached_inference(self, qzm: Tensor, qzv: Tensor, n_samples: int = 1) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, get_args
 
@@ -66,6 +66,10 @@ class Fit:
         The features that a cell is normalized over.
     columns
         What is known of the features that passed, as columns of ``var``.
+    panel
+        Names of the features that a cell is normalized over.
+    panel_shares
+        Share of each of them in the counts; empty where it is not known.
     """
 
     record: Preprocessing
@@ -75,6 +79,18 @@ class Fit:
     selected: np.ndarray
     over: Columns
     columns: pd.DataFrame = field(compare=False)
+    panel: tuple[str, ...]
+    panel_shares: tuple[float, ...]
+
+    @property
+    def record_with_panel(self) -> Preprocessing:
+        """The record that normalizes any cell over the features of these cells and no others.
+
+        A query may have measured more than the reference, and its totals are to mean the same.
+        """
+        if self.record.log_normalized:
+            return self.record
+        return replace(self.record, panel=self.panel, panel_shares=self.panel_shares)
 
 
 def fit(
@@ -143,14 +159,13 @@ class _Fitting:
             tally, moments = self.blocks.fold(tally_and_add_up, merge_both, how)
             kept = self._check(tally)
             passed = self._passed(tally, everything, columns)
-            over, panel = everything, ()
+            over = everything
         else:
             tally = self.blocks.fold(tally_values, merge_tallies, self._how(everything, None))
             kept = self._check(tally)
             passed = self._passed(tally, everything, columns)
             chosen = self._chosen_peaks(passed, selection, columns) if self._is_atac else passed
             over = Columns.find(self.var.index, self.var.index[chosen])
-            panel = tuple(self.var.index[chosen].astype(str))
             how = self._how(over)
             moments = self.blocks.fold(add_up_values, merge_moments, how)
         self._check_batches(moments)
@@ -167,7 +182,7 @@ class _Fitting:
             dropped_prefixes=tuple(self.options["dropped_prefixes"]),
             genes=tuple(self.var.index[selected].astype(str)),
             scale=self._scale(moments, over.places[selected], self.var.index[selected]),
-            panel=panel,
+            panel=() if self.profile is RNA else self._panel(over),
             log_normalized=self.log_normalized,
             log1p=self.options["log1p"],
             batch_key=batch_key,
@@ -175,7 +190,30 @@ class _Fitting:
         logger.info(
             "Processed data: %d cells × %d %s.", kept.sum(), len(selected), self.profile.features
         )
-        return Fit(record, tally.detected, kept, passed, selected, over, columns.iloc[passed])
+        return Fit(
+            record,
+            tally.detected,
+            kept,
+            passed,
+            selected,
+            over,
+            columns.iloc[passed],
+            self._panel(over),
+            self._panel_shares(moments),
+        )
+
+    def _panel(self, over: Columns) -> tuple[str, ...]:
+        return tuple(self.var.index[over.places >= 0].astype(str))
+
+    def _panel_shares(self, moments: BatchMoments) -> tuple[float, ...]:
+        """Share of each gene in the counts of all cells, each of which counts the same.
+
+        Not of peaks and proteins, whose moments are of values that do not add up to a total.
+        """
+        total = np.sum([sums.total for sums in moments.batches.values()], axis=0)
+        if self.profile is not RNA or self.log_normalized or not total.any():
+            return ()
+        return tuple((total / total.sum()).tolist())
 
     @property
     def _is_atac(self) -> bool:

@@ -18,7 +18,6 @@ from scalex_scvi._core.columns import as_text
 
 from ._preparation import DROPPED_PREFIXES, NewBatches, Preparation, ScaleBy
 from ._profiles import ATAC
-from ._symbols import starts_with
 from ._transform import Transform
 
 logger = logging.getLogger(__name__)
@@ -57,6 +56,10 @@ class Preprocessing:
     panel
         The features over which each cell is normalized, which may be more than ``genes``. Empty:
         all that the data has, less the dropped ones (RNA prepared by :func:`scalex_scvi.pp.rna`).
+    panel_shares
+        Share of each feature of the panel in the counts that it was fitted to. Cells that lack some
+        of them are brought to the total that the others had there: to ``target_sum`` times the sum
+        of their shares. Empty: not known, all cells are brought to ``target_sum``.
     log_normalized
         Whether the cells that it was fitted to came normalized, so that it is not known how counts
         are to be normalized.
@@ -77,6 +80,7 @@ class Preprocessing:
     genes: tuple[str, ...] = ()
     scale: pd.DataFrame = field(default_factory=pd.DataFrame, compare=False)
     panel: tuple[str, ...] = ()
+    panel_shares: tuple[float, ...] = ()
     log_normalized: bool = False
     log1p: bool = True
     new_batches: NewBatches = "reference"
@@ -90,6 +94,7 @@ class Preprocessing:
         *,
         batch_key: str | None = None,
         layer: str | None = None,
+        name_panel: bool = False,
     ) -> Preprocessing:
         """Fit the transform to counts, which are read in blocks and not changed.
 
@@ -103,6 +108,9 @@ class Preprocessing:
             Column of ``adata.obs`` with the batches; ``None``: all cells are one batch.
         layer
             Layer with the counts, instead of ``adata.X``.
+        name_panel
+            Whether the record names the genes that cells are normalized over, so that a query is
+            normalized over the same ones. Peaks and proteins are named in any case.
 
         Raises
         ------
@@ -111,7 +119,8 @@ class Preprocessing:
         """
         from ._prepare import fit_adata
 
-        return fit_adata(adata, preparation or Preparation(), batch_key, layer).record
+        found = fit_adata(adata, preparation or Preparation(), batch_key, layer)
+        return found.record_with_panel if name_panel else found.record
 
     @classmethod
     def fit_blocks(
@@ -125,6 +134,8 @@ class Preprocessing:
         batch_key: str | None,
     ) -> Preprocessing:
         """Fit the transform to counts that come in blocks, with the batch of each cell.
+
+        The record names the features that cells are normalized over.
 
         Parameters
         ----------
@@ -146,7 +157,8 @@ class Preprocessing:
         """
         from ._fit import fit
 
-        return fit(blocks, var, batch_names, preparation, name=name, batch_key=batch_key).record
+        found = fit(blocks, var, batch_names, preparation, name=name, batch_key=batch_key)
+        return found.record_with_panel
 
     def apply(self, block: Any, features: pd.Index, batches: Any) -> sparse.csr_matrix:
         """Take a block of counts through the transform.
@@ -227,6 +239,7 @@ class Preprocessing:
             genes=tuple(str(gene) for gene in genes),
             scale=pd.DataFrame(scale).set_axis([str(gene) for gene in genes], axis=0),
             panel=tuple(str(feature) for feature in record.get("panel", ())),
+            panel_shares=tuple(float(share) for share in record.get("panel_shares", ())),
             log_normalized=bool(record.get("log_normalized", False)),
             # Peaks were left without logarithms before there was a choice.
             log1p=bool(record.get("log1p", record["profile"] != ATAC.name)),
@@ -249,19 +262,11 @@ class Preprocessing:
             record["target_sum"] = float(self.target_sum)
         if self.panel:
             record["panel"] = list(self.panel)
+        if self.panel_shares:
+            record["panel_shares"] = list(self.panel_shares)
         if self.batch_key is not None:
             record["batch_key"] = self.batch_key
         return record
-
-    def over_all_of(self, var: pd.DataFrame) -> Preprocessing:
-        """Return the record that normalizes each cell over the features of ``var`` and no others.
-
-        A query may have measured more than the reference, and its totals are to mean the same.
-        """
-        if self.panel:
-            return self
-        kept = ~starts_with(var, self.dropped_prefixes)
-        return replace(self, panel=tuple(var.index[kept].astype(str)))
 
     def with_new_batches(self, scale: pd.DataFrame, batch_key: str | None) -> Preprocessing:
         """Return the record with the scale of other batches added, where they are not known."""

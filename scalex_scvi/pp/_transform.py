@@ -39,8 +39,10 @@ class Transform:
 
     Attributes
     ----------
-    profile, target_sum, log1p
+    profile, log1p
         See :class:`Preprocessing`.
+    target_sum
+        Total of a cell over the features that the data set has; ``None``: not normalized.
     over
         Features that a cell is normalized over, ``None`` for values that are normalized already.
     wanted
@@ -103,7 +105,7 @@ class Transform:
             )
         if min_gene_share is not None:
             check_share_found(var, names, genes, min_gene_share, profile)
-        over = None
+        over, target_sum = None, record.target_sum
         if log_normalized:
             wanted = find_features(names, genes, profile=profile, report=report)
         else:
@@ -112,12 +114,13 @@ class Transform:
                 panel = pd.Index(record.panel or record.genes)
                 over = find_features(names, panel, profile=profile, report=report)
                 wanted = Columns.find(panel, genes)
+                target_sum = _total_of(record, over)
             else:
                 over = Columns.all_but(starts_with(var, record.dropped_prefixes))
                 wanted = find_features(
                     names[over.places >= 0], genes, profile=profile, report=report
                 )
-        return cls(profile.name, record.target_sum, record.log1p, over, wanted)
+        return cls(profile.name, target_sum, record.log1p, over, wanted)
 
     @classmethod
     def by_position(cls, record: Preprocessing, over: Columns, chosen: np.ndarray) -> Transform:
@@ -158,6 +161,13 @@ class Transform:
         over = self.over.places
         places = np.where(over >= 0, self.wanted.places[over], -1)
         return Columns(places, self.wanted.n_wanted)
+
+    @cached_property
+    def measured(self) -> np.ndarray:
+        """Mask of the record's features that the data set has."""
+        found = np.zeros(self.wanted.n_wanted, dtype=bool)
+        found[self.direct.places[self.direct.places >= 0]] = True
+        return found
 
     @cached_property
     def _counted(self) -> np.ndarray:
@@ -246,6 +256,18 @@ def divide_by_batch(
     csr.data /= divisor
     np.minimum(csr.data, 1, out=csr.data)
     return csr
+
+
+def _total_of(record: Preprocessing, found: Columns) -> float | None:
+    """Return what cells are brought to that lack some features: the total of the others.
+
+    Brought to the whole total, they would have more of each feature than cells that have all.
+    """
+    places = found.places[found.places >= 0]
+    if record.target_sum is None or not record.panel_shares or len(places) == found.n_wanted:
+        return record.target_sum
+    share = float(np.asarray(record.panel_shares)[places].sum())
+    return record.target_sum * share if share > 0 else record.target_sum
 
 
 def _check_came_as_counts(record: Preprocessing, report: bool) -> None:

@@ -8,12 +8,17 @@ from scipy import sparse
 from scipy.sparse.linalg import eigsh
 from sklearn.decomposition import PCA
 
+from scalex_scvi._core.keys import MEASURED_KEY
 from scalex_scvi.pp import can_unscale, unscale
 
 N_COMPONENTS = 50
 
 NO_VARIANCE = 1e-10
 """Share of the largest variance up to which that of a direction is rounding."""
+
+RIDGE = 0.02
+"""Added to the squared length, 1 with all genes, of each direction in the genes that are left. A
+tenth of it is as good, ten times as much is worse (docs/label_transfer.md)."""
 
 ROWS = 1024
 """Cells that are dense at a time while the covariance is summed."""
@@ -31,7 +36,8 @@ def expression_components(ref: AnnData, query: AnnData) -> tuple[np.ndarray, np.
     Parameters
     ----------
     ref, query
-        Prepared cells × the same genes, with the records of their preparation.
+        Prepared cells × the same genes, with the records of their preparation. Where the query is
+        marked to lack genes, its components are estimated.
 
     Returns
     -------
@@ -47,6 +53,8 @@ def expression_components(ref: AnnData, query: AnnData) -> tuple[np.ndarray, np.
     mean, directions = principal_directions(x, n_components)
     in_ref = project(x, mean, directions)
     del x  # the copies of reference and query are not held at once
+    if MEASURED_KEY in query.var:
+        directions = estimating(directions, query.var[MEASURED_KEY].to_numpy(dtype=bool))
     return in_ref, project(unscale(query), mean, directions)
 
 
@@ -83,6 +91,25 @@ def _of_variance(directions: np.ndarray, variances: np.ndarray) -> np.ndarray:
 def project(x: sparse.csr_matrix, mean: np.ndarray, directions: np.ndarray) -> np.ndarray:
     """Return the components of cells × genes, by :func:`principal_directions`: cells × n."""
     return np.asarray(x @ directions - mean @ directions)
+
+
+def estimating(directions: np.ndarray, measured: np.ndarray) -> np.ndarray:
+    """Return directions by which components are estimated from some genes: by least squares.
+
+    Parameters
+    ----------
+    directions
+        Genes × n, of all genes.
+    measured
+        Mask of the genes that cells have.
+
+    Returns
+    -------
+    Genes × n; zero for the others.
+    """
+    left = np.where(measured[:, None], directions, 0).astype(np.float64)
+    products = left.T @ left + RIDGE * np.eye(left.shape[1])
+    return np.linalg.solve(products, left.T).T.astype(directions.dtype)
 
 
 def _covariance_pays(x: sparse.csr_matrix) -> bool:

@@ -21,7 +21,7 @@ from ._label_statistics import KeptBatches, LabelStatistics
 from ._labeled_cells import LabeledCells
 from ._misfits import MEASURES
 from ._neighborhoods import N_NEIGHBORS, neighbors_by_batch
-from ._pair import Pair, batches_of_query
+from ._pair import Pair, batches_of_query, measured_genes
 from ._unknown import check_max_refused
 
 
@@ -144,11 +144,15 @@ class LabelModel:
         check_max_refused(max_refused)
         self._check_query(query, use_rep, batch_key)
         x, batch = unscale(query), batches_of_query(query, batch_key)
+        landmarks = self.landmarks
+        measured = measured_genes(query)
+        if measured is not None:
+            x, landmarks = x[:, measured], landmarks.of_genes(measured)
         neighbors = neighbors_by_batch(x, batch)
-        spaces = [np.asarray(query.obsm[use_rep]), self.landmarks.components(x)]
+        spaces = [np.asarray(query.obsm[use_rep]), landmarks.components(x)]
         labels_by = Consensus(self.by_latent, self.landmarks.discriminants, self.by_ridge)
         shares = tempered(labels_by.shares(spaces, batch, neighbors), self.temperature)
-        p, misfit = neighborhood_p_values(self.landmarks, self.standards, x, neighbors, max_refused)
+        p, misfit = neighborhood_p_values(landmarks, self.standards, x, neighbors, max_refused)
         best = pd.Categorical.from_codes(shares.argmax(axis=1), categories=list(self.labels))
         labels = pd.Series(best, index=query.obs_names, name=self.labels_key)
         return scores_of(labels, shares, p, misfit, max_refused)

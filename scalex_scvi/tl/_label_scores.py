@@ -229,9 +229,9 @@ def _p_values(
         sizes = sizes_of(pair.query_batches())
         statistics, calibrations = _statistics_and_calibrations(pair, sizes)
         return lambda: neighborhood_p_values(
-            statistics,
+            statistics.of_genes(pair.measured),
             calibrations,
-            pair.normalized(pair.query),
+            pair.compared(pair.normalized(pair.query)),
             pair.query_neighbors,
             max_refused,
         )

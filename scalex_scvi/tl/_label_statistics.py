@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 from scipy import sparse
 from sklearn.covariance import LedoitWolf
 
-from ._components import project
+from ._components import estimating, project
 from ._discriminant import Discriminants, can_discriminate
 from ._labeled_cells import LabeledCells
 from ._ridge import ridge, spread_of
@@ -62,6 +62,25 @@ class LabelStatistics:
     def components(self, x: sparse.csr_matrix) -> np.ndarray:
         """Principal components of cells × genes: cells × components."""
         return project(x, self.mean, self.directions).astype(np.float64)
+
+    def of_genes(self, measured: np.ndarray) -> LabelStatistics:
+        """Return the statistics for cells that have some of the genes.
+
+        Their components are estimated, so that all that is fitted to components stays.
+
+        Parameters
+        ----------
+        measured
+            Mask of these genes.
+        """
+        if measured.all():
+            return self
+        return replace(
+            self,
+            means=self.means[:, measured],
+            mean=self.mean[measured],
+            directions=estimating(self.directions, measured)[measured],
+        )
 
     def shares(self, points: np.ndarray) -> np.ndarray:
         """Probability of each label for the cells of one batch, given by their components."""

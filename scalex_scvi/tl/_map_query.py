@@ -5,18 +5,18 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from anndata import AnnData
-from scipy import sparse
 
 from scalex_scvi._core.columns import check_no_missing
 from scalex_scvi._core.gene_names import names_in
 from scalex_scvi._core.inputs import check_adata
-from scalex_scvi._core.keys import LATENT_KEY, MAPPING_KEY, MEASURED_KEY, UMAP_KEY
+from scalex_scvi._core.keys import LATENT_KEY, MAPPING_KEY, UMAP_KEY
 from scalex_scvi._core.matrices import is_lazy
 from scalex_scvi._core.messages import messages_on_console
 from scalex_scvi.io import RunFolder
@@ -27,7 +27,7 @@ from scalex_scvi.references import Reference, is_reference, is_remote, load
 from ._label_model import label_model
 from ._label_scores import LabelScores, label_scores
 from ._nested_labels import in_agreement
-from ._pair import Pair
+from ._pair import Pair, measured_genes
 from ._place_on_map import place_on_map
 from ._query_parts import QueryParts
 from ._reference_cells import check_labels, prepared_reference
@@ -184,12 +184,10 @@ def _latent_and_scores(
     if isinstance(source, Reference):
         return _by_statistics(source, mapped, query, wanted, max_refused)
     ref = prepared_reference(source, wanted)
-    if MEASURED_KEY in query.var:
-        _encode_alike(source, ref, query.var[MEASURED_KEY])
-    elif ref.n_obs == source.adata.n_obs:
+    if ref.n_obs == source.adata.n_obs:
         ref.obsm[LATENT_KEY] = latent_of_reference()
     else:
-        ref.obsm[LATENT_KEY] = source.get_latent_of_prepared(ref.X)
+        ref.obsm[LATENT_KEY] = _encoding(source, ref)(ref.X)
     if is_lazy(query.X):
         latent, scores = _in_parts(ref, mapped, query, wanted, max_refused)
     else:
@@ -203,14 +201,9 @@ def _latent_and_scores(
     return latent, in_agreement(scores, ref.obs) if len(scores) > 1 else scores
 
 
-def _encode_alike(source: SCALEXModel, ref: AnnData, measured: pd.Series) -> None:
-    """Encode cells of a reference as if they lacked the genes that the query lacks.
-
-    Zeros in the place of genes move a cell in the latent: those of both sides move alike.
-    """
-    ref.var[MEASURED_KEY] = measured.to_numpy()
-    kept = sparse.csr_matrix(ref.X @ sparse.diags(measured.to_numpy(dtype=np.float32)))
-    ref.obsm[LATENT_KEY] = source.get_latent_of_prepared(kept)
+def _encoding(mapped: SCALEXModel, prepared: AnnData) -> Callable[[Any], np.ndarray]:
+    """Return what encodes rows of the prepared values of cells."""
+    return partial(mapped.get_latent_of_prepared, measured=measured_genes(prepared))
 
 
 def _by_statistics(
@@ -219,7 +212,7 @@ def _by_statistics(
     """Latent and scores by a reference that has no cells."""
     if is_lazy(query.X):
         models = {label: source.label_models[label] for label in wanted}
-        parts = QueryParts(query, mapped.batch_key, mapped.get_latent_of_prepared)
+        parts = QueryParts(query, mapped.batch_key, _encoding(mapped, query))
         return parts.latent_and_scores(models, max_refused)
     query.obsm[LATENT_KEY] = latent = mapped.get_latent_representation()
     return latent, {
@@ -240,7 +233,7 @@ def _in_parts(
         )
         raise ValueError(msg)
     batch_key = mapped.batch_key
-    parts = QueryParts(query, batch_key, mapped.get_latent_of_prepared)
+    parts = QueryParts(query, batch_key, _encoding(mapped, query))
     models = {
         label: label_model(Pair(ref, ref, LATENT_KEY, label, batch_key, 1), parts.sizes)
         for label in wanted

@@ -70,7 +70,7 @@ class Pair:
             msg = f"`batch_key` {key!r} is not a column of ref.obs, {columns!r}, nor of query.obs."
             raise KeyError(msg)
         self._leave_out_unlabeled()
-        self._compare_measured()
+        self._leave_out_unmeasured()
         n_ref, n_query = self.points.shape[1], self.targets.shape[1]
         if n_ref != n_query:
             msg = (
@@ -98,18 +98,22 @@ class Pair:
         )
         object.__setattr__(self, "ref", self.ref[labeled])
 
-    def _compare_measured(self) -> None:
-        """Compare by the genes that both sides came with: zeros in their place say nothing."""
-        ref, query = self.ref, self.query
-        if not ref.var_names.equals(query.var_names):
-            return
-        measured = np.ones(ref.n_vars, dtype=bool)
-        for side in (ref, query):
-            if MEASURED_KEY in side.var:
-                measured &= side.var[MEASURED_KEY].to_numpy(dtype=bool)
-        if measured.any() and not measured.all():
-            object.__setattr__(self, "ref", ref[:, measured])
-            object.__setattr__(self, "query", query[:, measured])
+    def _leave_out_unmeasured(self) -> None:
+        """Leave out genes that the reference lacks: zeros in their place say nothing."""
+        measured = measured_genes(self.ref)
+        if measured is not None and self.ref.var_names.equals(self.query.var_names):
+            object.__setattr__(self, "ref", self.ref[:, measured])
+            object.__setattr__(self, "query", self.query[:, measured])
+
+    @cached_property
+    def measured(self) -> np.ndarray:
+        """Mask of the genes that the query came with, to compare it by."""
+        found = measured_genes(self.query)
+        return np.ones(self.query.n_vars, dtype=bool) if found is None else found
+
+    def compared(self, x: sparse.csr_matrix) -> sparse.csr_matrix:
+        """Return the genes of cells that the query came with."""
+        return x if self.measured.all() else x[:, self.measured]
 
     @cached_property
     def points(self) -> Any:
@@ -185,7 +189,7 @@ class Pair:
         return to_csr(adata.X, name="X")
 
     def expression(self) -> tuple[sparse.csr_matrix, sparse.csr_matrix]:
-        """Return ``X`` of reference and query.
+        """Return ``X`` of reference and query, by the genes that the query came with.
 
         Raises
         ------
@@ -193,7 +197,8 @@ class Pair:
             If their genes are not the same.
         """
         self._check_genes()
-        return to_csr(self.ref.X, name="ref.X"), to_csr(self.query.X, name="query.X")
+        ref, query = to_csr(self.ref.X, name="ref.X"), to_csr(self.query.X, name="query.X")
+        return self.compared(ref), self.compared(query)
 
     def _check_genes(self) -> None:
         ref, query = self.ref, self.query
@@ -205,6 +210,14 @@ class Pair:
                 "`model.get_prepared()` of both models gives, or `novelty='latent'`."
             )
             raise ValueError(msg)
+
+
+def measured_genes(adata: AnnData) -> np.ndarray | None:
+    """Return the mask of the genes that prepared cells came with; ``None``: nothing is marked."""
+    if MEASURED_KEY not in adata.var:
+        return None
+    measured = adata.var[MEASURED_KEY].to_numpy(dtype=bool)
+    return measured if measured.any() else None
 
 
 def batches_of_query(query: AnnData, batch_key: str | None) -> np.ndarray:

@@ -67,8 +67,9 @@ def unknown_clusters(
     pair = Pair(ref, query, "X", labels_key, batch_key, 1)
     one_batch = np.zeros(pair.ref.n_obs, dtype=np.int64)
     reference = LabeledCells.of(pair.normalized(pair.ref), pair.codes, one_batch)
-    statistics, batches = KeptBatches(reference).label_statistics(), pair.query_batches()
-    x = pair.normalized(pair.query)
+    statistics = KeptBatches(reference).label_statistics().of_genes(pair.measured)
+    genes, batches = pair.query.var_names[pair.measured], pair.query_batches()
+    x = pair.compared(pair.normalized(pair.query))
     offsets = np.stack([statistics.offset(x[batches == b]) for b in np.unique(batches)])
     rows = {}
     for name, cells in query.obs.groupby(cluster_key, observed=True, sort=True).indices.items():
@@ -82,7 +83,7 @@ def unknown_clusters(
             "share_unknown": float(is_unknown.iloc[cells].mean()),
             "nearest_label": pair.labels.cat.categories[nearest],
             "distance": float(1 - agreement[nearest]),
-            "genes": ", ".join(query.var_names[beyond]),
+            "genes": ", ".join(genes[beyond]),
         }
     table = pd.DataFrame.from_dict(rows, orient="index").rename_axis(cluster_key)
     return table.sort_values("share_unknown", ascending=False, kind="stable")
