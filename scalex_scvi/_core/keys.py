@@ -17,8 +17,8 @@ IMPUTED_KEY = "scalex_imputed"
 MAPPING_KEY = "scalex_mapping"
 """Of what a mapping found, in ``uns``."""
 
-MEASURED_KEY = "measured"
-"""Of prepared cells, in ``var``: whether they came with the gene. Absent: they have all."""
+MEASURED_KEY = "scalex_measured"
+"""In ``var``: whether the cells came with the gene. Absent: they have all."""
 
 UNCORRECTED_UMAP_KEY = "X_umap_uncorrected"
 """Of the map before integration, in ``obsm``."""

@@ -18,8 +18,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from scalex_scvi._core.blocks import Block, Blocks
-from scalex_scvi.nn import Completion, Encoder, FullyConnectedBlock
+from scalex_scvi.nn import Encoder, FullyConnectedBlock
 from scalex_scvi.pp import DeviceRows, Transform, on_device
+
+from ._completion import Completion
 
 logger = logging.getLogger(__name__)
 

@@ -128,8 +128,8 @@ class LatentMixin(MissingGenesMixin):
         values
             Cells × the model's genes, CSR or dense, in [0, 1].
         measured
-            Mask of the genes that the cells came with, ``get_prepared().var["measured"]``; the
-            values of the others are zero. ``None``: all.
+            Mask of the genes that the cells came with, ``get_prepared().var["scalex_measured"]``;
+            the values of the others are zero. ``None``: all.
 
         Returns
         -------
@@ -177,7 +177,10 @@ class LatentMixin(MissingGenesMixin):
         wanted = chosen_cells(indices, matrix.shape[0])
         order = np.argsort(wanted, kind="stable")
         encoder = BlockEncoder(
-            self.module.encoder, manager.transform, batch_size, self._completion_for(manager)
+            self.module.encoder,
+            manager.transform,
+            batch_size,
+            self._completion_of(manager.measured),
         )
         in_order = encode_cells(
             blocks_of(
@@ -231,7 +234,7 @@ class LatentMixin(MissingGenesMixin):
         """Complete minibatches of cells that a method of scvi-tools is called with."""
         if dataloader is not None or (adata is None and self.adata is None):
             return nullcontext()
-        return self._completed_minibatches(adata)
+        return self._completed_minibatches(self._validate_anndata(adata))
 
     def _with_prepared(self, kwargs: dict[str, Any]) -> dict[str, Any]:
         if "dataloader" not in kwargs:

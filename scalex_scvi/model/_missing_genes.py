@@ -17,9 +17,9 @@ from scipy import sparse
 from sklearn.decomposition import PCA
 
 from scalex_scvi._core.modalities import Cells
-from scalex_scvi.nn import Completion
 from scalex_scvi.train import SCALEXDataManager
 
+from ._completion import Completion
 from ._training_sample import sample_of
 
 if TYPE_CHECKING:
@@ -53,7 +53,9 @@ def gene_factors(values: sparse.csr_matrix) -> dict[str, Any] | None:
         return None
     found = PCA(n_factors, svd_solver="arpack", random_state=0).fit(values.astype(np.float64))
     variance = found.explained_variance_
-    noise = max(found.noise_variance_, LEAST_NOISE * variance.sum() / values.shape[1])
+    # scikit-learn shares noise out between as many directions as there are cells, if they are few.
+    total, n_genes = variance.sum() / found.explained_variance_ratio_.sum(), values.shape[1]
+    noise = max((total - variance.sum()) / (n_genes - n_factors), LEAST_NOISE * total / n_genes)
     loadings = found.components_.T * np.sqrt(np.maximum(variance - noise, 0))
     return {
         "mean": found.mean_.astype(np.float32),
@@ -90,13 +92,13 @@ class MissingGenesMixin(_Base):
     gene_factors_: dict[str, Any] | None
     manager_of: Callable[..., SCALEXDataManager]
 
-    def factors_for(self, query: SCALEXDataManager) -> dict[str, Any] | None:
+    def _factors_for(self, query: SCALEXDataManager) -> dict[str, Any] | None:
         """Return how the genes of the model vary together, for the cells of a query.
 
         Models of earlier versions did not note it: it is learned from their cells, if these are
         there and the query lacks genes.
         """
-        lacks = query.transform is not None and not query.transform.measured.all()
+        lacks = query.measured is not None and not query.measured.all()
         has_cells = self.adata is not None and self.minified_data_type is None
         if self.gene_factors_ is None and lacks and has_cells:
             return gene_factors(sample_of(self.adata_manager, None).values)
@@ -108,16 +110,12 @@ class MissingGenesMixin(_Base):
             return None
         return completion(self.gene_factors_, measured)
 
-    def _completion_for(self, manager: SCALEXDataManager) -> Completion | None:
-        transform = manager.transform
-        return None if transform is None else self._completion_of(transform.measured)
-
     @contextmanager
     def _completed_minibatches(
         self, adata: Cells | None, device: torch.device | None = None
     ) -> Iterator[None]:
         """Let the module complete minibatches of these cells, as the latent is of complete ones."""
-        found = self._completion_for(self.manager_of(adata))
+        found = self._completion_of(self.manager_of(adata).measured)
         if found is not None:
             self.module.completion = found.to(device or self.device)
         try:

@@ -403,8 +403,8 @@ class SCALEXModel(
         Returns
         -------
         Cells × the model's genes, ``X`` (CSR float32, of dask another array) in [0, 1], with
-        ``obs``, ``obsm`` and ``uns`` of the cells, and the record of the transform. If counts lack
-        genes of the model, which are zero then, ``var["measured"]`` is False for these.
+        ``obs``, ``obsm`` and ``uns`` of the cells, and the record of the transform. If the cells
+        lack genes of the model, which are zero then, ``var["scalex_measured"]`` is False for these.
 
         Raises
         ------
@@ -430,10 +430,8 @@ class SCALEXModel(
         matrix = prepared_values(manager, len(genes), rows)
         prepared = AnnData(matrix, obs=light.obs[own], obsm=dict(light.obsm), uns=light.uns)
         prepared.var_names = genes
-        if manager.transform is not None:
-            measured = manager.transform.measured
-            if not measured.all():
-                prepared.var[MEASURED_KEY] = measured
+        if manager.measured is not None and not manager.measured.all():
+            prepared.var[MEASURED_KEY] = manager.measured
         record = record_in(manager.get_state_registry(REGISTRY_KEYS.X_KEY))
         if record is not None:
             record.to_adata(prepared)

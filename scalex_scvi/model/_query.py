@@ -16,6 +16,8 @@ from scipy import sparse
 
 from scalex_scvi._core.files import check_store_path, write_adata
 from scalex_scvi._core.inputs import check_adata
+from scalex_scvi._core.keys import MEASURED_KEY
+from scalex_scvi._core.measured import measured_genes
 from scalex_scvi._core.modalities import Cells, check_cells
 from scalex_scvi._core.ranges import check_whole
 from scalex_scvi.io import Stored, read_lazy, with_raw
@@ -132,7 +134,7 @@ class QueryMixin(_Base):
         new = model.batch_names[len(reference.batch_names) :]
         model.untrained_batches_ = [*reference.untrained_batches_, *new]
         if missing_genes == "expected":
-            model.gene_factors_ = reference.factors_for(model.adata_manager)
+            model.gene_factors_ = reference._factors_for(model.adata_manager)
         model.freeze_reference()
         model.history_ = None
         model.is_trained_ = True
@@ -167,9 +169,10 @@ class QueryMixin(_Base):
     ) -> AnnData | pd.Index | None:
         """Bring the genes of new cells into the reference's order, with zeros for missing ones.
 
-        As scvi-tools' method of this name. There is no need to: :meth:`load_query_data` finds the
-        genes by their names, and a reference that was normalized over more genes than it has
-        (:func:`scalex_scvi.pp.rna`) needs them all.
+        As scvi-tools' method of this name; ``var["scalex_measured"]`` is False for missing genes,
+        so that they are not taken for genes without counts. There is no need to:
+        :meth:`load_query_data` finds the genes by their names, and a reference that was normalized
+        over more genes than it has (:func:`scalex_scvi.pp.rna`) needs them all.
 
         Parameters
         ----------
@@ -197,13 +200,21 @@ class QueryMixin(_Base):
         check_share_found(adata.var, adata.var_names, names, min_gene_share)
         query = adata
         if len(missing):
-            logger.warning("%d of %d genes are missing: set to zero.", len(missing), len(names))
+            logger.warning(
+                "%d of %d genes are missing: set to zero, and False in var[%r].",
+                len(missing),
+                len(names),
+                MEASURED_KEY,
+            )
             empty = sparse.csr_matrix((adata.n_obs, len(missing)), dtype=np.float32)
             layers = {key: empty.copy() for key in adata.layers if key}
             cells = _with_unique_cells(adata)
             padding = AnnData(empty, obs=cells.obs[[]], var=pd.DataFrame(index=missing))
             padding.layers.update(layers)
             query = ad.concat([cells, padding], axis=1, join="outer", merge="first")
+            known = measured_genes(adata.var)
+            unmeasured = missing if known is None else missing.union(adata.var_names[~known])
+            query.var[MEASURED_KEY] = ~query.var_names.isin(unmeasured)
             query.obs, query.uns = adata.obs.copy(), dict(adata.uns)
         query = query[:, names].copy()
         if adata.raw is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torch.distributions import Normal
 from torch.nn import functional as F
 
 from scalex_scvi._core.scvi_private import MODULE_KEYS
-from scalex_scvi.nn import ActivationName, BatchOffset, Completion, Decoder, Encoder
+from scalex_scvi.nn import ActivationName, BatchOffset, Decoder, Encoder
 
 # What the decoder returns, beside scvi-tools' own keys.
 LOGITS_KEY = "logits"
@@ -66,7 +67,7 @@ class SCALEXVAE(BaseMinifiedModeModuleClass):
         self.n_latent = n_latent
         self.encoder_frozen = False
         # Of the cells at hand: what genes are expected to be that they lack.
-        self.completion: Completion | None = None
+        self.completion: Callable[[Tensor], Tensor] | None = None
         self.encoder = Encoder(
             n_input,
             n_latent,

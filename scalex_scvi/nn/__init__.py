@@ -3,14 +3,12 @@
 from ._alignment import BatchOffset
 from ._batch_norm import BatchNorm1d, synchronize_statistics
 from ._blocks import ActivationName, Decoder, Encoder, FullyConnectedBlock
-from ._completion import Completion
 from ._dsbn import DomainSpecificBatchNorm1d
 
 __all__ = [
     "ActivationName",
     "BatchNorm1d",
     "BatchOffset",
-    "Completion",
     "Decoder",
     "DomainSpecificBatchNorm1d",
     "Encoder",

@@ -182,6 +182,6 @@ def find_features(
         len(wanted),
         profile.features,
         100 * share,
-        "" if n_found == len(wanted) else "; the others are zero",
+        "" if n_found == len(wanted) else "; it lacks the others",
     )
     return Columns.find(available, wanted)

@@ -14,6 +14,7 @@ from scipy import sparse
 from scalex_scvi._core.blocks import blocks_of
 from scalex_scvi._core.columns import batch_codes, check_batch_column
 from scalex_scvi._core.inputs import check_adata
+from scalex_scvi._core.keys import MEASURED_KEY
 from scalex_scvi._core.matrices import get_matrix, in_frames, is_lazy, without_matrix
 from scalex_scvi.io import with_raw
 
@@ -193,8 +194,9 @@ def prepare_query(
     Returns
     -------
     Cells × reference genes: ``X`` (CSR, float32) in [0, 1], ``obs``, ``obsm`` and ``uns`` of the
-    query, the number of detected genes in ``obs["n_genes"]``, and the record. From a dask array
-    ``X`` is one too, evaluated when it is written or used.
+    query, the number of detected genes in ``obs["n_genes"]``, and the record. If genes are missing,
+    ``var["scalex_measured"]`` is False for these. From a dask array ``X`` is one too, evaluated
+    when it is written or used.
 
     Raises
     ------
@@ -225,6 +227,8 @@ def prepare_query(
         obsm=dict(light.obsm),
         uns=light.uns,
     )
+    if not transform.measured.all():
+        query.var[MEASURED_KEY] = transform.measured
     replace(found.record, scale=found.record.scale[names]).to_adata(query)
     return query
 

@@ -17,6 +17,7 @@ from scipy import sparse
 
 from scalex_scvi._core.gene_names import names_in
 from scalex_scvi._core.matrices import to_shared_csr
+from scalex_scvi._core.measured import measured_genes
 
 from ._columns import Columns, check_share_found, find_features
 from ._normalize import centered_log_ratio, log_normalize, normalize_total
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
     from ._record import Preprocessing
 
 logger = logging.getLogger(__name__)
+
+_NO_NAME = "\0"
+"""Of a column of zeros for a gene that was not measured: no gene is called so."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +75,8 @@ class Transform:
         """Find the record's features among those of a data set, and report what is missing.
 
         The features go by their names or, where these are unmistakably of another kind than the
-        record's, by a column of ``var`` or without the versions of ids: this is reported.
+        record's, by a column of ``var`` or without the versions of ids: this is reported. Those
+        that ``var`` marks as not measured are missing.
 
         Parameters
         ----------
@@ -95,6 +100,9 @@ class Transform:
         profile = get_profile(record.profile)
         genes = pd.Index(record.genes)
         names, source = names_in(var, genes, pd.Index(record.panel or record.genes))
+        measured = measured_genes(var)
+        if measured is not None:
+            names = names.where(measured, _NO_NAME)
         if source and report:
             logger.warning(
                 "The names of the query's %s, %s …, are not those of the reference: %s has them, "

@@ -8,7 +8,7 @@ from scipy import sparse
 from scipy.sparse.linalg import eigsh
 from sklearn.decomposition import PCA
 
-from scalex_scvi._core.keys import MEASURED_KEY
+from scalex_scvi._core.measured import measured_genes
 from scalex_scvi.pp import can_unscale, unscale
 
 N_COMPONENTS = 50
@@ -53,8 +53,9 @@ def expression_components(ref: AnnData, query: AnnData) -> tuple[np.ndarray, np.
     mean, directions = principal_directions(x, n_components)
     in_ref = project(x, mean, directions)
     del x  # the copies of reference and query are not held at once
-    if MEASURED_KEY in query.var:
-        directions = estimating(directions, query.var[MEASURED_KEY].to_numpy(dtype=bool))
+    measured = measured_genes(query.var)
+    if measured is not None:
+        directions = estimating(directions, measured)
     return in_ref, project(unscale(query), mean, directions)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
+from scalex_scvi._core.measured import measured_genes
 from scalex_scvi.pp import can_unscale, unscale
 
 from ._calibration import folds, temperature, tempered
@@ -21,7 +22,7 @@ from ._label_statistics import KeptBatches, LabelStatistics
 from ._labeled_cells import LabeledCells
 from ._misfits import MEASURES
 from ._neighborhoods import N_NEIGHBORS, neighbors_by_batch
-from ._pair import Pair, batches_of_query, measured_genes
+from ._pair import Pair, batches_of_query
 from ._unknown import check_max_refused
 
 
@@ -145,7 +146,7 @@ class LabelModel:
         self._check_query(query, use_rep, batch_key)
         x, batch = unscale(query), batches_of_query(query, batch_key)
         landmarks = self.landmarks
-        measured = measured_genes(query)
+        measured = measured_genes(query.var)
         if measured is not None:
             x, landmarks = x[:, measured], landmarks.of_genes(measured)
         neighbors = neighbors_by_batch(x, batch)

@@ -18,6 +18,7 @@ from scalex_scvi._core.gene_names import names_in
 from scalex_scvi._core.inputs import check_adata
 from scalex_scvi._core.keys import LATENT_KEY, MAPPING_KEY, UMAP_KEY
 from scalex_scvi._core.matrices import is_lazy
+from scalex_scvi._core.measured import measured_genes
 from scalex_scvi._core.messages import messages_on_console
 from scalex_scvi.io import RunFolder
 from scalex_scvi.model import SCALEXModel
@@ -27,7 +28,7 @@ from scalex_scvi.references import Reference, is_reference, is_remote, load
 from ._label_model import label_model
 from ._label_scores import LabelScores, label_scores
 from ._nested_labels import in_agreement
-from ._pair import Pair, measured_genes
+from ._pair import Pair
 from ._place_on_map import place_on_map
 from ._query_parts import QueryParts
 from ._reference_cells import check_labels, prepared_reference
@@ -203,7 +204,7 @@ def _latent_and_scores(
 
 def _encoding(mapped: SCALEXModel, prepared: AnnData) -> Callable[[Any], np.ndarray]:
     """Return what encodes rows of the prepared values of cells."""
-    return partial(mapped.get_latent_of_prepared, measured=measured_genes(prepared))
+    return partial(mapped.get_latent_of_prepared, measured=measured_genes(prepared.var))
 
 
 def _by_statistics(

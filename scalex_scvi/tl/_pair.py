@@ -15,8 +15,8 @@ from sklearn.neighbors import NearestNeighbors
 
 from scalex_scvi._core.columns import as_text, batch_codes, check_no_missing
 from scalex_scvi._core.inputs import check_adata
-from scalex_scvi._core.keys import MEASURED_KEY
 from scalex_scvi._core.matrices import to_csr
+from scalex_scvi._core.measured import measured_genes
 from scalex_scvi.pp import can_unscale, unscale
 
 from ._neighborhoods import Neighbors, neighbors_by_batch
@@ -100,7 +100,7 @@ class Pair:
 
     def _leave_out_unmeasured(self) -> None:
         """Leave out genes that the reference lacks: zeros in their place say nothing."""
-        measured = measured_genes(self.ref)
+        measured = measured_genes(self.ref.var)
         if measured is not None and self.ref.var_names.equals(self.query.var_names):
             object.__setattr__(self, "ref", self.ref[:, measured])
             object.__setattr__(self, "query", self.query[:, measured])
@@ -108,7 +108,7 @@ class Pair:
     @cached_property
     def measured(self) -> np.ndarray:
         """Mask of the genes that the query came with, to compare it by."""
-        found = measured_genes(self.query)
+        found = measured_genes(self.query.var)
         return np.ones(self.query.n_vars, dtype=bool) if found is None else found
 
     def compared(self, x: sparse.csr_matrix) -> sparse.csr_matrix:
@@ -210,14 +210,6 @@ class Pair:
                 "`model.get_prepared()` of both models gives, or `novelty='latent'`."
             )
             raise ValueError(msg)
-
-
-def measured_genes(adata: AnnData) -> np.ndarray | None:
-    """Return the mask of the genes that prepared cells came with; ``None``: nothing is marked."""
-    if MEASURED_KEY not in adata.var:
-        return None
-    measured = adata.var[MEASURED_KEY].to_numpy(dtype=bool)
-    return measured if measured.any() else None
 
 
 def batches_of_query(query: AnnData, batch_key: str | None) -> np.ndarray:

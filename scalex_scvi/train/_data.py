@@ -17,6 +17,7 @@ from torch.utils.data import Dataset, Subset
 
 from scalex_scvi._core.blocks import LocalBlocks, blocks_of, evenly_spread
 from scalex_scvi._core.matrices import by_rows, in_memory, is_lazy
+from scalex_scvi._core.measured import measured_genes
 from scalex_scvi._core.modalities import annotated, one_modality, owner_of
 from scalex_scvi._core.reading import reading
 from scalex_scvi._core.scvi_private import (
@@ -62,6 +63,13 @@ class SCALEXDataManager(AnnDataManager):
         manager = super().transfer_fields(adata_target, **kwargs)
         manager.transform_of = self.transform_of
         return manager
+
+    @property
+    def measured(self) -> np.ndarray | None:
+        """Mask of the model's genes that the cells came with; ``None``: all, as far as is known."""
+        if self.transform is not None:
+            return self.transform.measured
+        return measured_genes(self.owner.var)
 
     @property
     def transform(self) -> Transform | None:

@@ -16,6 +16,7 @@ from scalex_scvi.model._remaining_offsets import (
     least_change,
     remove_remaining_offsets,
 )
+from scalex_scvi.model._training_sample import sample_of
 from scalex_scvi.train import PUBLISHED
 
 FEW = {"max_steps": 150, **QUIET}
@@ -136,15 +137,16 @@ def test_of_many_cells_some_of_each_batch_are_looked_at(
     both: tuple[sx.SCALEXModel, sx.SCALEXModel], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They say nearly the same."""
-    module = "scalex_scvi.model._remaining_offsets.MOST_CELLS"
-    monkeypatch.setattr(module, 300)
+    monkeypatch.setattr("scalex_scvi.model._training_sample.MOST_CELLS", 300)
     before, after = both
+    sample = sample_of(before.adata_manager, None)
+    assert np.bincount(sample.codes).tolist() == [60] * 5
     weights = before.module.state_dict()
     kept = {name: value.clone() for name, value in weights.items()}
     full = after.get_latent_representation()
     start = before.get_latent_representation()
     try:
-        remove_remaining_offsets(before)
+        remove_remaining_offsets(before, sample)
         fewer = before.get_latent_representation()
     finally:
         before.module.load_state_dict(kept)

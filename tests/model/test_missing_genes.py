@@ -1,0 +1,206 @@
+"""Where the encoder puts cells that lack genes of the reference."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from anndata import AnnData
+from conftest import QUIET
+from scipy import sparse
+from sklearn.neighbors import KNeighborsClassifier
+
+import scalex_scvi as sx
+from scalex_scvi import SCALEXModel
+
+
+@pytest.fixture(scope="module")
+def cells() -> AnnData:
+    """Real pancreas cells of five technologies."""
+    return sx.datasets.pancreas()
+
+
+@pytest.fixture(scope="module")
+def model(cells: AnnData) -> SCALEXModel:
+    own = cells[cells.obs["batch"] != "CEL-seq2"].copy()
+    return sx.integrate(own, "batch", max_steps=200, **QUIET)
+
+
+@pytest.fixture(scope="module")
+def whole(cells: AnnData) -> AnnData:
+    """A fifth technology, with all genes."""
+    return cells[cells.obs["batch"] == "CEL-seq2"].copy()
+
+
+@pytest.fixture
+def query(whole: AnnData) -> AnnData:
+    """The same with 40 % of the genes."""
+    has = np.random.default_rng(1).random(whole.n_vars) < 0.4
+    return whole[:, has].copy()
+
+
+def latent(query: AnnData, model: SCALEXModel, **how: str) -> np.ndarray:
+    return SCALEXModel.load_query_data(query, model, **how).get_latent_representation()
+
+
+def right_neighbors(model: SCALEXModel, points: np.ndarray, query: AnnData) -> float:
+    """Share of cells most of whose neighbors among the reference's cells are of their type."""
+    known = model.adata.obs["celltype"].astype(str)
+    nearest = KNeighborsClassifier(15).fit(model.get_latent_representation(), known)
+    return float((nearest.predict(points) == query.obs["celltype"].astype(str)).mean())
+
+
+def test_most_genes_may_be_missing(model: SCALEXModel, whole: AnnData, query: AnnData) -> None:
+    expected, zero = latent(query, model), latent(query, model, missing_genes="zero")
+    of_whole = latent(whole, model)
+    assert np.abs(expected - of_whole).mean() < 0.6 * np.abs(zero - of_whole).mean()
+    assert right_neighbors(model, expected, query) > right_neighbors(model, of_whole, query) - 0.03
+    assert right_neighbors(model, zero, query) < right_neighbors(model, of_whole, query) - 0.1
+
+
+def test_missing_genes_are_what_a_normal_distribution_expects(
+    model: SCALEXModel, query: AnnData
+) -> None:
+    """Filled in for dense cells, by the covariance of probabilistic PCA as a whole."""
+    mapped = SCALEXModel.load_query_data(query, model)
+    prepared, factors = mapped.get_prepared(), model.gene_factors_
+    has = prepared.var["scalex_measured"].to_numpy()
+    loadings = factors["loadings"].astype(float)
+    covariance = loadings @ loadings.T + factors["noise"] * np.eye(len(has))
+    mean, x = factors["mean"].astype(float), prepared.X.toarray().astype(float)
+    fit = np.linalg.solve(covariance[np.ix_(has, has)], (x[:, has] - mean[has]).T)
+    x[:, ~has] = mean[~has] + fit.T @ covariance[np.ix_(has, ~has)]
+    with torch.inference_mode():
+        right = model.module.encoder(torch.from_numpy(x.astype(np.float32)))[0].numpy()
+    np.testing.assert_allclose(mapped.get_latent_representation(), right, atol=2e-4)
+
+
+def test_the_factors_are_principal_components(model: SCALEXModel) -> None:
+    x = model.get_prepared().X.toarray().astype(float)
+    factors = model.gene_factors_
+    np.testing.assert_allclose(factors["mean"], x.mean(axis=0), atol=1e-6)
+    variances, axes = np.linalg.eigh(np.cov(x.T))
+    n = factors["loadings"].shape[1]
+    noise = variances[:-n].sum() / (len(variances) - n)
+    assert factors["noise"] == pytest.approx(noise, rel=0.01)
+    loadings = axes[:, -n:] * np.sqrt(variances[-n:] - noise)
+    right, found = loadings @ loadings.T, factors["loadings"] @ factors["loadings"].T
+    np.testing.assert_allclose(found, right, atol=1e-3 * np.abs(right).max())
+
+
+def test_each_cell_is_by_itself_and_no_gene_is_needed_in_order(
+    model: SCALEXModel, query: AnnData
+) -> None:
+    of_all = latent(query, model)
+    one = query[3:4, ::-1].copy()
+    np.testing.assert_allclose(latent(one, model), of_all[3:4], atol=1e-5)
+
+
+def test_all_ways_to_the_latent_are_one(model: SCALEXModel, query: AnnData, tmp_path: Path) -> None:
+    expected = latent(query, model)
+    mapped = SCALEXModel.load_query_data(query, model)
+    prepared = mapped.get_prepared()
+    ready = sx.pp.prepare_query(query, model.preprocessing, batch_key="batch")
+    mapped.save(tmp_path / "query")
+    again = SCALEXModel.load(tmp_path / "query", adata=query.copy())
+    measured = prepared.var["scalex_measured"].to_numpy()
+    ways = {
+        "the reference's model": model.get_latent_representation(query.copy()),
+        "prepared": mapped.get_latent_of_prepared(prepared.X, measured),
+        "prepared by pp": latent(ready, model),
+        "dense": mapped.get_latent_of_prepared(prepared.X.toarray(), measured),
+        "saved": again.get_latent_representation(),
+    }
+    for way, found in ways.items():
+        np.testing.assert_allclose(found, expected, atol=1e-5, err_msg=way)
+
+
+def test_padded_genes_are_missing_ones(model: SCALEXModel, query: AnnData) -> None:
+    some = query[:, query.var_names.isin(model.get_var_names())].copy()
+    padded = SCALEXModel.prepare_query_anndata(some, model, inplace=False)
+    assert padded.n_vars > some.n_vars
+    np.testing.assert_allclose(latent(padded, model), latent(some, model), atol=1e-5)
+    twice = SCALEXModel.prepare_query_anndata(padded, model, inplace=False)
+    np.testing.assert_allclose(latent(twice, model), latent(some, model), atol=1e-5)
+
+
+def test_on_disk_and_by_batch_statistics(
+    model: SCALEXModel, query: AnnData, tmp_path: Path
+) -> None:
+    pytest.importorskip("dask", reason="needs the extra 'scale'")
+    query.write_h5ad(tmp_path / "query.h5ad")
+    lazy = sx.io.read_lazy(tmp_path / "query.h5ad", cells_in_block=64)
+    mapped = SCALEXModel.load_query_data(query, model)
+    of_lazy = SCALEXModel.load_query_data(lazy, model)
+    for statistics in ("running", "batch"):
+        np.testing.assert_allclose(
+            of_lazy.get_latent_representation(batch_stats=statistics),
+            mapped.get_latent_representation(batch_stats=statistics),
+            atol=1e-4,
+        )
+
+
+def test_the_decoder_is_fitted_to_the_same_latent(model: SCALEXModel, query: AnnData) -> None:
+    """What scvi-tools computes from minibatches takes missing genes as the latent does."""
+    mapped = SCALEXModel.load_query_data(query, model)
+    before = mapped.get_latent_representation()
+    mapped.train(max_epochs=2, **QUIET)
+    np.testing.assert_array_equal(mapped.get_latent_representation(), before)
+    x = torch.from_numpy(mapped.get_prepared().X.toarray())
+    with mapped._completed_minibatches(None), torch.inference_mode():
+        found = mapped.module.inference(x)["qz"].loc.numpy()
+    np.testing.assert_allclose(found, before, atol=1e-4)
+    zero = SCALEXModel.load_query_data(query, model, missing_genes="zero")
+    zero.train(max_epochs=2, **QUIET)
+    assert mapped.get_elbo() != zero.get_elbo()
+    assert mapped.module.completion is None
+
+
+def test_other_cells_of_a_query_s_model_may_have_all_genes(
+    model: SCALEXModel, whole: AnnData, query: AnnData
+) -> None:
+    mapped = SCALEXModel.load_query_data(query, model)
+    np.testing.assert_allclose(
+        mapped.get_latent_representation(whole.copy()), latent(whole, model), atol=1e-5
+    )
+    onto_query = latent(whole.copy(), mapped)  # as a reference, too
+    np.testing.assert_allclose(onto_query, latent(whole, model), atol=1e-5)
+
+
+def test_models_of_earlier_versions_learn_it_from_their_cells(
+    model: SCALEXModel, query: AnnData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = latent(query, model)
+    monkeypatch.setattr(model, "gene_factors_", None)
+    np.testing.assert_allclose(latent(query, model), expected, atol=1e-3)
+    assert model.gene_factors_ is None
+
+
+def test_what_genes_are_missing_is_not_taken_from_counts(
+    model: SCALEXModel, whole: AnnData
+) -> None:
+    """Genes that no cell of the query has counts of were measured all the same."""
+    silent = whole.copy()
+    x = silent.X.toarray()
+    x[:, :50] = 0
+    silent.X = sparse.csr_matrix(x)
+    assert "scalex_measured" not in SCALEXModel.load_query_data(silent, model).get_prepared().var
+    np.testing.assert_allclose(
+        latent(silent, model), latent(silent, model, missing_genes="zero"), atol=1e-6
+    )
+
+
+def test_only_two_ways_are_known(model: SCALEXModel, query: AnnData) -> None:
+    message = "`missing_genes` must be 'expected' or 'zero', got 'mean'."
+    with pytest.raises(ValueError, match=re.escape(message)):
+        SCALEXModel.load_query_data(query, model, missing_genes="mean")
+
+
+def test_the_same_seed_gives_the_same_factors(cells: AnnData) -> None:
+    models = [sx.integrate(cells[::4].copy(), "batch", max_steps=5, **QUIET) for _ in range(2)]
+    for name in ("mean", "loadings", "noise"):
+        first, second = (each.gene_factors_[name] for each in models)
+        np.testing.assert_array_equal(first, second)
