@@ -9,7 +9,8 @@ say which way is better, not how good it will be.
 
 Ways to place the query:
 
-- ``all genes``: the reference is trained on all variable genes, the query has zeros for most.
+- ``all genes``: the reference is trained on all variable genes; what the query lacks is expected from
+  the panel. ``zeros``: the same model, with zeros in their place.
 - ``listed``: ``pp.rna(ref, n_top_features=panel)``; totals of the reference are over all its genes.
 - ``subset``: ``pp.rna(ref[:, panel], n_top_features=-1)``; totals are over the panel in both.
   ``batch stats``: the same model with ``batch_stats="batch"``.
@@ -55,9 +56,14 @@ def train(adata: ad.AnnData, max_steps: int) -> sx.SCALEXModel:
 
 
 def project(
-    model: sx.SCALEXModel, query: ad.AnnData, batch_stats: str = "running"
+    model: sx.SCALEXModel,
+    query: ad.AnnData,
+    batch_stats: str = "running",
+    missing_genes: str = "expected",
 ) -> tuple[np.ndarray, np.ndarray]:
-    placed = sx.SCALEXModel.load_query_data(query, model, min_gene_share=0)
+    placed = sx.SCALEXModel.load_query_data(
+        query, model, min_gene_share=0, missing_genes=missing_genes
+    )
     return tuple(
         each.get_latent_representation(batch_stats=batch_stats) for each in (model, placed)
     )
@@ -120,6 +126,7 @@ def rows_of(
         listed = train(prepare(ref, panel), args.max_steps)
         ways = {
             "all genes": project(whole, few),
+            "zeros": project(whole, few, missing_genes="zero"),
             "listed": project(listed, few),
             "subset": project(subset, few),
             "subset, batch stats": project(subset, few, "batch"),

@@ -66,10 +66,6 @@ class Fit:
         The features that a cell is normalized over.
     columns
         What is known of the features that passed, as columns of ``var``.
-    panel
-        Names of the features that a cell is normalized over.
-    panel_shares
-        Share of each of them in the counts; empty where it is not known.
     """
 
     record: Preprocessing
@@ -79,8 +75,6 @@ class Fit:
     selected: np.ndarray
     over: Columns
     columns: pd.DataFrame = field(compare=False)
-    panel: tuple[str, ...]
-    panel_shares: tuple[float, ...]
 
     @property
     def record_with_panel(self) -> Preprocessing:
@@ -90,7 +84,7 @@ class Fit:
         """
         if self.record.log_normalized:
             return self.record
-        return replace(self.record, panel=self.panel, panel_shares=self.panel_shares)
+        return replace(self.record, panel=self.record.counted)
 
 
 def fit(
@@ -174,6 +168,7 @@ class _Fitting:
         else:
             of_passed = moments.subset(over.places[passed])
             selected = self._select(passed, selection, of_passed, columns)
+        counted = tuple(self.var.index[over.places >= 0].astype(str))
         record = Preprocessing(
             profile=self.profile.name,
             target_sum=self._recorded_total(how.target_sum),
@@ -182,7 +177,9 @@ class _Fitting:
             dropped_prefixes=tuple(self.options["dropped_prefixes"]),
             genes=tuple(self.var.index[selected].astype(str)),
             scale=self._scale(moments, over.places[selected], self.var.index[selected]),
-            panel=() if self.profile is RNA else self._panel(over),
+            panel=() if self.profile is RNA else counted,
+            counted=counted,
+            shares=self._shares(moments),
             log_normalized=self.log_normalized,
             log1p=self.options["log1p"],
             batch_key=batch_key,
@@ -198,14 +195,9 @@ class _Fitting:
             selected,
             over,
             columns.iloc[passed],
-            self._panel(over),
-            self._panel_shares(moments),
         )
 
-    def _panel(self, over: Columns) -> tuple[str, ...]:
-        return tuple(self.var.index[over.places >= 0].astype(str))
-
-    def _panel_shares(self, moments: BatchMoments) -> tuple[float, ...]:
+    def _shares(self, moments: BatchMoments) -> tuple[float, ...]:
         """Share of each gene in the counts of all cells, each of which counts the same.
 
         Not of peaks and proteins, whose moments are of values that do not add up to a total.

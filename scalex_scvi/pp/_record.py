@@ -56,10 +56,13 @@ class Preprocessing:
     panel
         The features over which each cell is normalized, which may be more than ``genes``. Empty:
         all that the data has, less the dropped ones (RNA prepared by :func:`scalex_scvi.pp.rna`).
-    panel_shares
-        Share of each feature of the panel in the counts that it was fitted to. Cells that lack some
-        of them are brought to the total that the others had there: to ``target_sum`` times the sum
-        of their shares. Empty: not known, all cells are brought to ``target_sum``.
+    counted
+        The features over which the cells that it was fitted to were normalized; those of the panel,
+        if there is one.
+    shares
+        Share of each of them in the counts. Cells that lack some of them are brought to the total
+        that the others had there: to ``target_sum`` times the sum of their shares. Empty: not
+        known, all cells are brought to ``target_sum``.
     log_normalized
         Whether the cells that it was fitted to came normalized, so that it is not known how counts
         are to be normalized.
@@ -80,7 +83,8 @@ class Preprocessing:
     genes: tuple[str, ...] = ()
     scale: pd.DataFrame = field(default_factory=pd.DataFrame, compare=False)
     panel: tuple[str, ...] = ()
-    panel_shares: tuple[float, ...] = ()
+    counted: tuple[str, ...] = field(default=(), repr=False)
+    shares: tuple[float, ...] = field(default=(), repr=False)
     log_normalized: bool = False
     log1p: bool = True
     new_batches: NewBatches = "reference"
@@ -239,7 +243,8 @@ class Preprocessing:
             genes=tuple(str(gene) for gene in genes),
             scale=pd.DataFrame(scale).set_axis([str(gene) for gene in genes], axis=0),
             panel=tuple(str(feature) for feature in record.get("panel", ())),
-            panel_shares=tuple(float(share) for share in record.get("panel_shares", ())),
+            counted=tuple(str(name) for name in record.get("counted", record.get("panel", ()))),
+            shares=tuple(float(share) for share in record.get("shares", ())),
             log_normalized=bool(record.get("log_normalized", False)),
             # Peaks were left without logarithms before there was a choice.
             log1p=bool(record.get("log1p", record["profile"] != ATAC.name)),
@@ -262,8 +267,10 @@ class Preprocessing:
             record["target_sum"] = float(self.target_sum)
         if self.panel:
             record["panel"] = list(self.panel)
-        if self.panel_shares:
-            record["panel_shares"] = list(self.panel_shares)
+        elif self.counted:
+            record["counted"] = list(self.counted)
+        if self.shares:
+            record["shares"] = list(self.shares)
         if self.batch_key is not None:
             record["batch_key"] = self.batch_key
         return record

@@ -113,7 +113,7 @@ class Transform:
             )
         if min_gene_share is not None:
             check_share_found(var, names, genes, min_gene_share, profile)
-        over, target_sum = None, record.target_sum
+        over = None
         if log_normalized:
             wanted = find_features(names, genes, profile=profile, report=report)
         else:
@@ -122,13 +122,12 @@ class Transform:
                 panel = pd.Index(record.panel or record.genes)
                 over = find_features(names, panel, profile=profile, report=report)
                 wanted = Columns.find(panel, genes)
-                target_sum = _total_of(record, over)
             else:
                 over = Columns.all_but(starts_with(var, record.dropped_prefixes))
                 wanted = find_features(
                     names[over.places >= 0], genes, profile=profile, report=report
                 )
-        return cls(profile.name, target_sum, record.log1p, over, wanted)
+        return cls(profile.name, _total_of(record, names), record.log1p, over, wanted)
 
     @classmethod
     def by_position(cls, record: Preprocessing, over: Columns, chosen: np.ndarray) -> Transform:
@@ -266,15 +265,15 @@ def divide_by_batch(
     return csr
 
 
-def _total_of(record: Preprocessing, found: Columns) -> float | None:
+def _total_of(record: Preprocessing, names: pd.Index) -> float | None:
     """Return what cells are brought to that lack some features: the total of the others.
 
     Brought to the whole total, they would have more of each feature than cells that have all.
     """
-    places = found.places[found.places >= 0]
-    if record.target_sum is None or not record.panel_shares or len(places) == found.n_wanted:
+    found = pd.Index(record.counted).isin(names)
+    if record.target_sum is None or not record.shares or found.all():
         return record.target_sum
-    share = float(np.asarray(record.panel_shares)[places].sum())
+    share = float(np.asarray(record.shares)[found].sum())
     return record.target_sum * share if share > 0 else record.target_sum
 
 

@@ -116,6 +116,8 @@ def test_records_of_earlier_versions_load(prepared: AnnData) -> None:
         Preprocessing.from_adata(prepared),
         dropped_prefixes=("ERCC", "MT-", "mt-"),
         new_batches="own",
+        counted=(),
+        shares=(),
     )
 
 
@@ -249,12 +251,15 @@ def test_order_missing_and_additional_genes(
     assert [r for r in caplog.records if r.levelno == logging.WARNING]
 
 
-def test_cells_that_lack_genes_are_brought_to_the_total_of_the_others(counts: AnnData) -> None:
+@pytest.mark.parametrize("name_panel", [True, False], ids=["panel", "all that a query has"])
+def test_cells_that_lack_genes_are_brought_to_the_total_of_the_others(
+    counts: AnnData, name_panel: bool
+) -> None:
     """Else they would have more of each gene than cells of the reference, which have all."""
     own = sx.pp.Preparation(new_batches="own")  # no value is cut off at the reference's maximum
-    record = Preprocessing.fit(counts, own, batch_key="batch", name_panel=True)
-    assert record.panel == tuple(counts.var_names)
-    shares = np.asarray(record.panel_shares)
+    record = Preprocessing.fit(counts, own, batch_key="batch", name_panel=name_panel)
+    assert record.counted == tuple(counts.var_names)
+    shares = np.asarray(record.shares)
     totals = counts.X.sum(axis=1)
     np.testing.assert_allclose(shares, np.mean(counts.X / totals, axis=0).A1, rtol=1e-5)
     has = np.arange(counts.n_vars) % 3 > 0
@@ -264,7 +269,7 @@ def test_cells_that_lack_genes_are_brought_to_the_total_of_the_others(counts: An
     np.testing.assert_allclose(back, 1e4 * shares[has].sum(), rtol=1e-4)
     assert list(query.var["scalex_measured"]) == list(has)
     again = Preprocessing.from_adata(query)
-    assert again.panel_shares == record.panel_shares
+    assert (again.counted, again.shares) == (record.counted, record.shares)
     whole = sx.pp.prepare_query(counts, record, batch_key="batch")
     np.testing.assert_allclose(np.expm1(sx.pp.unscale(whole).toarray()).sum(axis=1), 1e4, rtol=1e-4)
     assert "scalex_measured" not in whole.var
