@@ -4,7 +4,7 @@
 
 The last batch of each set is the query, with a random share of its genes; the reference is trained
 by `QUICK`. Printed, for cells of types that the reference has: share of right labels by
-``map_query``, by 15 neighbors in the latent, where genes that are missing are zero, and by
+``map_query``, by 15 neighbors in the latent, the same with zeros for genes that are missing, and by
 ``map_query`` onto a reference by name, which has no cells; and the share called unknown.
 """
 
@@ -66,11 +66,18 @@ def rows_of(data: Path, name: str, seeds: list[int]) -> list[dict[str, object]]:
                     "genes": which,
                     "right": right(query, query.obs[f"{LABELS}_transfer"], known),
                     "neighbors": right(query, nearest.predict(query.obsm["X_scalex"]), known),
+                    "zeros": right(query, nearest.predict(_with_zeros(query, model)), known),
                     "by_name": right(query, by_name.obs["enough_transfer"], known),
                     "unknown": float(query.obs[f"{LABELS}_unknown"][is_known].mean()),
                 }
             )
     return rows
+
+
+def _with_zeros(query: ad.AnnData, model: sx.SCALEXModel) -> np.ndarray:
+    bare = ad.AnnData(query.X, obs=query.obs[[BATCH]], var=query.var[[]])
+    mapped = sx.SCALEXModel.load_query_data(bare, model, missing_genes="zero")
+    return mapped.get_latent_representation()
 
 
 def _draws(

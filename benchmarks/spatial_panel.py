@@ -9,8 +9,8 @@ say which way is better, not how good it will be.
 
 Ways to place the query:
 
-- ``all genes``: the reference is trained on all variable genes; what the query lacks is expected from
-  the panel. ``zeros``: the same model, with zeros in their place.
+- ``all genes``: the reference is trained on all variable genes; those that the query lacks are
+  expected from the panel. ``zeros``: the same model, with zeros in their place.
 - ``listed``: ``pp.rna(ref, n_top_features=panel)``; totals of the reference are over all its genes.
 - ``subset``: ``pp.rna(ref[:, panel], n_top_features=-1)``; totals are over the panel in both.
   ``batch stats``: the same model with ``batch_stats="batch"``.
