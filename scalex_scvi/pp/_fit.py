@@ -198,12 +198,12 @@ class _Fitting:
         )
 
     def _shares(self, moments: BatchMoments) -> tuple[float, ...]:
-        """Share of each gene in the counts of all cells, each of which counts the same.
+        """Share of each feature in the counts of all cells, each of which counts the same.
 
-        Not of peaks and proteins, whose moments are of values that do not add up to a total.
+        Not of proteins, which are not brought to a total.
         """
         total = np.sum([sums.total for sums in moments.batches.values()], axis=0)
-        if self.profile is not RNA or self.log_normalized or not total.any():
+        if self.profile is ADT or self.log_normalized or not total.any():
             return ()
         return tuple((total / total.sum()).tolist())
 

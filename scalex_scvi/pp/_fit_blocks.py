@@ -15,7 +15,7 @@ from scalex_scvi._core.matrices import to_csr
 from ._columns import Columns
 from ._many import CellTally, RunningMoments, narrow, pick_divided, tally_cells, worth_compiling
 from ._normalize import row_divisor, totals
-from ._profiles import ADT, RNA
+from ._profiles import ADT, ATAC, RNA
 from ._sums import BatchMoments, block_moments, merge_moments
 from ._transform import normalized
 from ._values import BatchValues, ValueSummary
@@ -74,6 +74,11 @@ class How:
         """What the total of a cell is brought to."""
         return 1e4 if self.target_sum is None else self.target_sum
 
+    @property
+    def logarithms(self) -> bool:
+        """Whether sums are taken of what values are the logarithms of."""
+        return self.profile == RNA.name or (self.profile == ATAC.name and self.log1p)
+
     def look_at(self, block: Any, codes: np.ndarray) -> _Cells | _ManyCells:
         """Return a block, to ask it what it holds; its values are not changed."""
         if self.profile != ADT.name and worth_compiling(block):
@@ -119,7 +124,7 @@ class _Cells:
         values = how.over.pick(csr)
         if not how.log_normalized:
             values = normalized(values, how.profile, how.total, how.log1p, how.over.n_wanted)
-        return block_moments(values, codes, logarithms=how.profile == RNA.name)
+        return block_moments(values, codes, logarithms=how.logarithms)
 
 
 @dataclass(frozen=True)
@@ -159,7 +164,7 @@ class _ManyCells:
             values = pick_divided(self.csr, some, how.over, by, n_values[some].sum())
             if how.log1p and not how.log_normalized:
                 np.log1p(values.data, out=values.data)
-            sums.add(values, self.codes[some], logarithms=how.profile == RNA.name)
+            sums.add(values, self.codes[some], logarithms=how.logarithms)
         return sums.moments()
 
 
