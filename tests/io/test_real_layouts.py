@@ -155,6 +155,15 @@ def test_antibodies_never_enter_an_rna_model(caplog: pytest.LogCaptureFixture) -
     assert "left out are 10 of type 'Antibody Capture' (such as 'p0')" in caplog.text
     with pytest.raises(ValueError, match="no feature of the type 'Peaks'"):
         sx.pp.atac(both, batch_key="batch")
+    models = []
+    for cells in (both.copy(), genes):
+        sx.SCALEXModel.setup_anndata(cells, batch_key="batch")
+        models.append(sx.SCALEXModel(cells))
+    of_both, of_genes = (model.get_prepared() for model in models)
+    assert list(of_both.var_names) == names[:20]
+    np.testing.assert_array_equal(of_both.X.toarray(), of_genes.X.toarray())
+    query = sx.pp.prepare_query(both, models[1].preprocessing, batch_key="batch")
+    np.testing.assert_array_equal(query.X.toarray(), of_genes.X.toarray())
 
 
 MIXED = ["GRCh38_CD3D", "GRCh38_CD4", "mm10___Cd4", "mm10___Cd19", "CD4", "CD19", "HTO1", "CMO1"]
