@@ -29,7 +29,7 @@ SETS = (
     "pancreas_3study_cepo",
     "pancreas_baron_human_mouse_6donors",
 )
-SHARES = (0.9, 0.7, 0.5, 0.35)
+SHARES = (0.9, 0.7, 0.5, 0.35, 0.2, 0.1)
 """Of the genes, drawn at random."""
 
 
@@ -57,8 +57,8 @@ def rows_of(data: Path, name: str, seeds: list[int]) -> list[dict[str, object]]:
         for which, has in _draws(cells, model, seeds):
             query = cells[~own, has].copy()
             by_name = query.copy()
-            sx.map_query(query, model, labels=LABELS)
-            sx.map_query(by_name, shared)
+            sx.map_query(query, model, labels=LABELS, min_gene_share=0)
+            sx.map_query(by_name, shared, min_gene_share=0)
             is_known = query.obs[LABELS].astype(str).isin(known)
             rows.append(
                 {
@@ -76,7 +76,7 @@ def rows_of(data: Path, name: str, seeds: list[int]) -> list[dict[str, object]]:
 
 def _with_zeros(query: ad.AnnData, model: sx.SCALEXModel) -> np.ndarray:
     bare = ad.AnnData(query.X, obs=query.obs[[BATCH]], var=query.var[[]])
-    mapped = sx.SCALEXModel.load_query_data(bare, model, missing_genes="zero")
+    mapped = sx.SCALEXModel.load_query_data(bare, model, missing_genes="zero", min_gene_share=0)
     return mapped.get_latent_representation()
 
 
