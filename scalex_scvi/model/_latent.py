@@ -10,6 +10,7 @@ import torch
 from scipy import sparse
 from scvi import REGISTRY_KEYS, settings
 from torch import Tensor
+from torch.distributions import Distribution
 
 from scalex_scvi._core.blocks import blocks_of
 from scalex_scvi._core.chosen import chosen_cells
@@ -197,7 +198,9 @@ class LatentMixin(_Base):
         Raises
         ------
         ValueError
-            For cells of a query's batches whose decoder was never trained.
+            For cells of a query's batches whose decoder was never trained, and for no cells.
+        IndexError
+            If ``indices`` is neither numbers of cells nor a mask of all.
         """
         self._check_own_decoders(*args, **kwargs)
         with seeded(None):
@@ -211,11 +214,41 @@ class LatentMixin(_Base):
         Raises
         ------
         ValueError
-            For cells of a query's batches whose decoder was never trained.
+            For cells of a query's batches whose decoder was never trained, and for no cells.
+        IndexError
+            If ``indices`` is neither numbers of cells nor a mask of all.
         """
         self._check_own_decoders(*args, **kwargs)
         with seeded(None):
             return super().get_reconstruction_error(*args, **self._with_prepared(kwargs))
+
+    def get_aggregated_posterior(
+        self,
+        adata: Cells | None = None,
+        indices: Sequence[int] | None = None,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Distribution:
+        """See :meth:`scvi.model.base.VAEMixin.get_aggregated_posterior`.
+
+        ``indices`` are numbers of cells or a mask.
+
+        Raises
+        ------
+        ValueError
+            For no cells.
+        IndexError
+            If ``indices`` is neither numbers of cells nor a mask of all.
+        """
+        cells = chosen_cells(indices, len(self.manager_of(adata).codes))
+        return super().get_aggregated_posterior(adata, cells, *args, **kwargs)
+
+    def _make_data_loader(
+        self, adata: Cells, indices: Sequence[int] | None = None, *args: Any, **kwargs: Any
+    ) -> Any:
+        """Check the cells that methods of scvi-tools are given."""
+        cells = chosen_cells(indices, adata.n_obs)
+        return super()._make_data_loader(adata, cells, *args, **kwargs)
 
     def _with_prepared(self, kwargs: dict[str, Any]) -> dict[str, Any]:
         if "dataloader" not in kwargs:
@@ -234,7 +267,7 @@ class LatentMixin(_Base):
             return
         codes = self.manager_of(adata).codes
         names = np.asarray(self.batch_names, dtype=object)
-        used = set(names[codes if indices is None else codes[np.asarray(indices)]])
+        used = set(names[codes[chosen_cells(indices, len(codes))]])
         untrained = [name for name in self.untrained_batches_ if name in used]
         if untrained:
             msg = (
