@@ -148,8 +148,8 @@ def _sampled(facts: Mapping[str, Any]) -> str:
     if not 0 < n_learned < n_cells:
         return ""
     return (
-        f"\n\nLabels were learned from a sample of {n_learned:,} of the {n_cells:,} cells, drawn at "
-        "random after some of each label. The latent and the tables above are of all cells."
+        f"\n\nLabels were learned from a sample of {n_learned:,} of the {n_cells:,} cells, drawn "
+        "at random after some of each label. The latent and the tables above are of all cells."
     )
 
 
