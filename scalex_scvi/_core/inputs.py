@@ -55,3 +55,19 @@ def check_adata(value: Any, *, name: str = "adata", lazy_obs: bool = False) -> N
             "`adata.to_memory()`."
         )
         raise TypeError(msg)
+
+
+def check_is_whole(adata: AnnData, *, name: str = "adata") -> None:
+    """Raise if cells are a view, to which results cannot be added.
+
+    Raises
+    ------
+    ValueError
+        With what to do.
+    """
+    if adata.is_view:
+        msg = (
+            f"`{name}` is a view of another AnnData, such as `adata[cells]` returns: results "
+            f"cannot be added to it. Copy it first: `{name} = {name}.copy()`."
+        )
+        raise ValueError(msg)

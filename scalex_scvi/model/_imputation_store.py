@@ -16,6 +16,7 @@ from anndata.io import write_elem
 from scalex_scvi._core.files import whole_file
 from scalex_scvi._core.keys import IMPUTED_KEY, own_keys
 from scalex_scvi._core.written_blocks import Block, write_blocks
+from scalex_scvi.io import make_writable
 
 
 def write_store(path: Path, blocks: Iterator[Block], obs: pd.DataFrame, var: pd.DataFrame) -> None:
@@ -28,12 +29,14 @@ def write_store(path: Path, blocks: Iterator[Block], obs: pd.DataFrame, var: pd.
     blocks
         Dense or CSR, at least one; all of one kind and width.
     obs, var
-        Of all rows and columns. scvi-tools' own columns of ``obs`` are left out.
+        Of all rows and columns. scvi-tools' own columns of ``obs`` are left out, and what a file
+        cannot hold is converted (:func:`scalex_scvi.io.make_writable`).
     """
     own = own_keys(obs.columns)
     with whole_file(path) as temporary:
         with _root(temporary) as root:
             cells = AnnData(obs=obs[own].copy(), var=var.copy(), uns={IMPUTED_KEY: True})
+            make_writable(cells)
             write_elem(root, "/", cells)
             write_blocks(root, blocks)
 

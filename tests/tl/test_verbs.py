@@ -139,6 +139,18 @@ def test_mistakes(reference: sx.SCALEXModel, query: AnnData, tmp_path: Path) -> 
     assert not query.obsm
 
 
+def test_a_view_is_refused_by_its_name(reference: sx.SCALEXModel, query: AnnData) -> None:
+    for call, name in (
+        (lambda view: sx.integrate(view, "batch", **FEW), "adata"),
+        (lambda view: sx.map_query(view, reference), "query"),
+    ):
+        view = query[:60]
+        with pytest.raises(ValueError, match=rf"`{name}` is a view .*`{name} = {name}.copy\(\)`"):
+            call(view)
+        assert view.is_view
+        assert list(query.obs) == list(view.obs)
+
+
 def test_what_was_found_is_said(
     reference: sx.SCALEXModel, query: AnnData, caplog: pytest.LogCaptureFixture
 ) -> None:
