@@ -251,6 +251,12 @@ def _highly_variable(adata: AnnData) -> list[str]:
             ".astype(bool)`."
         )
         raise ValueError(msg)
+    if not marks.any():
+        msg = (
+            "adata.var['highly_variable'] marks no gene. Run `scanpy.pp.highly_variable_genes` "
+            "again, or pass `n_top_features`: a number, -1 for all genes, or names."
+        )
+        raise ValueError(msg)
     return list(adata.var_names[marks.to_numpy(bool)])
 
 

@@ -115,6 +115,14 @@ def test_clusters_are_numbered_where_their_cells_are(page: Path, projected: AnnD
             np.testing.assert_allclose(middles[name], np.nanmedian(of_cluster, axis=0))
 
 
+def test_names_of_cells_may_repeat(page: Path, projected: AnnData, tmp_path: Path) -> None:
+    projected.obs_names = [f"cell{i % 20}" for i in range(projected.n_obs)]
+    repeated = sx.pl.report(
+        projected, tmp_path / "repeated.html", labels_key="celltype", about={"seed": 7}
+    )
+    assert repeated.read_text(encoding="utf-8") == page.read_text(encoding="utf-8")
+
+
 def test_a_name_has_the_color_that_pictures_give_it(projected: AnnData, tmp_path: Path) -> None:
     """By name: the labels on the map are others, in another order, than those of the column."""
     projected.uns["celltype_colors"] = ["#110000", "#220000", "#330000"]

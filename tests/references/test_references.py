@@ -513,6 +513,8 @@ def test_two_saved_ones_of_a_name(small_reference: tuple, tmp_path: Path) -> Non
     with pytest.raises(ValueError, match="Give one of these instead") as error:
         sx.references.load("p")
     assert all(repr(str(place)) in str(error.value) for place in places)
+    with pytest.raises(FileNotFoundError, match=r"saved here, before: \['p'\]\."):
+        sx.references.load("q")
     assert sx.references.load(places[1]).folder == places[1]
     (places[0] / "reference.json").write_text("{}")
     assert sx.references.load("p").folder == places[1]

@@ -50,6 +50,9 @@ def test_integrate_uses_the_genes_that_scanpy_marked(counts: AnnData) -> None:
     model = sx.integrate(counts, "batch", **FEW)
     assert list(model.get_var_names()) == list(counts.var_names[:25])
     assert len(sx.integrate(counts, "batch", n_top_features=-1, **FEW).get_var_names()) == 60
+    counts.var["highly_variable"] = False
+    with pytest.raises(ValueError, match=r"adata.var\['highly_variable'\] marks no gene"):
+        sx.integrate(counts, "batch", **FEW)
 
 
 def test_map_query_adds_latent_labels_and_position(
