@@ -17,6 +17,7 @@ from scvi import REGISTRY_KEYS
 
 from scalex_scvi._core.blocks import blocks_of
 from scalex_scvi._core.chosen import chosen_cells
+from scalex_scvi._core.keys import own_keys
 from scalex_scvi._core.matrices import is_lazy
 from scalex_scvi._core.modalities import Cells
 from scalex_scvi._core.scvi_private import compare_groups, has_no_counts
@@ -303,7 +304,7 @@ def _check_groups(
     if idx1 is not None:
         return
     if groupby not in obs:
-        msg = f"`groupby` {groupby!r} is not in adata.obs: {list(obs.columns)!r}. Or give `idx1`."
+        msg = f"`groupby` {groupby!r} is not in adata.obs: {own_keys(obs)!r}. Or give `idx1`."
         raise KeyError(msg)
     present = set(obs[groupby].dropna().unique())
     first = [group1] if isinstance(group1, str) or group1 is None else list(group1)
