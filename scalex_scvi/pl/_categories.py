@@ -36,7 +36,8 @@ def categories_of(adata: AnnData, key: str, argument: str) -> pd.Series:
     column = adata.obs[key]
     if pd.api.types.is_float_dtype(column):
         msg = (
-            f"`{argument}` {key!r} holds continuous values; this plot needs categories. "
+            f"`{argument}` {key!r} holds continuous values; this plot needs categories. If its "
+            f"numbers are groups: `adata.obs[{key!r}] = adata.obs[{key!r}].astype('category')`. "
             "scanpy.pl.embedding draws continuous values."
         )
         raise ValueError(msg)

@@ -284,7 +284,7 @@ def test_embedding_of_twenty_batches_is_a_grid_with_one_legend() -> None:
         ({"cond2": "projection", "v2": "both"}, ValueError, "`v2` must be in"),
         ({"legend_loc": "left margin"}, ValueError, "`legend_loc` must be None or one of"),
         ({"color_map": ["red"]}, ValueError, "3 colors are needed for 'celltype'"),
-        ({"color": "score"}, ValueError, "'score' holds continuous values"),
+        ({"color": "score"}, ValueError, r"'score' holds .* groups: `adata.obs\['score'\] ="),
     ],
 )
 def test_mistakes_in_embedding(
