@@ -192,6 +192,34 @@ class LatentMixin(_Base):
         latent[:, order] = in_order
         return latent
 
+    def get_aggregated_posterior(
+        self,
+        adata: Cells | None = None,
+        indices: Sequence[int] | None = None,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Distribution:
+        """See :meth:`scvi.model.base.VAEMixin.get_aggregated_posterior`.
+
+        ``indices`` are numbers of cells or a mask.
+
+        Raises
+        ------
+        ValueError
+            For no cells.
+        IndexError
+            If ``indices`` is neither numbers of cells nor a mask of all.
+        """
+        cells = chosen_cells(indices, len(self.manager_of(adata).codes))
+        return super().get_aggregated_posterior(adata, cells, *args, **kwargs)
+
+    def _make_data_loader(
+        self, adata: Cells, indices: Sequence[int] | None = None, *args: Any, **kwargs: Any
+    ) -> Any:
+        """Check the cells that methods of scvi-tools are given."""
+        cells = chosen_cells(indices, adata.n_obs)
+        return super()._make_data_loader(adata, cells, *args, **kwargs)
+
     def get_elbo(self, *args: Any, **kwargs: Any) -> float | Tensor:
         """See :meth:`scvi.model.base.VAEMixin.get_elbo`; the noise is seeded, so it repeats.
 
@@ -221,34 +249,6 @@ class LatentMixin(_Base):
         self._check_own_decoders(*args, **kwargs)
         with seeded(None):
             return super().get_reconstruction_error(*args, **self._with_prepared(kwargs))
-
-    def get_aggregated_posterior(
-        self,
-        adata: Cells | None = None,
-        indices: Sequence[int] | None = None,
-        *args: Any,
-        **kwargs: Any,
-    ) -> Distribution:
-        """See :meth:`scvi.model.base.VAEMixin.get_aggregated_posterior`.
-
-        ``indices`` are numbers of cells or a mask.
-
-        Raises
-        ------
-        ValueError
-            For no cells.
-        IndexError
-            If ``indices`` is neither numbers of cells nor a mask of all.
-        """
-        cells = chosen_cells(indices, len(self.manager_of(adata).codes))
-        return super().get_aggregated_posterior(adata, cells, *args, **kwargs)
-
-    def _make_data_loader(
-        self, adata: Cells, indices: Sequence[int] | None = None, *args: Any, **kwargs: Any
-    ) -> Any:
-        """Check the cells that methods of scvi-tools are given."""
-        cells = chosen_cells(indices, adata.n_obs)
-        return super()._make_data_loader(adata, cells, *args, **kwargs)
 
     def _with_prepared(self, kwargs: dict[str, Any]) -> dict[str, Any]:
         if "dataloader" not in kwargs:

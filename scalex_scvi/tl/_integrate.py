@@ -7,7 +7,7 @@ from typing import Any
 
 from anndata import AnnData
 
-from scalex_scvi._core.inputs import check_adata, check_is_whole
+from scalex_scvi._core.inputs import check_adata
 from scalex_scvi._core.keys import LATENT_KEY
 from scalex_scvi._core.messages import messages_on_console
 from scalex_scvi.io import with_raw
@@ -72,8 +72,7 @@ def integrate(
         See :meth:`scalex_scvi.SCALEXModel.setup_anndata`. Nothing is added then.
     """
     with messages_on_console(True):
-        check_adata(adata)
-        check_is_whole(adata)
+        check_adata(adata, is_filled=True)
         counts, layer = with_raw(adata, layer)
         chosen = _features(counts, profile, n_top_features)
         SCALEXModel.setup_anndata(

@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from scalex_scvi._core.keys import own_keys
 from scalex_scvi.pp import can_unscale, unscale
 
 from ._calibration import folds, temperature, tempered
@@ -161,7 +160,7 @@ class LabelModel:
         if batch_key is not None and batch_key not in query.obs:
             msg = (
                 f"`batch_key` {batch_key!r} is not a column of query.obs: "
-                f"{own_keys(query.obs)!r}. If all cells are one batch, pass None."
+                f"{list(query.obs.columns)!r}. If all cells are one batch, pass None."
             )
             raise KeyError(msg)
         if tuple(query.var_names) != self.genes or not can_unscale(query):

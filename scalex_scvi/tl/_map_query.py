@@ -15,7 +15,7 @@ from scipy import sparse
 
 from scalex_scvi._core.columns import check_no_missing
 from scalex_scvi._core.gene_names import names_in
-from scalex_scvi._core.inputs import check_adata, check_is_whole
+from scalex_scvi._core.inputs import check_adata
 from scalex_scvi._core.keys import LATENT_KEY, MAPPING_KEY, MEASURED_KEY, UMAP_KEY
 from scalex_scvi._core.matrices import is_lazy
 from scalex_scvi._core.messages import messages_on_console
@@ -110,8 +110,7 @@ def map_query(
         scvi-tools' registration.
     """
     with messages_on_console(True):
-        check_adata(query, name="query")
-        check_is_whole(query, name="query")
+        check_adata(query, name="query", is_filled=True)
         check_max_refused(max_refused)
         source = _open(reference)
         wanted = _wanted(source, labels)

@@ -95,6 +95,8 @@ COMMANDS = {
     "map, of a layer": ["map", "new.h5ad", "-r", "blood", "--use-layer", "counts", "-q"],
     "project": ["project", "new.h5ad", "-r", "run", "--label", "celltype", "--unknown", "-q",
                 "--ignore-umap"],
+    "project, without poor cells": ["project", "new.h5ad", "-r", "run", "--min-features", "50",
+                                    "-q", "--ignore-umap"],
     "project, by batch statistics": ["project", "new.h5ad", "-r", "run", "--repeat", "-q",
                                      "--batch-stats", "batch", "--ignore-umap"],
 }  # fmt: skip
