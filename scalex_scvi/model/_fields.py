@@ -193,13 +193,17 @@ def _point_to_raw(adata: AnnData, layer: str | None) -> None:
 
 
 def advise(n_vars: int, preparation: Preparation) -> None:
-    """Say so if the model takes more genes than is usual."""
+    """Say so if the model takes more genes, or peaks, than is usual."""
     takes_all = isinstance(preparation.n_top_features, int) and preparation.n_top_features == -1
-    if takes_all and n_vars > MANY_GENES:
+    profile = get_profile(preparation.profile)
+    usual = profile.n_top_features
+    if takes_all and usual > 0 and n_vars > max(usual, MANY_GENES):
         logger.warning(
-            "The model will have all %d genes of `adata`. Some thousand variable ones are usual: "
-            "pass `n_top_features=2000`, or 'highly_variable' for those of adata.var.",
+            "The model will have all %d %s of `adata`. Usual are the most variable ones: pass "
+            "`n_top_features=%d`, or 'highly_variable' for those of adata.var.",
             n_vars,
+            profile.features,
+            usual,
         )
 
 
