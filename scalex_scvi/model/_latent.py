@@ -10,7 +10,7 @@ import torch
 from scipy import sparse
 from scvi import REGISTRY_KEYS, settings
 from torch import Tensor
-from torch.distributions import Distribution
+from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal, StudentT
 
 from scalex_scvi._core.blocks import blocks_of
 from scalex_scvi._core.chosen import chosen_cells
@@ -196,12 +196,24 @@ class LatentMixin(_Base):
         self,
         adata: Cells | None = None,
         indices: Sequence[int] | None = None,
-        *args: Any,
-        **kwargs: Any,
-    ) -> Distribution:
-        """See :meth:`scvi.model.base.VAEMixin.get_aggregated_posterior`.
+        batch_size: int | None = None,
+        dof: float | None = 3.0,
+    ) -> MixtureSameFamily:
+        """Mixture of the posteriors of cells, for :meth:`differential_abundance`.
 
-        ``indices`` are numbers of cells or a mask.
+        As in scvi-tools 1.5 (the scale of a component is the standard deviation; scvi-tools 1.4
+        takes the variance).
+
+        Parameters
+        ----------
+        adata
+            Cells; default: the model's own.
+        indices
+            Cells to use: numbers, which may repeat, or a mask; default: all.
+        batch_size
+            Cells per minibatch.
+        dof
+            Degrees of freedom of Student's t; ``None``: normal components.
 
         Raises
         ------
@@ -211,7 +223,14 @@ class LatentMixin(_Base):
             If ``indices`` is neither numbers of cells nor a mask of all.
         """
         cells = chosen_cells(indices, len(self.manager_of(adata).codes))
-        return super().get_aggregated_posterior(adata, cells, *args, **kwargs)
+        found = self.get_latent_representation(
+            adata, cells, batch_size=batch_size, return_dist=True
+        )
+        mean, var = (torch.as_tensor(part, device=self.device) for part in found)
+        scale = var.sqrt()
+        each = Normal(mean, scale) if dof is None else StudentT(dof, mean, scale)
+        weights = Categorical(logits=torch.ones(len(mean), device=self.device))
+        return MixtureSameFamily(weights, Independent(each, 1))
 
     def _make_data_loader(
         self, adata: Cells, indices: Sequence[int] | None = None, *args: Any, **kwargs: Any

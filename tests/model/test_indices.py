@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from anndata import AnnData
 from conftest import simulate_counts
+from scipy import stats
 
 import scalex_scvi as sx
 
@@ -115,6 +118,31 @@ def test_a_model_without_counts_refuses_them_too(minified: sx.SCALEXModel) -> No
         minified.get_latent_representation(indices=[-1, 2]),
         minified.get_latent_representation()[[-1, 2]],
     )
+
+
+@pytest.mark.parametrize("dof", [3.0, None])
+def test_the_aggregated_posterior_is_a_mixture_of_those_of_the_cells(
+    of_counts: sx.SCALEXModel, dof: float | None
+) -> None:
+    mean, var = of_counts.get_latent_representation(indices=[4, 9], return_dist=True)
+    points = np.random.default_rng(0).normal(size=(5, mean.shape[1])).astype(np.float32)
+    law = stats.norm if dof is None else partial(stats.t, dof)
+    densities = [
+        law(loc=m, scale=np.sqrt(v)).pdf(points).prod(axis=1)
+        for m, v in zip(mean, var, strict=True)
+    ]
+    mixture = of_counts.get_aggregated_posterior(indices=[4, 9], dof=dof)
+    found = mixture.log_prob(torch.as_tensor(points))
+    np.testing.assert_allclose(found, np.log(np.mean(densities, axis=0)), rtol=1e-4)
+
+
+def test_abundance_of_samples(of_counts: sx.SCALEXModel) -> None:
+    adata = of_counts.adata.copy()
+    of_counts.differential_abundance(adata, sample_key="batch", batch_size=50, dof=3.0)
+    found = adata.obsm["da_log_probs"]
+    latent = torch.as_tensor(of_counts.get_latent_representation(adata))
+    of_one = of_counts.get_aggregated_posterior(adata, adata.obs["batch"] == "batch1")
+    np.testing.assert_allclose(found["batch1"], of_one.log_prob(latent), rtol=1e-4)
 
 
 # -- Groups that are compared
