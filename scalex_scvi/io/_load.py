@@ -18,7 +18,7 @@ from ._features import Choice, choose_features
 from ._large import read_if_large
 from ._read import DataSource, _as_list, read_taking
 from ._reading import Reading
-from ._source import RAW, Taking
+from ._source import RAW, Taking, layers_of_counts
 
 logger = logging.getLogger(__name__)
 
@@ -106,6 +106,14 @@ def load_counts(
     batch = _batches(adata, name, reference)
     rows = _draw(adata.n_obs, reading.fraction, reading.n_obs, seed)
     # Not done yet for a layer, and for cells on disk.
+    if taking.raw is None:
+        for layer in layers_of_counts(adata)[:1]:
+            logger.warning(
+                "X holds values that are not whole numbers, the layer %r whole ones, as counts "
+                "are. To use these pass `use_layer=%r`.",
+                layer,
+                layer,
+            )
     matrix = reading.use_layer if large is None else "X"
     chosen = choose_features(_with_matrix(adata, matrix, rows), choice, "The data")
     _store_batches(chosen, batch.iloc[rows], name)

@@ -21,7 +21,7 @@ from scalex_scvi._core.columns import (
 from scalex_scvi._core.gene_names import names_in
 from scalex_scvi._core.matrices import get_matrix
 from scalex_scvi._core.scvi_private import minify_type
-from scalex_scvi.io import whole_numbers
+from scalex_scvi.io import layers_of_counts, whole_numbers
 from scalex_scvi.pp import (
     MIN_GENE_SHARE,
     Preparation,
@@ -111,6 +111,7 @@ class ExpressionField(LayerField):
             processed = prepared or (not declared and looks_scaled(matrix))
         if not processed:
             advise(adata.n_vars, self.preparation)
+            self._point_to_layer(adata)
             record = self._fit(adata)
             return new_state(adata.n_obs, record.genes, record, False, record.log_normalized)
         if not adata.var_names.is_unique:
@@ -122,6 +123,17 @@ class ExpressionField(LayerField):
             raise ValueError(msg)
         check_unit_interval(matrix, name=name)
         return new_state(adata.n_obs, adata.var_names, record, True, False)
+
+    def _point_to_layer(self, adata: AnnData) -> None:
+        """Say which layer holds counts, if ``X`` does not and nothing else is declared."""
+        if self.attr_key is None and self.preparation.log_normalized is None:
+            for name in layers_of_counts(adata)[:1]:
+                logger.warning(
+                    "adata.X holds values that are not whole numbers, adata.layers[%r] whole ones, "
+                    "as counts are. To use these pass `layer=%r`.",
+                    name,
+                    name,
+                )
 
     def _fit(self, adata: AnnData) -> Preprocessing:
         preparation = self.preparation
@@ -167,6 +179,8 @@ class ExpressionField(LayerField):
             )
             raise ValueError(msg)
         logarithms = self.preparation.log_normalized
+        if not reference.log_normalized:
+            self._point_to_layer(adata_target)
         if logarithms is None and reference.log_normalized:
             logarithms = summarize(matrix).fractional or None
         found = fit_query(
