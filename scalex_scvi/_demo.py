@@ -70,7 +70,7 @@ def demo(
     if data is None:
         data, held_out, left_out = _embedded(held_out, left_out)
         training["preparation"] = _counts(training.get("preparation", Preparation()))
-    counts = load_counts(data, reading)
+    counts = _read(data, reading, training.get("preparation", Preparation()))
     label = outputs.label or LABEL
     outputs = replace(outputs, label=label)
     check_outputs(counts, outputs)
@@ -95,6 +95,12 @@ def demo(
     scores = demo_scores(ref, together, batch_key=batch_column(together), label=label)
     folder.add_text(scores.to_csv(index=False), "scores.csv")
     return scores
+
+
+def _read(data: DataSource, reading: Reading, preparation: Preparation) -> AnnData:
+    """Read counts, from ``.raw`` where ``X`` holds none and nothing is declared of it."""
+    undeclared = preparation.log_normalized is None and not preparation.processed
+    return load_counts(data, reading, counts_wanted=undeclared)
 
 
 def _counts(preparation: Preparation) -> Preparation:

@@ -14,6 +14,7 @@ from scipy import sparse
 from . import pl
 from ._core.columns import as_text
 from ._core.keys import LATENT_KEY, REFERENCE_UMAP_KEY, UMAP_KEY
+from ._core.matrices import is_lazy
 from ._core.seeds import random_rows, resolve_seed
 from ._outputs import Outputs
 from ._results import about_run, forget_registration, results_folder, write_report
@@ -82,7 +83,7 @@ def map_onto(
             max_refused=max_refused,
             min_gene_share=reading.min_gene_share,
         )
-        beside = _beside(reference, mapped, wanted, seed)
+        beside = _beside(reference, mapped, wanted, seed, expression=report)
         _keep_colors(counts, beside, reference, wanted)
         forget_registration(counts)
         if folder is not None:
@@ -115,17 +116,26 @@ def _labels_table(counts: AnnData, labels: Sequence[str]) -> pd.DataFrame:
 
 
 def _beside(
-    reference: Reference, mapped: SCALEXModel, labels: Sequence[str], seed: int | None
+    reference: Reference,
+    mapped: SCALEXModel,
+    labels: Sequence[str],
+    seed: int | None,
+    *,
+    expression: bool,
 ) -> AnnData:
     """Return reference and query in one object to draw; the reference has no expression."""
     ref, query = reference.model.adata, mapped.get_prepared()
     rows = random_rows(ref.n_obs, MAX_DRAWN, resolve_seed(seed))
     if len(rows) < ref.n_obs:
         logger.info("Of %d reference cells %d at random are drawn.", ref.n_obs, MAX_DRAWN)
-    empty = sparse.csr_matrix((len(rows), query.n_vars), dtype=np.float32)
+    n_empty = len(rows) + (0 if expression else query.n_obs)
+    parts = [sparse.csr_matrix((n_empty, query.n_vars), dtype=np.float32)]
+    if expression:
+        values = query.X.compute() if is_lazy(query.X) else query.X
+        parts.append(sparse.csr_matrix(values))
     obs = pd.concat([_of_reference(reference, labels).iloc[rows], _of_query(query, labels)])
     joined = AnnData(
-        sparse.vstack([empty, sparse.csr_matrix(query.X)]).tocsr(),
+        sparse.vstack(parts).tocsr(),
         obs=obs.astype({column: "category" for column in obs if obs[column].dtype == object}),
         var=query.var[[]],
     )

@@ -13,10 +13,12 @@ import numpy as np
 import pandas as pd
 import torch
 from anndata import AnnData
+from scipy import sparse
 
 from . import pl, pp
 from ._core.columns import as_text, set_groups
 from ._core.keys import REFERENCE_UMAP_KEY, UMAP_KEY
+from ._core.matrices import is_lazy
 from ._core.messages import messages_on_console
 from ._core.options import options_in
 from ._outputs import Outputs
@@ -139,7 +141,7 @@ def SCALEX(
         ``.raw``. Where ``X`` is normalized and ``.raw`` holds counts, as in files of CELLxGENE,
         these are taken by themselves, with a warning.
     backed
-        Whether to read from disk only what is used (one ``.h5ad`` file).
+        Whether to read from disk only what is used (one ``.h5ad`` file), a query in blocks.
     batch_size
         Cells per minibatch.
     lr
@@ -389,7 +391,7 @@ def project(
             log_normalized=preparation.processed or preparation.log_normalized,
             min_gene_share=reading.min_gene_share,
         )
-        query = model.get_prepared()
+        query = _in_memory(model.get_prepared())
         query.obsm["latent"] = model.get_latent_representation(batch_stats=outputs.batch_stats)
         if outputs.unknown and outputs.label is None:
             logger.warning("`unknown` has no effect without `label`: no labels are transferred.")
@@ -510,6 +512,8 @@ def load_query(
 ) -> AnnData:
     """Read new cells, with their batches in the column that the reference has them in.
 
+    A large file stays on disk, see :func:`scalex_scvi.io.load_counts`.
+
     Parameters
     ----------
     data, reading, seed, counts_wanted
@@ -527,10 +531,18 @@ def load_query(
         seed=seed,
         reference=reference_model.batch_names,
         counts_wanted=counts_wanted,
+        in_blocks=True,
         profile=None if record is None else record.profile,
     )
     rename_batches(counts, column)
     return counts
+
+
+def _in_memory(prepared: AnnData) -> AnnData:
+    """Read the model's genes of a file that stays on disk: of most files, a small part."""
+    if is_lazy(prepared.X):
+        prepared.X = sparse.csr_matrix(prepared.X.compute())
+    return prepared
 
 
 def _rich_cells(

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 
-def chosen_cells(indices: Any, n_cells: int) -> np.ndarray:
+def chosen_cells(indices: Any, n_cells: int, name: str = "indices") -> np.ndarray:
     """Return the numbers of the cells that ``indices`` names, none of them negative.
 
     Parameters
@@ -18,6 +18,8 @@ def chosen_cells(indices: Any, n_cells: int) -> np.ndarray:
         ``None``: all.
     n_cells
         How many cells there are.
+    name
+        Of the argument, for messages.
 
     Raises
     ------
@@ -29,9 +31,15 @@ def chosen_cells(indices: Any, n_cells: int) -> np.ndarray:
     cells = np.arange(n_cells)
     if indices is None:
         return cells
-    chosen = np.asarray(indices)
+    try:
+        chosen = np.asarray(indices)
+    except ValueError:  # rows of different lengths
+        chosen = np.empty((1, 1))
+    if chosen.dtype == object and chosen.ndim == 1:  # pandas' own numbers and masks
+        chosen = np.asarray(chosen.tolist())
+    shown = reprlib.repr(indices.tolist() if hasattr(indices, "tolist") else indices)
     if not chosen.size or (chosen.dtype == bool and not chosen.any()):
-        msg = f"`indices` is {reprlib.repr(indices)}: there are no cells. Give at least one."
+        msg = f"`{name}` is {shown}: there are no cells. Give at least one."
         raise ValueError(msg)
     try:
         if chosen.ndim == 1:
@@ -40,7 +48,7 @@ def chosen_cells(indices: Any, n_cells: int) -> np.ndarray:
     except IndexError as error:
         reason = str(error)
     msg = (
-        f"`indices` is {reprlib.repr(indices)}; allowed are whole numbers below {n_cells}, the "
+        f"`{name}` is {shown}; allowed are whole numbers below {n_cells}, the "
         f"number of cells, or a mask of that length ({reason}). For names: "
         "`adata.obs_names.get_indexer(names)`."
     )

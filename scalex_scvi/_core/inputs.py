@@ -28,7 +28,9 @@ def way_out(value: Any) -> str:
     return next((_WAYS_OUT[kind] for kind in kinds if kind in _WAYS_OUT), "")
 
 
-def check_adata(value: Any, *, name: str = "adata", lazy_obs: bool = False) -> None:
+def check_adata(
+    value: Any, *, name: str = "adata", lazy_obs: bool = False, is_filled: bool = False
+) -> None:
     """Raise unless ``value`` is an AnnData whose ``obs`` is in memory.
 
     Parameters
@@ -39,11 +41,15 @@ def check_adata(value: Any, *, name: str = "adata", lazy_obs: bool = False) -> N
         The parameter.
     lazy_obs
         Whether ``obs`` may be on disk.
+    is_filled
+        Whether results are added to it, which a view of another AnnData does not take.
 
     Raises
     ------
     TypeError
         With what was given and how to make cells of it.
+    ValueError
+        For a view, where results are added.
     """
     if not isinstance(value, AnnData):
         msg = f"`{name}` is a {type(value).__name__!r}; allowed is an AnnData. {way_out(value)}"
@@ -55,3 +61,9 @@ def check_adata(value: Any, *, name: str = "adata", lazy_obs: bool = False) -> N
             "`adata.to_memory()`."
         )
         raise TypeError(msg)
+    if is_filled and value.is_view:
+        msg = (
+            f"`{name}` is a view of another AnnData, such as `adata[cells]` returns: results "
+            f"cannot be added to it. Copy it first: `{name} = {name}.copy()`."
+        )
+        raise ValueError(msg)

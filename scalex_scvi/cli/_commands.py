@@ -177,7 +177,10 @@ def _plot_confusion(
 ) -> None:
     for column in (truth, predicted):
         if column not in adata.obs:
-            msg = f"{column!r} is not a column of obs: {list(adata.obs.columns)!r}."
+            msg = (
+                f"{column!r} is not a column of obs: {list(adata.obs.columns)!r}. Labels are "
+                "transferred by `scalex-scvi project --label` and `map`."
+            )
             raise KeyError(msg)
     both = adata.obs[[truth, predicted]].dropna()
     if both.empty:

@@ -278,6 +278,7 @@ def _add_demo(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("data", nargs="?", help="counts with batches and labels")
     _add(parser, Reading, "batch_name")
+    _add(parser, Reading, "use_layer")
     _add(parser, Outputs, "label", "--labels", default=LABEL, help="column of obs with cell types")
     parser.add_argument("--held-out", help="batch to project (the last one)")
     parser.add_argument("--left-out", help="cell type that the reference is not shown")

@@ -15,6 +15,7 @@ from ._run_folder import RunFolder as RunFolder
 from ._run_folder import paths_of as paths_of
 from ._source import Taking as Taking
 from ._source import from_raw as from_raw
+from ._source import layers_of_counts as layers_of_counts
 from ._source import whole_numbers as whole_numbers
 from ._source import with_raw as with_raw
 from ._store import Stored as Stored

@@ -15,9 +15,10 @@ from scalex_scvi._core.matrices import check_no_mask
 from scalex_scvi._core.seeds import resolve_seed
 
 from ._features import Choice, choose_features
+from ._large import read_if_large
 from ._read import DataSource, _as_list, read_taking
 from ._reading import Reading
-from ._source import RAW, Taking
+from ._source import RAW, Taking, layers_of_counts
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +40,7 @@ def load_counts(
     reference: Sequence[str] | None = None,
     counts_wanted: bool = False,
     profile: str | None = None,
+    in_blocks: bool = False,
 ) -> AnnData:
     """Read data sets and concatenate them, with the batch of each cell in ``obs``.
 
@@ -60,6 +62,10 @@ def load_counts(
     profile
         ``"RNA"``, ``"ATAC"`` or ``"ADT"``: features of this type alone, see
         :func:`scalex_scvi.io.read_file`. A matrix in ``obsm`` is taken whole.
+    in_blocks
+        Whether ``X`` of one ``.h5ad`` or zarr store that takes 2 GB or more in memory (with
+        ``reading.backed``, of any size) is left on disk, as :func:`scalex_scvi.io.read_lazy` opens
+        it, where it is stored by cells.
 
     Returns
     -------
@@ -77,23 +83,39 @@ def load_counts(
         As :func:`scalex_scvi.io.read`; if batches are missing, two different columns are named for
         the batches of one source, or ``fraction`` or ``n_obs`` is out of range.
     """
+    data = _as_list(data)
     choice = Choice(profile, reading.genome)
-    adata = read_taking(
-        data,
-        _taking(reading, counts_wanted),
-        # Another matrix may be of features of its own.
-        choice if reading.use_layer == "X" else Choice(None, reading.genome),
-        batch_key=reading.batch_key,
-        batch_categories=_source_names(data, reading, reference),
-        join=reading.join,
-        backed=reading.backed,
-    )
-    one_source = len(_as_list(data)) == 1 and reading.batch_categories is None
+    taking = _taking(reading, counts_wanted)
+    # Another matrix may be of features of its own.
+    of_sources = choice if reading.use_layer == "X" else Choice(None, reading.genome)
+    large = read_if_large(data, reading, taking, of_sources) if in_blocks else None
+    if large is not None:
+        adata = large
+    else:
+        adata = read_taking(
+            data,
+            taking,
+            of_sources,
+            batch_key=reading.batch_key,
+            batch_categories=_source_names(data, reading, reference),
+            join=reading.join,
+            backed=reading.backed,
+        )
+    one_source = len(data) == 1 and reading.batch_categories is None
     name = (_name_in_one if one_source else _name_in_several)(adata, reading)
     batch = _batches(adata, name, reference)
     rows = _draw(adata.n_obs, reading.fraction, reading.n_obs, seed)
     # Not done yet for a layer, and for cells on disk.
-    chosen = choose_features(_with_matrix(adata, reading.use_layer, rows), choice, "The data")
+    if taking.raw is None:
+        for layer in layers_of_counts(adata)[:1]:
+            logger.warning(
+                "X holds values that are not whole numbers, the layer %r whole ones, as counts "
+                "are. To use these pass `use_layer=%r`.",
+                layer,
+                layer,
+            )
+    matrix = reading.use_layer if large is None else "X"
+    chosen = choose_features(_with_matrix(adata, matrix, rows), choice, "The data")
     _store_batches(chosen, batch.iloc[rows], name)
     return chosen
 

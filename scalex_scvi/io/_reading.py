@@ -29,7 +29,7 @@ class Reading:
         the batches, like ``batch_name``.
     backed
         Whether to read only the drawn cells of one ``.h5ad`` file, for one that does not fit into
-        memory.
+        memory. A query of which all cells are used is read in blocks, whatever its size.
     fraction, n_obs
         Share in (0, 1], or number, of cells to draw at random; their order stays. ``None``: all.
     use_layer
@@ -59,7 +59,7 @@ class Reading:
         "batch",
         "of several sources, the column for their names; of one, the same as --batch-name",
     )
-    backed: bool = option(False, "read from disk what is used")
+    backed: bool = option(False, "read from disk what is used; a query in blocks")
     fraction: float | None = option(None, "share of cells to draw")
     n_obs: int | None = option(None, "number of cells to draw")
     use_layer: str = option("X", "layer or key of obsm to use, or 'raw'")

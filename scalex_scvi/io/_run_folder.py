@@ -12,12 +12,16 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import h5py
 from anndata import AnnData
 
+from scalex_scvi._core.blocks import computed_blocks
 from scalex_scvi._core.explained import is_explained
 from scalex_scvi._core.files import RUN_FILE, is_zarr_store, own_files
+from scalex_scvi._core.matrices import is_lazy, without_matrix
 from scalex_scvi._core.messages import PACKAGE_LOGGER, command_line, messages_to
 from scalex_scvi._core.unfinished import anyone_writes, arrive, current, recover, unfinished
+from scalex_scvi._core.written_blocks import write_blocks
 
 from ._formats import read_h5ad
 
@@ -98,14 +102,21 @@ class RunFolder:
         return read_h5ad(self.adata) if self.adata.is_file() else None
 
     def write_adata(self, adata: AnnData) -> None:
-        """Write the results to ``adata.h5ad``, compressed.
+        """Write the results to ``adata.h5ad``, compressed; a dask array ``X`` block by block.
 
         Parameters
         ----------
         adata
             What ``.h5ad`` cannot hold must be converted before: :func:`make_writable`.
         """
-        adata.write_h5ad(self.adata, compression="gzip")
+        if not is_lazy(adata.X):
+            adata.write_h5ad(self.adata, compression="gzip")
+            return
+        without_matrix(adata).write_h5ad(self.adata, compression="gzip")
+        with h5py.File(self.adata, "r+") as file:
+            if "X" in file:
+                del file["X"]  # which says that there is none
+            write_blocks(file, computed_blocks(adata.X), compression="gzip")
 
     def pictures(self, name: str) -> list[Path]:
         """Files of a picture: ``name.png`` and ``name.pdf``."""

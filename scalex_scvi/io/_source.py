@@ -178,6 +178,19 @@ def whole_numbers(matrix: Any) -> bool | None:
     return bool((values == np.rint(values)).all())
 
 
+def layers_of_counts(adata: AnnData) -> list[str]:
+    """Return the layers that hold whole numbers where ``X`` does not; usually none.
+
+    Parameters
+    ----------
+    adata
+        Cells × genes.
+    """
+    if whole_numbers(adata.X) is not False:
+        return []
+    return [name for name in adata.layers if name and whole_numbers(adata.layers[name])]
+
+
 def _named_by(adata: AnnData, column: str, name: str) -> AnnData:
     if column not in adata.var:
         msg = (

@@ -11,6 +11,7 @@ import pandas as pd
 from anndata import AnnData
 
 from scalex_scvi._core.columns import as_text
+from scalex_scvi._core.keys import own_keys
 from scalex_scvi._core.matrices import check_no_mask
 
 
@@ -42,7 +43,7 @@ def representation(adata: AnnData, key: str, *, name: str = "use_rep") -> Any:
 def column(adata: AnnData, key: str, *, name: str) -> np.ndarray:
     """Return a complete column of ``obs``."""
     if key not in adata.obs:
-        msg = f"`{name}` {key!r} is not a column of adata.obs: {list(adata.obs.columns)!r}."
+        msg = f"`{name}` {key!r} is not a column of adata.obs: {own_keys(adata.obs)!r}."
         raise KeyError(msg)
     return complete(adata.obs[key], name=f"adata.obs[{key!r}]")
 

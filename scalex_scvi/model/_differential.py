@@ -16,6 +16,8 @@ from scipy import sparse
 from scvi import REGISTRY_KEYS
 
 from scalex_scvi._core.blocks import blocks_of
+from scalex_scvi._core.chosen import chosen_cells
+from scalex_scvi._core.keys import own_keys
 from scalex_scvi._core.matrices import is_lazy
 from scalex_scvi._core.modalities import Cells
 from scalex_scvi._core.scvi_private import compare_groups, has_no_counts
@@ -34,6 +36,7 @@ else:
 logger = logging.getLogger(__name__)
 
 _DRAWS_AT_ONCE = 4096
+_NUMBER = "_scvi_number_of_cell"
 
 
 class DifferentialMixin(_Base):
@@ -111,9 +114,11 @@ class DifferentialMixin(_Base):
         Raises
         ------
         KeyError, ValueError
-            For an unknown column, group or batch, and where there is no normalized expression. If
-            the model is minified to its latent, mode ``"change"`` needs ``pseudocounts``, since
-            there are no counts to choose them by.
+            For an unknown column, group or batch, for a group without cells, and where there is no
+            normalized expression. If the model is minified to its latent, mode ``"change"`` needs
+            ``pseudocounts``, since there are no counts to choose them by.
+        IndexError
+            If ``idx1`` or ``idx2`` is neither numbers of cells, nor a mask of all, nor a query.
         NotImplementedError
             For importance weights.
 
@@ -126,6 +131,7 @@ class DifferentialMixin(_Base):
             raise NotImplementedError(msg)
         adata = self._validate_anndata(adata)
         _check_groups(adata.obs, groupby, group1, group2, idx1)
+        compared = _compared(adata.obs, idx1, idx2)
         if has_no_counts(adata):
             all_stats = _without_counts(all_stats, mode, kwargs)
         cells = self._grouped_cells(adata)
@@ -140,8 +146,7 @@ class DifferentialMixin(_Base):
                 groupby,
                 group1,
                 group2,
-                idx1,
-                idx2,
+                *compared,
                 all_stats,
                 count_statistics,
                 list(self.get_var_names()),
@@ -299,7 +304,7 @@ def _check_groups(
     if idx1 is not None:
         return
     if groupby not in obs:
-        msg = f"`groupby` {groupby!r} is not in adata.obs: {list(obs.columns)!r}. Or give `idx1`."
+        msg = f"`groupby` {groupby!r} is not in adata.obs: {own_keys(obs)!r}. Or give `idx1`."
         raise KeyError(msg)
     present = set(obs[groupby].dropna().unique())
     first = [group1] if isinstance(group1, str) or group1 is None else list(group1)
@@ -307,3 +312,29 @@ def _check_groups(
     if unknown:
         msg = f"No cells of {unknown!r} in adata.obs[{groupby!r}]: {sorted(map(str, present))!r}."
         raise ValueError(msg)
+
+
+def _compared(
+    obs: pd.DataFrame, idx1: Any, idx2: Any
+) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """Return the numbers of the cells of two groups; those of both are of the second."""
+    if idx1 is None:
+        return None, None
+    first = _rows_of(obs, idx1, "idx1")
+    second = None if idx2 is None else _rows_of(obs, idx2, "idx2")
+    if second is not None and np.isin(first, second).all():
+        msg = f"All {len(first)} cells of `idx1` are in `idx2`, too: there is nothing to compare."
+        raise ValueError(msg)
+    return first, second
+
+
+def _rows_of(obs: pd.DataFrame, idx: Any, name: str) -> np.ndarray:
+    """Cells by number, whatever names they have."""
+    if not isinstance(idx, str):
+        return chosen_cells(idx, len(obs), name)
+    numbered = obs.assign(**{_NUMBER: np.arange(len(obs))})
+    rows = numbered.query(idx)[_NUMBER].to_numpy()
+    if not len(rows):
+        msg = f"`{name}` {idx!r} is true of no cell."
+        raise ValueError(msg)
+    return rows

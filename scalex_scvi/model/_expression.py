@@ -13,6 +13,7 @@ import torch
 from scvi import REGISTRY_KEYS
 from torch import Tensor
 
+from scalex_scvi._core.chosen import chosen_cells
 from scalex_scvi._core.modalities import Cells
 from scalex_scvi._core.scvi_private import MODULE_KEYS
 from scalex_scvi._core.seeds import seeded
@@ -133,8 +134,10 @@ class ExpressionMixin(_Base):
         NotImplementedError
             For ``library_size="latent"`` and ``weights="importance"``.
         ValueError
-            For an unknown batch or gene, or if the record cannot be inverted: none, proteins
-            (log-ratios have no total), or values that came log-normalized by other means.
+            For an unknown batch or gene, for no cells, or if the record cannot be inverted: none,
+            proteins (log-ratios have no total), or values that came log-normalized by other means.
+        IndexError
+            If ``indices`` is neither numbers of cells nor a mask of all.
         """
         _check_sampling(library_size, n_samples, n_samples_overall, weights, more)
         genes = self._gene_indices(gene_list)
@@ -142,7 +145,7 @@ class ExpressionMixin(_Base):
         to_counts = self._to_counts(genes, float(library_size))
         if dataloader is None:
             adata = self._validate_anndata(adata)
-            cells = _as_numbers(indices, adata.n_obs)
+            cells = chosen_cells(indices, adata.n_obs)
             posterior = self._posterior_of_cells(adata, cells, batch_size)
         else:
             posterior = self._posterior_of_minibatches(dataloader)
@@ -221,10 +224,6 @@ def _over_draws(
         total += decode(posterior)
     total /= np.float32(n_samples)
     return total
-
-
-def _as_numbers(indices: Sequence[int] | None, n_cells: int) -> np.ndarray:
-    return np.arange(n_cells) if indices is None else np.arange(n_cells)[np.asarray(indices)]
 
 
 def _check_sampling(

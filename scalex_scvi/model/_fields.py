@@ -21,7 +21,7 @@ from scalex_scvi._core.columns import (
 from scalex_scvi._core.gene_names import names_in
 from scalex_scvi._core.matrices import get_matrix
 from scalex_scvi._core.scvi_private import minify_type
-from scalex_scvi.io import whole_numbers
+from scalex_scvi.io import layers_of_counts, whole_numbers
 from scalex_scvi.pp import (
     MIN_GENE_SHARE,
     Preparation,
@@ -111,6 +111,7 @@ class ExpressionField(LayerField):
             processed = prepared or (not declared and looks_scaled(matrix))
         if not processed:
             advise(adata.n_vars, self.preparation)
+            self._point_to_layer(adata)
             record = self._fit(adata)
             return new_state(adata.n_obs, record.genes, record, False, record.log_normalized)
         if not adata.var_names.is_unique:
@@ -122,6 +123,17 @@ class ExpressionField(LayerField):
             raise ValueError(msg)
         check_unit_interval(matrix, name=name)
         return new_state(adata.n_obs, adata.var_names, record, True, False)
+
+    def _point_to_layer(self, adata: AnnData) -> None:
+        """Say which layer holds counts, if ``X`` does not and nothing else is declared."""
+        if self.attr_key is None and self.preparation.log_normalized is None:
+            for name in layers_of_counts(adata)[:1]:
+                logger.warning(
+                    "adata.X holds values that are not whole numbers, adata.layers[%r] whole ones, "
+                    "as counts are. To use these pass `layer=%r`.",
+                    name,
+                    name,
+                )
 
     def _fit(self, adata: AnnData) -> Preprocessing:
         preparation = self.preparation
@@ -166,6 +178,8 @@ class ExpressionField(LayerField):
             )
             raise ValueError(msg)
         logarithms = self.preparation.log_normalized
+        if not reference.log_normalized:
+            self._point_to_layer(adata_target)
         if logarithms is None and reference.log_normalized:
             logarithms = summarize(matrix).fractional or None
         found = fit_query(
@@ -192,13 +206,17 @@ def _point_to_raw(adata: AnnData, layer: str | None) -> None:
 
 
 def advise(n_vars: int, preparation: Preparation) -> None:
-    """Say so if the model takes more genes than is usual."""
+    """Say so if the model takes more genes, or peaks, than is usual."""
     takes_all = isinstance(preparation.n_top_features, int) and preparation.n_top_features == -1
-    if takes_all and n_vars > MANY_GENES:
+    profile = get_profile(preparation.profile)
+    usual = profile.n_top_features
+    if takes_all and usual > 0 and n_vars > max(usual, MANY_GENES):
         logger.warning(
-            "The model will have all %d genes of `adata`. Some thousand variable ones are usual: "
-            "pass `n_top_features=2000`, or 'highly_variable' for those of adata.var.",
+            "The model will have all %d %s of `adata`. Usual are the most variable ones: pass "
+            "`n_top_features=%d`, or 'highly_variable' for those of adata.var.",
             n_vars,
+            profile.features,
+            usual,
         )
 
 
@@ -248,6 +266,12 @@ def _highly_variable(adata: AnnData) -> list[str]:
             f"values; it holds {list(marks.unique()[:5])!r}. For genes that are not marked: "
             "`adata.var['highly_variable'] = adata.var['highly_variable'].fillna(False)"
             ".astype(bool)`."
+        )
+        raise ValueError(msg)
+    if not marks.any():
+        msg = (
+            "adata.var['highly_variable'] marks no gene. Run `scanpy.pp.highly_variable_genes` "
+            "again, or pass `n_top_features`: a number, -1 for all genes, or names."
         )
         raise ValueError(msg)
     return list(adata.var_names[marks.to_numpy(bool)])

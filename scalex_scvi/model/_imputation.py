@@ -14,6 +14,7 @@ from anndata import AnnData
 from scipy import sparse
 from scvi import REGISTRY_KEYS
 
+from scalex_scvi._core.chosen import chosen_cells
 from scalex_scvi._core.columns import text_of
 from scalex_scvi._core.files import check_store_path
 from scalex_scvi._core.gene_names import names_in
@@ -59,7 +60,7 @@ class ImputationMixin(_Base):
         adata
             Cells with the model's genes; default: the model's own.
         indices
-            Cells to use; default: all.
+            Cells to use, numbers or a mask; default: all.
         transform_batch
             Batch whose decoder is used for all cells. ``None``: each cell's own, or, for new
             batches of a query whose decoder is not trained, the mean over the batches of the
@@ -81,15 +82,15 @@ class ImputationMixin(_Base):
         Raises
         ------
         ValueError
-            For an unknown batch, gene or unit, if the record has no scale of the batch, or if
-            ``transform_batch`` is one of a query's whose decoder was never trained.
+            For an unknown batch, gene or unit, for no cells, if the record has no scale of the
+            batch, or if ``transform_batch`` is one of a query's whose decoder was never trained.
+        IndexError
+            If ``indices`` is neither numbers of cells nor a mask of all.
         """
         if batch_size is not None:
             check_whole(batch_size, 1, name="batch_size")
         adata = self._validate_anndata(adata)
-        cells = np.arange(adata.n_obs) if indices is None else np.asarray(indices)
-        if cells.dtype == bool:
-            cells = np.flatnonzero(cells)
+        cells = chosen_cells(indices, adata.n_obs)
         genes = self._gene_indices(gene_list)
         chunks = self._decoded_chunks(
             adata,

@@ -11,6 +11,7 @@ import torch
 from scipy import sparse
 from scvi import REGISTRY_KEYS, settings
 from torch import Tensor
+from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal, StudentT
 
 from scalex_scvi._core.blocks import blocks_of
 from scalex_scvi._core.chosen import chosen_cells
@@ -198,13 +199,62 @@ class LatentMixin(MissingGenesMixin):
         latent[:, order] = in_order
         return latent
 
+    def get_aggregated_posterior(
+        self,
+        adata: Cells | None = None,
+        indices: Sequence[int] | None = None,
+        batch_size: int | None = None,
+        dof: float | None = 3.0,
+    ) -> MixtureSameFamily:
+        """Mixture of the posteriors of cells, for :meth:`differential_abundance`.
+
+        As in scvi-tools 1.5 (the scale of a component is the standard deviation; scvi-tools 1.4
+        takes the variance).
+
+        Parameters
+        ----------
+        adata
+            Cells; default: the model's own.
+        indices
+            Cells to use: numbers, which may repeat, or a mask; default: all.
+        batch_size
+            Cells per minibatch.
+        dof
+            Degrees of freedom of Student's t; ``None``: normal components.
+
+        Raises
+        ------
+        ValueError
+            For no cells.
+        IndexError
+            If ``indices`` is neither numbers of cells nor a mask of all.
+        """
+        cells = chosen_cells(indices, len(self.manager_of(adata).codes))
+        found = self.get_latent_representation(
+            adata, cells, batch_size=batch_size, return_dist=True
+        )
+        mean, var = (torch.as_tensor(part, device=self.device) for part in found)
+        scale = var.sqrt()
+        each = Normal(mean, scale) if dof is None else StudentT(dof, mean, scale)
+        weights = Categorical(logits=torch.ones(len(mean), device=self.device))
+        return MixtureSameFamily(weights, Independent(each, 1))
+
+    def _make_data_loader(
+        self, adata: Cells, indices: Sequence[int] | None = None, *args: Any, **kwargs: Any
+    ) -> Any:
+        """Check the cells that methods of scvi-tools are given."""
+        cells = chosen_cells(indices, adata.n_obs)
+        return super()._make_data_loader(adata, cells, *args, **kwargs)
+
     def get_elbo(self, *args: Any, **kwargs: Any) -> float | Tensor:
         """See :meth:`scvi.model.base.VAEMixin.get_elbo`; the noise is seeded, so it repeats.
 
         Raises
         ------
         ValueError
-            For cells of a query's batches whose decoder was never trained.
+            For cells of a query's batches whose decoder was never trained, and for no cells.
+        IndexError
+            If ``indices`` is neither numbers of cells nor a mask of all.
         """
         self._check_own_decoders(*args, **kwargs)
         with seeded(None), self._completed_of_call(*args, **kwargs):
@@ -218,7 +268,9 @@ class LatentMixin(MissingGenesMixin):
         Raises
         ------
         ValueError
-            For cells of a query's batches whose decoder was never trained.
+            For cells of a query's batches whose decoder was never trained, and for no cells.
+        IndexError
+            If ``indices`` is neither numbers of cells nor a mask of all.
         """
         self._check_own_decoders(*args, **kwargs)
         with seeded(None), self._completed_of_call(*args, **kwargs):
@@ -253,7 +305,7 @@ class LatentMixin(MissingGenesMixin):
             return
         codes = self.manager_of(adata).codes
         names = np.asarray(self.batch_names, dtype=object)
-        used = set(names[codes if indices is None else codes[np.asarray(indices)]])
+        used = set(names[codes[chosen_cells(indices, len(codes))]])
         untrained = [name for name in self.untrained_batches_ if name in used]
         if untrained:
             msg = (

@@ -12,7 +12,7 @@ from scalex_scvi._core.keys import UMAP_KEY, UNCORRECTED_UMAP_KEY
 
 from ._cells import coordinates, draw_cells, number_clusters
 from ._figure import Save, opened, shown_or_returned
-from ._umap import FONTSIZE, PANEL, decorate, panel_width, point_size, shared_columns
+from ._umap import FONTSIZE, PANEL, decorate, point_size, shared_columns, total_width
 
 
 def before_after(
@@ -53,7 +53,7 @@ def before_after(
     maps = {"before": coordinates(adata, before), "after": coordinates(adata, basis)}
     drawn = np.logical_and.reduce([np.isfinite(points).all(axis=1) for points in maps.values()])
     columns, palettes = shared_columns(adata, color)
-    figsize = (panel_width(columns, palettes) * len(columns), PANEL * len(maps))
+    figsize = (total_width(columns, palettes, len(columns)), PANEL * len(maps))
     size = point_size(int(drawn.sum()))
     with opened(figsize, shape=(len(maps), len(columns)), save=save) as (figure, axes):
         panels = iter(axes)

@@ -11,6 +11,7 @@ from anndata import AnnData
 from matplotlib.colors import to_hex, to_rgb
 
 from scalex_scvi._core.columns import as_text
+from scalex_scvi._core.keys import own_keys
 
 GRAY = "#dcdcdc"
 """Color of background cells, and of cells without a category."""
@@ -30,12 +31,13 @@ def categories_of(adata: AnnData, key: str, argument: str) -> pd.Series:
         If it holds fractions, which are no categories.
     """
     if key not in adata.obs:
-        msg = f"`{argument}` {key!r} is not a column of adata.obs: {list(adata.obs.columns)!r}."
+        msg = f"`{argument}` {key!r} is not a column of adata.obs: {own_keys(adata.obs)!r}."
         raise KeyError(msg)
     column = adata.obs[key]
     if pd.api.types.is_float_dtype(column):
         msg = (
-            f"`{argument}` {key!r} holds continuous values; this plot needs categories. "
+            f"`{argument}` {key!r} holds continuous values; this plot needs categories. If its "
+            f"numbers are groups: `adata.obs[{key!r}] = adata.obs[{key!r}].astype('category')`. "
             "scanpy.pl.embedding draws continuous values."
         )
         raise ValueError(msg)

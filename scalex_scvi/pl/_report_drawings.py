@@ -13,6 +13,7 @@ from scipy import sparse
 
 from scalex_scvi._core.colors import UNKNOWN
 from scalex_scvi._core.matrices import expression_in_raw
+from scalex_scvi.io import whole_numbers
 from scalex_scvi.pp import can_unscale, unscale
 
 from ._report_run import Run
@@ -67,13 +68,19 @@ def marker_dots(run: Run) -> dict[str, str] | None:
 
 
 def _log_normalized(adata: AnnData, cells: np.ndarray) -> Any:
-    """Expression before the scaling to [0, 1], where it is known."""
+    """Expression before the scaling to [0, 1], where it is known; counts are log-normalized."""
     if adata.raw is not None:
         values = expression_in_raw(adata, cells)
     else:
         part = adata[cells]
         values = unscale(part) if can_unscale(part) else part.X
-    return sparse.csr_matrix(values) if sparse.issparse(values) else np.asarray(values)
+    values = sparse.csr_matrix(values) if sparse.issparse(values) else np.asarray(values)
+    if not whole_numbers(values):
+        return values
+    counts = AnnData(values.astype(np.float32))
+    sc.pp.normalize_total(counts, target_sum=1e4)
+    sc.pp.log1p(counts)
+    return counts.X
 
 
 def _dots(adata: AnnData, rows: list[str], markers: list[str]) -> str:

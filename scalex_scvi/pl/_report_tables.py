@@ -140,7 +140,10 @@ def confusion_table(run: Run) -> dict[str, Any] | None:
     both = run.is_query & run.labels.notna().to_numpy() & run.transferred.notna().to_numpy()
     if not both.any():
         return None
-    table = pd.crosstab(run.labels[both].astype(str), run.transferred[both].astype(str))
+    # As arrays: pandas would align the columns by the names of cells, which may repeat.
+    table = pd.crosstab(
+        *(np.asarray(column[both].astype(str)) for column in (run.labels, run.transferred))
+    )
     shared = [name for name in table.index if name in table.columns]
     rest = sorted(set(table.columns) - set(shared), key=lambda name: (name == UNKNOWN, name))
     table = table.loc[[*shared, *table.index.difference(shared)], [*shared, *rest]]

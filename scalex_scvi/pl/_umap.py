@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from scalex_scvi._core.colors import Colors
+from scalex_scvi._core.keys import own_keys
 
 from ._categories import categories_of, pale, used
 from ._cells import coordinates, draw_cells, label_axes, number_clusters
@@ -185,6 +186,14 @@ def _with_labels(column: pd.Series, labels: list[Hashable]) -> pd.Series:
 
 
 def _is_query(adata: AnnData, key: str) -> np.ndarray:
+    if key not in adata.obs:
+        msg = (
+            f"`key` {key!r} is not a column of adata.obs: {own_keys(adata.obs)!r}. It says which "
+            "cells are of the reference: `anndata.concat({'reference': ref, 'query': query}, "
+            f"label={key!r}, join='outer')` puts both together. `scalex_scvi.pl.umap` draws the "
+            "query alone."
+        )
+        raise KeyError(msg)
     column = categories_of(adata, key, "key")
     if column.isna().any() or not set(used(column)) <= {"reference", "query"}:
         msg = (
@@ -205,14 +214,17 @@ def _grid(
     """Return the size of the figure, with room for the legends, and rows and columns."""
     n_columns = min(len(columns), 3)
     n_rows = math.ceil(len(columns) / n_columns)
-    return (n_columns * panel_width(columns, palettes), n_rows * PANEL), (n_rows, n_columns)
+    width = total_width(columns, palettes, n_columns)
+    return (width, n_rows * PANEL), (n_rows, n_columns)
 
 
-def panel_width(columns: dict[str, pd.Series], palettes: dict[str, Colors]) -> float:
-    """Return how many inches a panel takes with the widest of the legends."""
+def total_width(
+    columns: dict[str, pd.Series], palettes: dict[str, Colors], n_columns: int
+) -> float:
+    """Return how many inches panels take side by side, each with the widest legend below it."""
     entries = [handles(column, palettes[name], FONTSIZE) for name, column in columns.items()]
     legends = [legend_width(e, legend_columns(len(e), PANEL, FONTSIZE), FONTSIZE) for e in entries]
-    return PANEL + 0.4 + max(legends)
+    return sum(PANEL + 0.4 + max(legends[i::n_columns]) for i in range(n_columns))
 
 
 def _panels(columns: dict[str, pd.Series], axes: list[Axes]) -> list[tuple[str, Axes]]:

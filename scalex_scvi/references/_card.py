@@ -138,6 +138,18 @@ def _training(facts: Mapping[str, Any]) -> str:
         f"{normalized}, over {training['normalized_over']:,} features) by "
         + ", ".join(f"{name} {found}" for name, found in versions.items())
         + "."
+        + _sampled(facts)
+    )
+
+
+def _sampled(facts: Mapping[str, Any]) -> str:
+    """Say of how many cells the labels were learned, if not of all; nothing of older references."""
+    n_learned, n_cells = facts["training"].get("label_cells", 0), facts["n_cells"]
+    if not 0 < n_learned < n_cells:
+        return ""
+    return (
+        f"\n\nLabels were learned from a sample of {n_learned:,} of the {n_cells:,} cells, drawn "
+        "at random after some of each label. The latent and the tables above are of all cells."
     )
 
 

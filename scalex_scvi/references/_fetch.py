@@ -76,7 +76,7 @@ def _by_name(name: str, *, update: bool) -> Path:
             "instead."
         )
         raise ValueError(msg)
-    known = list(available()["name"])
+    known = list(available()["name"].unique())
     hint = "" if has_cache() else f" Names are kept with the extra 'hub', or where {VARIABLE} says."
     msg = (
         f"There is no folder {name!r}, and no reference of this name was fetched, or saved here, "

@@ -65,7 +65,7 @@ def save(
         Column or columns of ``model.adata.obs`` that new cells are to get labels from. Each label
         needs at least five cells: the mean of fewer would disclose their expression. Cells whose
         label is missing (NaN) are left out of the labels. Of more than 100 000 cells labels are
-        learned from a sample: see :func:`scalex_scvi.tl.reference_cells`.
+        learned from a sample (:func:`scalex_scvi.tl.reference_cells`), as the card says then.
     license
         License of the reference, as the `hub <https://huggingface.co/docs/hub/repositories-licenses>`_
         names them: ``"cc-by-4.0"``, ``"mit"``, … There is no default: without a license nobody else
@@ -109,7 +109,7 @@ def save(
     wanted = [labels] if isinstance(labels, str) else list(labels)
     _check(place, name, license, about, overwrite=overwrite)
     _check_model(model, [*wanted, *obs])
-    label_models = _fit(model, wanted)
+    label_models, n_learned = _fit(model, wanted)
     light = model.without_counts([*wanted, *obs], [UMAP_KEY] * (UMAP_KEY in model.adata.obsm))
     _add_map(light)
     for column in [*([] if light.batch_key is None else [light.batch_key]), *wanted]:
@@ -117,6 +117,7 @@ def save(
         light.adata.obs[column] = pd.Series(groups, index=light.adata.obs_names)
         pl.store_colors(light.adata, column, like=[model.adata])
     facts = _facts(light, wanted, obs) | {"name": name, "license": license}
+    facts["training"]["label_cells"] = n_learned
     facts["about"] = {key: str(value) for key, value in (about or {}).items()}
     place.parent.mkdir(parents=True, exist_ok=True)
     with unfinished(place.parent) as hidden:
@@ -178,12 +179,15 @@ def _check_model(model: SCALEXModel, columns: Sequence[str]) -> None:
             raise KeyError(msg)
 
 
-def _fit(model: SCALEXModel, labels: Sequence[str]) -> list[LabelModel]:
-    """Statistics of each column of labels."""
+def _fit(model: SCALEXModel, labels: Sequence[str]) -> tuple[list[LabelModel], int]:
+    """Statistics of each column of labels, and the number of cells that they are learned from."""
     if not labels:
-        return []
+        return [], 0
     cells = reference_cells(model, labels)
-    return [LabelModel.fit(cells, LATENT_KEY, label, batch_key=model.batch_key) for label in labels]
+    fitted = [
+        LabelModel.fit(cells, LATENT_KEY, label, batch_key=model.batch_key) for label in labels
+    ]
+    return fitted, cells.n_obs
 
 
 def _add_map(light: SCALEXModel) -> None:

@@ -72,7 +72,7 @@ def integrate(
         See :meth:`scalex_scvi.SCALEXModel.setup_anndata`. Nothing is added then.
     """
     with messages_on_console(True):
-        check_adata(adata)
+        check_adata(adata, is_filled=True)
         counts, layer = with_raw(adata, layer)
         chosen = _features(counts, profile, n_top_features)
         SCALEXModel.setup_anndata(

@@ -22,7 +22,7 @@ from scalex_scvi._core.measured import measured_genes
 from scalex_scvi._core.messages import messages_on_console
 from scalex_scvi.io import RunFolder
 from scalex_scvi.model import SCALEXModel
-from scalex_scvi.pp import MIN_GENE_SHARE, can_unscale
+from scalex_scvi.pp import MIN_GENE_SHARE
 from scalex_scvi.references import Reference, is_reference, is_remote, load
 
 from ._label_model import label_model
@@ -111,7 +111,7 @@ def map_query(
         scvi-tools' registration.
     """
     with messages_on_console(True):
-        check_adata(query, name="query")
+        check_adata(query, name="query", is_filled=True)
         check_max_refused(max_refused)
         source = _open(reference)
         wanted = _wanted(source, labels)
@@ -184,6 +184,13 @@ def _latent_and_scores(
     query = mapped.get_prepared()
     if isinstance(source, Reference):
         return _by_statistics(source, mapped, query, wanted, max_refused)
+    if is_lazy(query.X) and source.preprocessing is None:
+        msg = (
+            "Labels of a query that is not in memory need a reference of counts; this one has no "
+            "record of how its expression was scaled. Read the query into memory: "
+            "`query.to_memory()`."
+        )
+        raise ValueError(msg)
     ref = prepared_reference(source, wanted)
     if ref.n_obs == source.adata.n_obs:
         ref.obsm[LATENT_KEY] = latent_of_reference()
@@ -226,13 +233,6 @@ def _in_parts(
     ref: AnnData, mapped: SCALEXModel, query: AnnData, wanted: list[str], max_refused: float
 ) -> tuple[np.ndarray, dict[str, LabelScores]]:
     """Latent and scores of a query that is not in memory, and does not have to fit there."""
-    if not can_unscale(ref):
-        msg = (
-            "Labels of a query that is not in memory need a reference of counts; this one has no "
-            "record of how its expression was scaled. Read the query into memory: "
-            "`query.to_memory()`."
-        )
-        raise ValueError(msg)
     batch_key = mapped.batch_key
     parts = QueryParts(query, batch_key, _encoding(mapped, query))
     models = {

@@ -7,6 +7,7 @@ import pandas as pd
 from anndata import AnnData
 
 from scalex_scvi._core.columns import check_no_missing
+from scalex_scvi._core.keys import own_keys
 
 from ._label_scores import LabelScores
 from ._label_statistics import KeptBatches
@@ -57,7 +58,9 @@ def unknown_clusters(
         If clusters or labels are missing, the genes differ, or the scores are of other cells.
     """
     if cluster_key not in query.obs:
-        msg = f"`cluster_key` {cluster_key!r} is not a column of query.obs: {list(query.obs)!r}."
+        msg = (
+            f"`cluster_key` {cluster_key!r} is not a column of query.obs: {own_keys(query.obs)!r}."
+        )
         raise KeyError(msg)
     check_no_missing(query, cluster_key, what="cluster")
     is_unknown = scores.is_unknown if isinstance(scores, LabelScores) else scores

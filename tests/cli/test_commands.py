@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import anndata as ad
@@ -293,6 +294,26 @@ def test_demo_on_given_data(counts: AnnData, tmp_path: Path) -> None:
     )
     assert len(scores) == 7
     assert scores["value"].between(0, 1).all()
+
+
+@pytest.mark.parametrize("where", ["layer", "raw"])
+def test_demo_on_counts_beside_logarithms(
+    counts: AnnData, tmp_path: Path, where: str, capsys: pytest.CaptureFixture
+) -> None:
+    counts.write_h5ad(tmp_path / "plain.h5ad")
+    if where == "raw":
+        counts.raw = counts.copy()
+    else:
+        counts.layers["counts"] = counts.X.copy()
+    counts.X = np.log1p(counts.X)
+    counts.write_h5ad(tmp_path / "beside.h5ad")
+    more = ["--use-layer", "counts"] if where == "layer" else []
+    found = []
+    for name, options in (("plain", []), ("beside", more)):
+        argv = ["demo", str(tmp_path / f"{name}.h5ad"), "-o", str(tmp_path / name), *options]
+        assert cli.main([*argv, "--max-steps", "5", "-q", "--json"]) == 0
+        found.append(json.loads(capsys.readouterr().out))
+    assert found[0] == found[1]
 
 
 MISTAKES = {

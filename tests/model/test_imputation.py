@@ -129,6 +129,24 @@ def test_file_holds_the_imputed_expression(
     assert "impute" not in model.adata.layers
 
 
+def test_annotations_that_no_file_can_hold_are_converted(
+    model: sx.SCALEXModel, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    obs = model.adata.obs
+    obs.index.name = "batch"  # as one of its columns, with other values
+    obs[0] = 1
+    obs["when"] = pd.Timestamp("2026-01-01")
+    with caplog.at_level(logging.WARNING, "scalex_scvi"):
+        model.impute(path=tmp_path / "imputed.h5ad")
+    assert "obs['when'] (datetime64) is text" in caplog.text
+    written = ad.read_h5ad(tmp_path / "imputed.h5ad")
+    np.testing.assert_allclose(written.X, model.get_imputed_expression(), atol=1e-6)
+    assert list(written.obs_names) == list(model.adata.obs_names)
+    assert {"batch", "celltype", "0", "when"} <= set(written.obs)
+    assert obs.index.name == "batch"
+    assert 0 in obs
+
+
 def test_a_large_result_stays_on_disk(tmp_path: Path) -> None:
     adata = sx.pp.rna(simulate_counts(4_000, 500), batch_key="batch", min_features=0)
     model = small_model(adata)

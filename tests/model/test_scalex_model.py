@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+import re
+
 import anndata as ad
 import numpy as np
 import pandas as pd
@@ -312,6 +315,26 @@ def test_bad_setup_gives_one_clear_error_and_registers_nothing(
         sx.SCALEXModel.setup_anndata(prepared, batch_key="batch", labels_key="celltype")
     assert set(prepared.uns) == uns
     assert list(prepared.obs.columns) == columns
+
+
+@pytest.mark.parametrize(
+    ("profile", "n_features", "said"),
+    [
+        ("RNA", 6_000, "all 6000 genes of `adata`.*`n_top_features=2000`"),
+        ("ATAC", 6_000, None),
+        ("ATAC", 31_000, "all 31000 peaks of `adata`.*`n_top_features=30000`"),
+    ],
+)
+def test_more_features_than_usual(
+    profile: str, n_features: int, said: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    counts = np.random.default_rng(0).poisson(1, size=(20, n_features))
+    adata = AnnData(sparse.csr_matrix(counts, dtype=np.float32))
+    adata.obs["batch"] = pd.Categorical(["a", "b"] * 10)
+    with caplog.at_level(logging.WARNING, "scalex_scvi"):
+        sx.SCALEXModel.setup_anndata(adata, batch_key="batch", profile=profile)
+    assert bool(caplog.text) == (said is not None)
+    assert said is None or re.search(said, caplog.text)
 
 
 def test_setup_of_a_view_is_refused_as_by_scvi_tools(prepared: AnnData) -> None:

@@ -10,6 +10,7 @@ import pytest
 from anndata import AnnData
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
 
 import scalex_scvi as sx
 
@@ -102,6 +103,20 @@ def test_legends_do_not_overlap_panels() -> None:
     assert not any(box.overlaps(legend) for box in boxes for legend in legends)
     assert all(legend.y0 >= 0 and legend.y1 <= figure.bbox.height for legend in legends)
     assert all(legend.x1 <= figure.bbox.width for legend in legends)
+
+
+@pytest.mark.parametrize("draw", [sx.pl.umap, sx.pl.projection, sx.pl.before_after])
+def test_a_long_name_in_one_legend_does_not_stretch_the_maps(
+    embedded: AnnData, draw: Callable[..., Figure]
+) -> None:
+    long = "effector memory CD8-positive, alpha-beta T cell, terminally differentiated"
+    embedded.obs["celltype"] = embedded.obs["celltype"].cat.rename_categories({"type0": long})
+    embedded.obsm["X_umap_uncorrected"] = embedded.obsm["X_umap"]
+    figure = draw(embedded, ["batch", "celltype"], show=False)
+    figure.draw_without_rendering()
+    for axis in figure.axes:
+        box = axis.get_window_extent()
+        assert 0.7 < box.width / box.height < 1.4
 
 
 def test_projection_draws_the_query_over_a_reference_in_pale_colors(embedded: AnnData) -> None:
@@ -269,7 +284,7 @@ def test_embedding_of_twenty_batches_is_a_grid_with_one_legend() -> None:
         ({"cond2": "projection", "v2": "both"}, ValueError, "`v2` must be in"),
         ({"legend_loc": "left margin"}, ValueError, "`legend_loc` must be None or one of"),
         ({"color_map": ["red"]}, ValueError, "3 colors are needed for 'celltype'"),
-        ({"color": "score"}, ValueError, "'score' holds continuous values"),
+        ({"color": "score"}, ValueError, r"'score' holds .* groups: `adata.obs\['score'\] ="),
     ],
 )
 def test_mistakes_in_embedding(
@@ -278,6 +293,14 @@ def test_mistakes_in_embedding(
     embedded.obs["score"] = 0.5
     with pytest.raises(error, match=match):
         sx.pl.embedding(embedded, show=False, **kwargs)
+
+
+def test_a_query_alone_is_told_how_it_is_drawn(embedded: AnnData) -> None:
+    del embedded.obs["projection"]
+    embedded.obs["_scvi_batch"] = 0  # of a registration, and nobody's choice
+    with pytest.raises(KeyError, match="puts both together. `scalex_scvi.pl.umap` draws") as error:
+        sx.pl.projection(embedded, "celltype", show=False)
+    assert "_scvi_batch" not in str(error.value)
 
 
 def test_missing_columns_and_bases(embedded: AnnData) -> None:

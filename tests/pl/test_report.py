@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import scanpy as sc
 from anndata import AnnData
 from conftest import trained_model
 
@@ -113,6 +114,36 @@ def test_clusters_are_numbered_where_their_cells_are(page: Path, projected: AnnD
         for name in ("0", "1"):
             of_cluster = places[(projected.obs["leiden"] == name).to_numpy()]
             np.testing.assert_allclose(middles[name], np.nanmedian(of_cluster, axis=0))
+
+
+def test_names_of_cells_may_repeat(page: Path, projected: AnnData, tmp_path: Path) -> None:
+    projected.obs_names = [f"cell{i % 20}" for i in range(projected.n_obs)]
+    repeated = sx.pl.report(
+        projected, tmp_path / "repeated.html", labels_key="celltype", about={"seed": 7}
+    )
+    assert repeated.read_text(encoding="utf-8") == page.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("dense", [False, True], ids=["sparse", "dense"])
+def test_markers_of_counts_are_those_of_log_normalized_values(
+    page: Path, projected: AnnData, tmp_path: Path, dense: bool
+) -> None:
+    if dense:
+        projected.X = projected.X.toarray().astype(np.int64)
+        of_counts = sx.pl.report(projected, tmp_path / "counts.html", labels_key="celltype")
+    else:
+        of_counts = page
+    projected.X = projected.X.astype(np.float32)
+    sc.pp.normalize_total(projected, target_sum=1e4)
+    sc.pp.log1p(projected)
+    of_logarithms = sx.pl.report(projected, tmp_path / "logarithms.html", labels_key="celltype")
+    found, expected = (
+        re.search(r'<svg[^>]*aria-label="Marker dot plot".*?</svg>', path.read_text("utf-8"))
+        for path in (of_counts, of_logarithms)
+    )
+    assert found is not None
+    assert expected is not None
+    assert found[0] == expected[0]
 
 
 def test_a_name_has_the_color_that_pictures_give_it(projected: AnnData, tmp_path: Path) -> None:

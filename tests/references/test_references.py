@@ -143,6 +143,23 @@ def test_the_card_says_what_it_is(pancreas_folder: Path) -> None:
     assert "sx.map_query(query" in card
 
 
+def test_the_card_says_that_labels_were_learned_from_a_sample(
+    pancreas_model: sx.SCALEXModel,
+    pancreas_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("scalex_scvi.tl._reference_cells.MOST_CELLS", 200)
+    folder = sx.references.save(pancreas_model, tmp_path / "p", "celltype", license="mit")
+    reference = sx.references.load(folder)
+    assert "Labels were learned from a sample of 200 of the 338 cells" in reference.card
+    assert "| alpha | 133 |" in reference.card  # all that there are
+    assert reference.about["training"]["label_cells"] == 200
+    of_all = sx.references.load(pancreas_folder)
+    assert "sample" not in of_all.card
+    assert of_all.about["training"]["label_cells"] == 338
+
+
 def test_a_card_of_awkward_names(tmp_path: Path) -> None:
     model = trained_on(simulate_counts(60, 20, 2))
     names = {"type0": "a|b", "type1": "<script>x</script>", "type2": 'c: "d"'}
@@ -496,6 +513,8 @@ def test_two_saved_ones_of_a_name(small_reference: tuple, tmp_path: Path) -> Non
     with pytest.raises(ValueError, match="Give one of these instead") as error:
         sx.references.load("p")
     assert all(repr(str(place)) in str(error.value) for place in places)
+    with pytest.raises(FileNotFoundError, match=r"saved here, before: \['p'\]\."):
+        sx.references.load("q")
     assert sx.references.load(places[1]).folder == places[1]
     (places[0] / "reference.json").write_text("{}")
     assert sx.references.load("p").folder == places[1]

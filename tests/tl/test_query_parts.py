@@ -171,6 +171,31 @@ def test_too_few_held_out_cells_are_found_before_anything_is_read(
         sx.map_query(lazy, reference, labels="celltype", max_refused=5)
 
 
+def test_a_reference_without_a_record_is_refused_before_its_cells_are_read(
+    cells: AnnData, tmp_path: Path
+) -> None:
+    import dask.array as da
+
+    prepared = sx.pp.rna(cells, batch_key="batch", min_features=0)
+    prepared.uns.clear()
+    own, query = (prepared[prepared.obs["batch"] == name].copy() for name in ("batch0", "batch1"))
+    sx.SCALEXModel.setup_anndata(own, batch_key="batch", processed=True)
+    reference = sx.SCALEXModel(own, n_hidden=16)
+    reference.train(max_steps=2, **QUIET)
+
+    def unreadable(block: np.ndarray) -> np.ndarray:
+        raise AssertionError("read")
+
+    lazy = da.from_array(own.X.toarray(), chunks=(64, -1)).map_blocks(unreadable, dtype=np.float32)
+    own.X = lazy.map_blocks(sparse.csr_matrix, dtype=np.float32)
+    query = on_disk(query, tmp_path)
+    before = list(query.obs)
+    with pytest.raises(ValueError, match="need a reference of counts"):
+        sx.map_query(query, reference, labels="celltype")
+    assert "X_scalex" not in query.obsm
+    assert [name for name in query.obs if not name.startswith("_scvi")] == before
+
+
 def test_other_columns_and_representations_do_not_matter(
     reference: sx.SCALEXModel, query: AnnData, tmp_path: Path
 ) -> None:

@@ -50,6 +50,9 @@ def test_integrate_uses_the_genes_that_scanpy_marked(counts: AnnData) -> None:
     model = sx.integrate(counts, "batch", **FEW)
     assert list(model.get_var_names()) == list(counts.var_names[:25])
     assert len(sx.integrate(counts, "batch", n_top_features=-1, **FEW).get_var_names()) == 60
+    counts.var["highly_variable"] = False
+    with pytest.raises(ValueError, match=r"adata.var\['highly_variable'\] marks no gene"):
+        sx.integrate(counts, "batch", **FEW)
 
 
 def test_map_query_adds_latent_labels_and_position(
@@ -137,6 +140,18 @@ def test_mistakes(reference: sx.SCALEXModel, query: AnnData, tmp_path: Path) -> 
     with pytest.raises(ValueError, match=r"no cells to take \['celltype'\] from.*save_anndata"):
         sx.map_query(query, tmp_path / "ref", labels="celltype")
     assert not query.obsm
+
+
+def test_a_view_is_refused_by_its_name(reference: sx.SCALEXModel, query: AnnData) -> None:
+    for call, name in (
+        (lambda view: sx.integrate(view, "batch", **FEW), "adata"),
+        (lambda view: sx.map_query(view, reference), "query"),
+    ):
+        view = query[:60]
+        with pytest.raises(ValueError, match=rf"`{name}` is a view .*`{name} = {name}.copy\(\)`"):
+            call(view)
+        assert view.is_view
+        assert list(query.obs) == list(view.obs)
 
 
 def test_what_was_found_is_said(
