@@ -14,6 +14,7 @@ from scalex_scvi._core.keys import UMAP_KEY
 from scalex_scvi._core.ranges import check_whole
 from scalex_scvi._core.seeds import random_rows, resolve_seed
 
+from ._map import add_map
 from ._nearest import nearest_in_blocks
 from ._neighbors import add_neighbors
 from ._place_on_map import N_NEIGHBORS, mean_positions
@@ -98,7 +99,7 @@ def _embed_all(adata: AnnData, use_rep: str, n_neighbors: int, random_state: int
     keep_compiled()
     n_neighbors = min(n_neighbors, adata.n_obs - 1)
     add_neighbors(adata, use_rep=use_rep, n_neighbors=n_neighbors, random_state=random_state)
-    sc.tl.umap(adata, random_state=random_state)
+    add_map(adata, use_rep=use_rep, random_state=random_state)
     sc.tl.leiden(adata, flavor="igraph", n_iterations=2, directed=False, random_state=random_state)
 
 
