@@ -33,6 +33,9 @@ NOISE = 1e-4
 MOST_DIMENSIONS = 10
 """Principal components that the search for the graph's slowest directions starts at."""
 
+SMALLEST = 1e-8
+"""Share of the largest variance below which a dimension is none."""
+
 MOST_STEPS = 40
 """Steps of this search: after them the map is as good as of exact ones."""
 
@@ -95,8 +98,9 @@ def _spectral(points: np.ndarray, graph: sparse.csr_matrix, random_state: int) -
         if n_parts > 1:
             graph = graph + _links(points, part, random_state)
             n_parts = connected_components(graph, directed=False, return_labels=False)
-        if n_parts == 1:
-            return _slowest(points, graph)
+        found = _slowest(points, graph) if n_parts == 1 else None
+        if found is not None:
+            return found
     from umap.spectral import spectral_layout
 
     random = np.random.RandomState(random_state)
@@ -114,14 +118,20 @@ def _links(points: np.ndarray, part: np.ndarray, random_state: int) -> sparse.cs
     return links.maximum(links.T)
 
 
-def _slowest(points: np.ndarray, graph: sparse.csr_matrix) -> np.ndarray:
-    """Return the second and third eigenvector of a connected graph, whose first is known."""
+def _slowest(points: np.ndarray, graph: sparse.csr_matrix) -> np.ndarray | None:
+    """Return the second and third eigenvector of a connected graph, whose first is known.
+
+    ``None``: cells differ in fewer than two dimensions, so that there is nothing to start from.
+    """
     root = np.sqrt(np.asarray(graph.sum(axis=1), dtype=np.float64).ravel())
     inverse = sparse.diags(1 / root)
     normalized = (inverse @ graph.astype(np.float64) @ inverse).tocsr()
     centered = points - points.mean(axis=0, dtype=np.float64)
-    _, axes = np.linalg.eigh(centered.T @ centered)
-    guess = (centered @ axes[:, : -1 - MOST_DIMENSIONS : -1]) * root[:, None]
+    variances, axes = np.linalg.eigh(centered.T @ centered)
+    axes = axes[:, variances > SMALLEST * variances[-1]][:, -MOST_DIMENSIONS:]
+    if axes.shape[1] < 2:
+        return None
+    guess = (centered @ axes) * root[:, None]
     with warnings.catch_warnings():  # it says that it did not find the last digits
         warnings.simplefilter("ignore", UserWarning)
         values, vectors = lobpcg(

@@ -118,3 +118,13 @@ def test_a_sparse_representation_has_a_map() -> None:
     adata = AnnData(obsm={"latent": sparse.csr_matrix(points.astype(np.float32))})
     sx.tl.embed(adata)
     assert share_kept(points, adata.obsm["X_umap"]) > 0.2
+
+
+@pytest.mark.usefixtures("few_are_many")
+@pytest.mark.parametrize("n_different", [1, 2])
+def test_dimensions_that_say_the_same_are_no_obstacle(n_different: int) -> None:
+    points = curve_of_cells(300, 3)[:, [0, n_different - 1, 0, 0]]
+    adata = cells_at(np.column_stack([points, np.ones(300)]))
+    sx.tl.embed(adata)
+    assert np.isfinite(adata.obsm["X_umap"]).all()
+    assert share_kept(points, adata.obsm["X_umap"]) > 0.2
