@@ -1,4 +1,4 @@
-"""What numba compiles for a map of the cells is kept on disk: it takes longer than small maps."""
+"""What numba compiles is kept on disk: of a map of the cells it takes longer than small maps."""
 
 from __future__ import annotations
 
@@ -10,6 +10,31 @@ from typing import Any
 
 TAKES_FUNCTION = frozenset({"dist", "metric", "ground_metric", "deheap_sort_function"})
 """Arguments of umap's and pynndescent's functions that are functions, too."""
+
+
+def compiled(signature: Any, **options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Compile a function for types of arguments by numba, once for all processes if possible.
+
+    What is compiled releases the interpreter's lock.
+
+    Parameters
+    ----------
+    signature
+        Types of the arguments and the result, e.g. ``numba.void(numba.int64)``.
+    **options
+        Further options of :func:`numba.njit`.
+    """
+    from numba import njit
+
+    how: dict[str, Any] = {"nogil": True, "error_model": "numpy"} | options
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        try:
+            return njit(signature, cache=True, **how)(function)
+        except RuntimeError:  # no folder that what is compiled could be kept in
+            return njit(signature, **how)(function)
+
+    return decorate
 
 
 def keep_compiled() -> None:

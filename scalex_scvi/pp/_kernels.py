@@ -11,7 +11,9 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from numba import boolean, float32, float64, int32, int64, njit, types, void
+from numba import boolean, float32, float64, int32, int64, types, void
+
+from scalex_scvi._core.compiled import compiled
 
 
 def _read(kind: Any) -> Any:
@@ -20,16 +22,8 @@ def _read(kind: Any) -> Any:
 
 
 def _compiled(*arguments: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Compile a function for these types of arguments, once for all processes if possible."""
-
-    def decorate(function: Callable[..., None]) -> Callable[..., None]:
-        options: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
-        try:
-            return njit(void(*arguments), cache=True, **options)(function)
-        except RuntimeError:  # no folder that what is compiled could be kept in
-            return njit(void(*arguments), **options)(function)
-
-    return decorate
+    """Compile a function for these types of arguments, which returns nothing."""
+    return compiled(void(*arguments))
 
 
 _CSR = types.Tuple((_read(float32), _read(int32), _read(int32)))

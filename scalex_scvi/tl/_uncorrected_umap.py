@@ -14,6 +14,7 @@ from scalex_scvi._core.keys import UNCORRECTED_UMAP_KEY
 from scalex_scvi._core.matrices import expression_in_raw
 from scalex_scvi._core.seeds import random_rows, resolve_seed
 
+from ._map import add_map
 from ._neighbors import add_neighbors
 
 logger = logging.getLogger(__name__)
@@ -55,7 +56,7 @@ def uncorrected_umap(adata: AnnData, *, seed: int | None = None) -> None:
     keep_compiled()
     n_neighbors = min(15, bare.n_obs - 1)
     add_neighbors(bare, use_rep="X_pca", n_neighbors=n_neighbors, random_state=random_state)
-    sc.tl.umap(bare, random_state=random_state)
+    add_map(bare, use_rep="X_pca", random_state=random_state)
     points = np.full((adata.n_obs, 2), np.nan, dtype=np.float32)
     points[chosen] = bare.obsm["X_umap"]
     adata.obsm[UNCORRECTED_UMAP_KEY] = points
