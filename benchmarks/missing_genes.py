@@ -5,7 +5,8 @@
 The last batch of each set is the query, with a random share of its genes; the reference is trained
 by `QUICK`. Printed, for cells of types that the reference has: share of right labels by
 ``map_query``, by 15 neighbors in the latent, the same with zeros for genes that are missing, and by
-``map_query`` onto a reference by name, which has no cells; and the share called unknown.
+``map_query`` onto a reference by name, which has no cells; the mean probability of the labels; and
+the share called unknown.
 """
 
 from __future__ import annotations
@@ -65,6 +66,7 @@ def rows_of(data: Path, name: str, seeds: list[int]) -> list[dict[str, object]]:
                     "set": name,
                     "genes": which,
                     "right": right(query, query.obs[f"{LABELS}_transfer"], known),
+                    "probability": float(query.obs[f"{LABELS}_probability"][is_known].mean()),
                     "neighbors": right(query, nearest.predict(query.obsm["X_scalex"]), known),
                     "zeros": right(query, nearest.predict(_with_zeros(query, model)), known),
                     "by_name": right(query, by_name.obs["enough_transfer"], known),

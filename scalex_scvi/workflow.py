@@ -17,7 +17,7 @@ from scipy import sparse
 
 from . import pl, pp
 from ._core.columns import as_text, set_groups
-from ._core.keys import REFERENCE_UMAP_KEY, UMAP_KEY
+from ._core.keys import MEASURED_KEY, REFERENCE_UMAP_KEY, UMAP_KEY
 from ._core.matrices import is_lazy
 from ._core.messages import messages_on_console
 from ._core.options import options_in
@@ -218,7 +218,7 @@ def SCALEX(
         Column of ``var`` with the names of genes, instead of ``var_names``.
     min_gene_share
         Share of the reference's genes that projected cells must have, 0 to 1; cells with fewer are
-        refused, since most of their values would be zeros for genes that were not measured.
+        refused, since most of their genes would have to be guessed.
     genome
         Genome whose features are used where a file has several, or ``"all"``.
     progress_bar
@@ -641,6 +641,8 @@ def _together(ref: AnnData, query: AnnData) -> AnnData:
         logger.warning(
             "%d cell names are in both: '-reference' or '-query' is added to all.", len(shared)
         )
+    for each in (ref, query):  # what one came with is not said of the other
+        each.var = each.var.drop(columns=MEASURED_KEY, errors="ignore")
     del ref.raw  # of all the reference's genes, which the prepared query does not have
     _leave_out_what_one_lacks(ref, query)
     joined = ad.concat(

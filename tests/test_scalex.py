@@ -161,6 +161,20 @@ def test_projection_joins_the_reference_unless_repeat(counts: AnnData, tmp_path:
     np.testing.assert_array_equal(both.obsm["latent"][is_query], alone.obsm["latent"])
 
 
+def test_a_query_that_lacks_genes_says_nothing_of_the_reference(
+    counts: AnnData, tmp_path: Path
+) -> None:
+    sx.SCALEX(counts, outdir=tmp_path / "ref", **FAST)
+    query = simulate_counts(50, n_batches=1, seed=3)[:, ::2].copy()
+    query.obs["batch"] = "new"
+    both = sx.SCALEX(query, projection=tmp_path / "ref", **FAST)
+    assert "scalex_measured" not in both.var
+    known = both[both.obs["projection"] == "reference"].copy()
+    model = sx.SCALEXModel.load(tmp_path / "ref" / "checkpoint", adata=False)
+    again = model.get_latent_representation(known)
+    np.testing.assert_allclose(again, known.obsm["latent"], atol=1e-5)
+
+
 def test_projected_cells_of_the_reference_come_out_where_they_are(
     counts: AnnData, tmp_path: Path
 ) -> None:

@@ -22,5 +22,5 @@ def measured_genes(var: pd.DataFrame) -> np.ndarray | None:
     """
     if MEASURED_KEY not in var or not pd.api.types.is_bool_dtype(var[MEASURED_KEY]):
         return None
-    measured = var[MEASURED_KEY].to_numpy(dtype=bool)
+    measured = var[MEASURED_KEY].astype("boolean").fillna(True).to_numpy(dtype=bool)
     return measured if measured.any() else None

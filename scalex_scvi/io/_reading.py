@@ -40,8 +40,8 @@ class Reading:
         ``var_names``; if these are clearly of another kind (Ensembl ids, symbols) than the names of
         other sources, or of the reference, a column with names of that kind, with a warning.
     min_gene_share
-        Share of the reference's genes, in [0, 1], that a query must have. 0.3, since most values of
-        a query with fewer would be zeros for genes that were not measured.
+        Share of the reference's genes, in [0, 1], that a query must have. 0.3, since most genes of
+        a query with fewer would have to be guessed.
     genome
         Genome whose features are used where a file of 10x Genomics or Parse has several,
         ``"GRCh38"`` for example, or ``"all"``: see :func:`scalex_scvi.io.read_file`.

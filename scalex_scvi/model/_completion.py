@@ -36,7 +36,7 @@ class Completion:
         """Fill values in, cells × genes, dense; those of missing genes are zero before."""
         return x + (x @ self.read) @ self.write + self.offset
 
-    def before(self, weight: Tensor) -> Completion:
+    def of_layer(self, weight: Tensor) -> Completion:
         """Return what filled values add to a linear layer's output, as a function of the others.
 
         So sparse cells stay sparse: ``fill(x) @ weight.T`` is ``x @ weight.T`` plus

@@ -129,7 +129,7 @@ class BlockEncoder:
         if self.completion is None:
             return None
         weight = self.encoder.layers[0].linear.weight.detach()
-        return self.completion.to(self.device).before(weight)
+        return self.completion.to(self.device).of_layer(weight)
 
     @torch.inference_mode()
     def encode(

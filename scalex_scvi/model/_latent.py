@@ -15,6 +15,7 @@ from torch.distributions import Categorical, Independent, MixtureSameFamily, Nor
 
 from scalex_scvi._core.blocks import blocks_of
 from scalex_scvi._core.chosen import chosen_cells
+from scalex_scvi._core.keys import MEASURED_KEY
 from scalex_scvi._core.matrices import in_memory
 from scalex_scvi._core.modalities import Cells
 from scalex_scvi._core.ranges import check_whole
@@ -65,7 +66,8 @@ class LatentMixin(MissingGenesMixin):
             Whether to return mean and variance.
         dataloader
             Minibatches to use instead of ``adata``, for ``batch_stats="running"``: values in
-            [0, 1]; of a model of a data module, counts, as the module gives them.
+            [0, 1]; of a model of a data module, counts, as the module gives them. Genes that cells
+            lack are zero there.
         batch_stats
             Statistics of the encoder's batch normalization. ``"running"`` (default): those of the
             training, so that, given the scale of its batch, the latent of a cell depends on that
@@ -141,7 +143,8 @@ class LatentMixin(MissingGenesMixin):
         TypeError
             If the values are not in memory.
         ValueError
-            If there are no cells, or there is another number of genes.
+            If there are no cells, there is another number of genes, or ``measured`` is no mask of
+            them.
         RuntimeError
             If the model is not trained.
         """
@@ -160,6 +163,8 @@ class LatentMixin(MissingGenesMixin):
                 f"least one, and {n_genes} columns, the model's genes, as `get_prepared().X` has."
             )
             raise ValueError(msg)
+        if measured is not None:
+            measured = _checked_mask(measured, n_genes)
         rows = values if isinstance(values, np.ndarray) else values.tocsr()
         encoder = BlockEncoder(self.module.encoder, completion=self._completion_of(measured))
         both = encoder.encode(rows, np.zeros(values.shape[0], dtype=np.int64))
@@ -314,6 +319,17 @@ class LatentMixin(MissingGenesMixin):
                 "`indices` of cells of the other batches."
             )
             raise ValueError(msg)
+
+
+def _checked_mask(measured: Any, n_genes: int) -> np.ndarray:
+    mask = np.asarray(measured)
+    if mask.dtype != bool or mask.shape != (n_genes,):
+        msg = (
+            f"`measured` is an array of {mask.dtype} of the shape {mask.shape!r}: it must say True "
+            f"or False of each of {n_genes} genes, as `get_prepared().var['{MEASURED_KEY}']` does."
+        )
+        raise ValueError(msg)
+    return mask
 
 
 def _draw(mean: np.ndarray, var: np.ndarray, minibatch: int, device: torch.device) -> np.ndarray:

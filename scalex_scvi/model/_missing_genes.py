@@ -7,6 +7,7 @@ were trained on, given the genes that the cell has. It is linear, and of each ce
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ import torch
 from scipy import sparse
 from sklearn.decomposition import PCA
 
+from scalex_scvi._core.blocks import evenly_spread
 from scalex_scvi._core.modalities import Cells
 from scalex_scvi.train import SCALEXDataManager
 
@@ -27,8 +29,13 @@ if TYPE_CHECKING:
 else:
     _Base = object
 
+logger = logging.getLogger(__name__)
+
 N_FACTORS = 30
-"""Factors; 20 and 40 are as good (docs/label_transfer.md)."""
+"""Factors; 10 and 60 are as good (docs/history/decisions.md)."""
+
+MOST_CELLS = 3_000
+"""Cells that they are learned from: the time of many genes is long."""
 
 LEAST_NOISE = 1e-6
 """Of the mean variance of a gene: the least share that factors are taken not to explain."""
@@ -47,6 +54,8 @@ def gene_factors(values: sparse.csr_matrix) -> dict[str, Any] | None:
     Plain types that a model keeps: ``"mean"`` of each gene; ``"loadings"``, genes × factors; and
     ``"noise"``, the variance of each gene that they leave. ``None`` if no gene varies.
     """
+    if values.shape[0] > MOST_CELLS:
+        values = values[evenly_spread(values.shape[0], MOST_CELLS)]
     n_factors = min(N_FACTORS, *(n - 1 for n in values.shape))
     varies = values.nnz > 0 and (values.max(axis=0) != values.min(axis=0)).nnz > 0
     if n_factors < 1 or not varies:
@@ -90,35 +99,39 @@ class MissingGenesMixin(_Base):
     """Adds to a model what its encoder takes in the place of genes that cells lack."""
 
     gene_factors_: dict[str, Any] | None
+    n_reference_batches_: int
     manager_of: Callable[..., SCALEXDataManager]
 
-    def _factors_for(self, query: SCALEXDataManager) -> dict[str, Any] | None:
-        """Return how the genes of the model vary together, for the cells of a query.
-
-        Models of earlier versions did not note it: it is learned from their cells, if these are
-        there and the query lacks genes.
-        """
-        lacks = query.measured is not None and not query.measured.all()
+    def _learn_factors(self) -> None:
+        """Learn of the model's cells what earlier versions did not note, if they are there."""
+        is_reference = self.is_trained and self.n_reference_batches_ == 0
         has_cells = self.adata is not None and self.minified_data_type is None
-        if self.gene_factors_ is None and lacks and has_cells:
-            return gene_factors(sample_of(self.adata_manager, None).values)
-        return self.gene_factors_
+        if self.gene_factors_ is not None or not is_reference:
+            return
+        if has_cells:
+            self.gene_factors_ = gene_factors(sample_of(self.adata_manager, None).values)
+        else:
+            logger.warning(
+                "Genes that the query lacks are taken for zero: an earlier version saved this "
+                "model, without what is expected of them. Load it with its cells (`adata`), or "
+                "save it anew."
+            )
 
     def _completion_of(self, measured: np.ndarray | None) -> Completion | None:
         """Return what missing genes are expected to be; ``None``: they are zero, or none is."""
-        if measured is None or measured.all() or self.gene_factors_ is None:
+        if measured is None or measured.all():
             return None
-        return completion(self.gene_factors_, measured)
+        self._learn_factors()
+        return None if self.gene_factors_ is None else completion(self.gene_factors_, measured)
 
     @contextmanager
     def _completed_minibatches(
         self, adata: Cells | None, device: torch.device | None = None
     ) -> Iterator[None]:
         """Let the module complete minibatches of these cells, as the latent is of complete ones."""
-        found = self._completion_of(self.manager_of(adata).measured)
-        if found is not None:
-            self.module.completion = found.to(device or self.device)
+        found, before = self._completion_of(self.manager_of(adata).measured), self.module.completion
+        self.module.completion = None if found is None else found.to(device or self.device)
         try:
             yield
         finally:
-            self.module.completion = None
+            self.module.completion = before

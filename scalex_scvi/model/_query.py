@@ -95,7 +95,7 @@ class QueryMixin(_Base):
             possible value here each; another has no effect, with a warning.
             ``missing_genes``: what genes that ``adata`` lacks are for the encoder. ``"expected"``
             (default): what the reference's cells tell of them by the genes that the cell has
-            (probabilistic PCA); ``"zero"``, as published.
+            (probabilistic PCA); ``"zero"``: zeros, as published.
             ``min_gene_share``: see :func:`scalex_scvi.pp.prepare_query` (0.3). ``modalities``: of a
             MuData, see :meth:`setup_mudata`; default: those of the reference.
 
@@ -134,7 +134,10 @@ class QueryMixin(_Base):
         new = model.batch_names[len(reference.batch_names) :]
         model.untrained_batches_ = [*reference.untrained_batches_, *new]
         if missing_genes == "expected":
-            model.gene_factors_ = reference._factors_for(model.adata_manager)
+            measured = model.adata_manager.measured
+            if measured is not None and not measured.all():
+                reference._learn_factors()
+            model.gene_factors_ = reference.gene_factors_
         model.freeze_reference()
         model.history_ = None
         model.is_trained_ = True

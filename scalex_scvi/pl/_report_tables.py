@@ -63,7 +63,7 @@ def features_found(run: Run) -> dict[str, Any]:
     if run.is_query is not None and run.before is not None:
         genes = pd.Index(run.adata.var_names)
         n_named = int(genes.isin(names_in(run.before.var, genes)[0]).sum())
-        verdicts = ("enough", "see which are missing", "few: the rest counts as zero")
+        verdicts = ("enough", "see which are missing", "few: the rest is guessed")
         rows.append(_light("named in the query's file", n_named, len(genes), NAMED, verdicts))
     verdicts = ("enough", "see which are missing", "few: labels and mixing are in doubt")
     for name in run.batches.cat.remove_unused_categories().cat.categories:

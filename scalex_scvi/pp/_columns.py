@@ -11,6 +11,7 @@ import pandas as pd
 from scipy import sparse
 
 from scalex_scvi._core.gene_names import how_to_map, kind_of
+from scalex_scvi._core.keys import MEASURED_KEY
 from scalex_scvi._core.ranges import check_share
 
 from ._profiles import RNA, Profile
@@ -132,7 +133,8 @@ def check_share_found(
     if n_found and n_found >= least * len(wanted):
         return
     how_many = f"only {n_found}" if n_found else "none"
-    advice = how_to_map(names, wanted, list(var.columns)) if profile is RNA else ""
+    columns = [name for name in var.columns if name != MEASURED_KEY]
+    advice = how_to_map(names, wanted, columns) if profile is RNA else ""
     lower = (
         f" A query that was measured for few of them: pass `min_gene_share` below "
         f"{n_found / len(wanted):.2g}."

@@ -84,7 +84,7 @@ class Fit:
         """
         if self.record.log_normalized:
             return self.record
-        return replace(self.record, panel=self.record.counted)
+        return replace(self.record, panel=self.record.normalized_over)
 
 
 def fit(
@@ -168,7 +168,7 @@ class _Fitting:
         else:
             of_passed = moments.subset(over.places[passed])
             selected = self._select(passed, selection, of_passed, columns)
-        counted = tuple(self.var.index[over.places >= 0].astype(str))
+        normalized_over = tuple(self.var.index[over.places >= 0].astype(str))
         record = Preprocessing(
             profile=self.profile.name,
             target_sum=self._recorded_total(how.target_sum),
@@ -177,8 +177,8 @@ class _Fitting:
             dropped_prefixes=tuple(self.options["dropped_prefixes"]),
             genes=tuple(self.var.index[selected].astype(str)),
             scale=self._scale(moments, over.places[selected], self.var.index[selected]),
-            panel=() if self.profile is RNA else counted,
-            counted=counted,
+            panel=() if self.profile is RNA else normalized_over,
+            normalized_over=normalized_over,
             shares=self._shares(moments),
             log_normalized=self.log_normalized,
             log1p=self.options["log1p"],

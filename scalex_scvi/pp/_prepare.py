@@ -164,6 +164,9 @@ def prepare_query(
     - ADT: picked, then the centered log-ratio taken over the proteins that the query has: other
       proteins do not matter, and missing ones are left out of the mean instead of taken for zero.
 
+    Cells that lack some of the genes (peaks) over which the reference was normalized are brought to
+    the total that the others make up there, if the record knows it.
+
     Then each batch is scaled. A batch that the reference knows keeps the reference's scale, so
     that cells of the reference come out exactly as they went in; a new batch has the geometric
     mean of the reference's scales, or its own maxima (``new_batches`` of :class:`Preparation`).
@@ -186,10 +189,9 @@ def prepare_query(
         expected, and values that look normalized raise an error.
     min_gene_share
         Share of the reference's genes that the query must have, 0 to 1. A query with fewer is
-        refused, since most of its values would be zeros for genes that were not measured. Genes
-        are found by ``var_names``; if these are clearly of another kind than the reference's names,
-        by a column of ``var`` (such as CELLxGENE's ``feature_name``), or by ids without their
-        versions, with a warning.
+        refused, since most of its genes would have to be guessed. Genes are found by ``var_names``;
+        if these are clearly of another kind than the reference's names, by a column of ``var``
+        (such as CELLxGENE's ``feature_name``), or by ids without their versions, with a warning.
 
     Returns
     -------

@@ -56,13 +56,13 @@ class Preprocessing:
     panel
         The features over which each cell is normalized, which may be more than ``genes``. Empty:
         all that the data has, less the dropped ones (RNA prepared by :func:`scalex_scvi.pp.rna`).
-    counted
+    normalized_over
         The features over which the cells that it was fitted to were normalized; those of the panel,
         if there is one.
     shares
-        Share of each of them in the counts. Cells that lack some of them are brought to the total
-        that the others had there: to ``target_sum`` times the sum of their shares. Empty: not
-        known, all cells are brought to ``target_sum``.
+        Share of each of them in the counts. Cells that lack some of them are normalized over the
+        others, and brought to the total that these had: to ``target_sum`` times the sum of their
+        shares. Empty: not known, all cells are brought to ``target_sum``.
     log_normalized
         Whether the cells that it was fitted to came normalized, so that it is not known how counts
         are to be normalized.
@@ -83,7 +83,7 @@ class Preprocessing:
     genes: tuple[str, ...] = ()
     scale: pd.DataFrame = field(default_factory=pd.DataFrame, compare=False)
     panel: tuple[str, ...] = ()
-    counted: tuple[str, ...] = field(default=(), repr=False)
+    normalized_over: tuple[str, ...] = field(default=(), repr=False)
     shares: tuple[float, ...] = field(default=(), repr=False)
     log_normalized: bool = False
     log1p: bool = True
@@ -243,7 +243,9 @@ class Preprocessing:
             genes=tuple(str(gene) for gene in genes),
             scale=pd.DataFrame(scale).set_axis([str(gene) for gene in genes], axis=0),
             panel=tuple(str(feature) for feature in record.get("panel", ())),
-            counted=tuple(str(name) for name in record.get("counted", record.get("panel", ()))),
+            normalized_over=tuple(
+                str(name) for name in record.get("normalized_over", record.get("panel", ()))
+            ),
             shares=tuple(float(share) for share in record.get("shares", ())),
             log_normalized=bool(record.get("log_normalized", False)),
             # Peaks were left without logarithms before there was a choice.
@@ -267,8 +269,8 @@ class Preprocessing:
             record["target_sum"] = float(self.target_sum)
         if self.panel:
             record["panel"] = list(self.panel)
-        elif self.counted:
-            record["counted"] = list(self.counted)
+        elif self.normalized_over:
+            record["normalized_over"] = list(self.normalized_over)
         if self.shares:
             record["shares"] = list(self.shares)
         if self.batch_key is not None:

@@ -127,6 +127,11 @@ class Transform:
                 wanted = find_features(
                     names[over.places >= 0], genes, profile=profile, report=report
                 )
+                if not _found(
+                    record, names
+                ).all():  # totals of genes that both have can be compared
+                    panel = pd.Index(record.normalized_over)
+                    over, wanted = Columns.find(names, panel), Columns.find(panel, genes)
         return cls(profile.name, _total_of(record, names), record.log1p, over, wanted)
 
     @classmethod
@@ -265,13 +270,20 @@ def divide_by_batch(
     return csr
 
 
+def _found(record: Preprocessing, names: pd.Index) -> np.ndarray:
+    """Mask of the features with known shares of the counts: whether they are among these names."""
+    if not record.shares:
+        return np.ones(0, dtype=bool)
+    return pd.Index(record.normalized_over).isin(names)
+
+
 def _total_of(record: Preprocessing, names: pd.Index) -> float | None:
     """Return what cells are brought to that lack some features: the total of the others.
 
     Brought to the whole total, they would have more of each feature than cells that have all.
     """
-    found = pd.Index(record.counted).isin(names)
-    if record.target_sum is None or not record.shares or found.all():
+    found = _found(record, names)
+    if record.target_sum is None or found.all():
         return record.target_sum
     share = float(np.asarray(record.shares)[found].sum())
     return record.target_sum * share if share > 0 else record.target_sum

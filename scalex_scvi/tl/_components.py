@@ -18,7 +18,7 @@ NO_VARIANCE = 1e-10
 
 RIDGE = 0.02
 """Added to the squared length, 1 with all genes, of each direction in the genes that are left. A
-tenth of it is as good, ten times as much is worse (docs/label_transfer.md)."""
+half of it is as good, five times as much is worse (docs/history/decisions.md)."""
 
 ROWS = 1024
 """Cells that are dense at a time while the covariance is summed."""

@@ -102,6 +102,10 @@ class Pair:
         """Leave out genes that the reference lacks: zeros in their place say nothing."""
         measured = measured_genes(self.ref.var)
         if measured is not None and self.ref.var_names.equals(self.query.var_names):
+            of_query = measured_genes(self.query.var)
+            if of_query is not None and not (measured & of_query).any():
+                msg = "`ref` and `query` were measured for different genes: none is in both."
+                raise ValueError(msg)
             object.__setattr__(self, "ref", self.ref[:, measured])
             object.__setattr__(self, "query", self.query[:, measured])
 
@@ -111,19 +115,25 @@ class Pair:
         found = measured_genes(self.query.var)
         return np.ones(self.query.n_vars, dtype=bool) if found is None else found
 
-    def compared(self, x: sparse.csr_matrix) -> sparse.csr_matrix:
+    def compared(self, x: Any) -> Any:
         """Return the genes of cells that the query came with."""
         return x if self.measured.all() else x[:, self.measured]
 
     @cached_property
     def points(self) -> Any:
         """Reference cells × dimensions."""
-        return _representation(self.ref, self.use_rep, "ref")
+        return self._representation(self.ref, "ref")
 
     @cached_property
     def targets(self) -> Any:
         """Query cells × dimensions."""
-        return _representation(self.query, self.use_rep, "query")
+        return self._representation(self.query, "query")
+
+    def _representation(self, adata: AnnData, which: str) -> Any:
+        if self.use_rep != "X":
+            return points_of(adata, self.use_rep, which)
+        same = self.ref.var_names.equals(self.query.var_names)
+        return self.compared(adata.X) if same else adata.X
 
     @cached_property
     def labels(self) -> pd.Series:
@@ -224,7 +234,3 @@ def batches_of_query(query: AnnData, batch_key: str | None) -> np.ndarray:
         return np.zeros(query.n_obs, dtype=np.int64)
     check_no_missing(query, batch_key, what="batch")
     return batch_codes(query, batch_key)[0]
-
-
-def _representation(adata: AnnData, use_rep: str, which: str) -> Any:
-    return adata.X if use_rep == "X" else points_of(adata, use_rep, which)

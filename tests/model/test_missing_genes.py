@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -171,12 +172,24 @@ def test_other_cells_of_a_query_s_model_may_have_all_genes(
 
 
 def test_models_of_earlier_versions_learn_it_from_their_cells(
-    model: SCALEXModel, query: AnnData, monkeypatch: pytest.MonkeyPatch
+    model: SCALEXModel,
+    query: AnnData,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     expected = latent(query, model)
     monkeypatch.setattr(model, "gene_factors_", None)
     np.testing.assert_allclose(latent(query, model), expected, atol=1e-3)
-    assert model.gene_factors_ is None
+    monkeypatch.setattr(model, "gene_factors_", None)
+    np.testing.assert_allclose(model.get_latent_representation(query), expected, atol=1e-3)
+    monkeypatch.setattr(model, "gene_factors_", None)
+    model.save(tmp_path / "old")
+    old = SCALEXModel.load(tmp_path / "old", adata=False)
+    zero = latent(query, model, missing_genes="zero")
+    assert "taken for zero" not in caplog.text
+    np.testing.assert_allclose(latent(query, old), zero, atol=1e-5)
+    assert "Genes that the query lacks are taken for zero" in caplog.text
 
 
 def test_what_genes_are_missing_is_not_taken_from_counts(
@@ -191,6 +204,41 @@ def test_what_genes_are_missing_is_not_taken_from_counts(
     np.testing.assert_allclose(
         latent(silent, model), latent(silent, model, missing_genes="zero"), atol=1e-6
     )
+
+
+def test_zeros_stay_zeros_for_the_query_of_a_query(model: SCALEXModel, query: AnnData) -> None:
+    zero = SCALEXModel.load_query_data(query.copy(), model, missing_genes="zero")
+    of_query = SCALEXModel.load_query_data(query.copy(), zero)
+    np.testing.assert_allclose(
+        of_query.get_latent_representation(), zero.get_latent_representation(), atol=1e-6
+    )
+
+
+def test_methods_called_while_training_leave_the_training_alone(
+    model: SCALEXModel, query: AnnData
+) -> None:
+    mapped = SCALEXModel.load_query_data(query, model)
+    mapped.train(max_epochs=1, **QUIET)
+    with mapped._completed_minibatches(None):
+        completion = mapped.module.completion
+        mapped.get_elbo()
+        assert mapped.module.completion is completion is not None
+    assert mapped.module.completion is None
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [np.ones(3, bool), np.ones(5), ["yes"]],
+    ids=["another length", "numbers", "text"],
+)
+def test_a_mask_of_genes_says_true_or_false_of_each(
+    model: SCALEXModel, query: AnnData, mask: Any
+) -> None:
+    prepared = SCALEXModel.load_query_data(query, model).get_prepared()
+    with pytest.raises(ValueError, match="`measured` is an array of"):
+        model.get_latent_of_prepared(prepared.X, mask)
+    found = model.get_latent_of_prepared(prepared.X, prepared.var["scalex_measured"])
+    np.testing.assert_allclose(found, latent(query, model), atol=1e-5)
 
 
 def test_only_two_ways_are_known(model: SCALEXModel, query: AnnData) -> None:

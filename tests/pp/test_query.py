@@ -116,7 +116,7 @@ def test_records_of_earlier_versions_load(prepared: AnnData) -> None:
         Preprocessing.from_adata(prepared),
         dropped_prefixes=("ERCC", "MT-", "mt-"),
         new_batches="own",
-        counted=(),
+        normalized_over=(),
         shares=(),
     )
 
@@ -258,7 +258,7 @@ def test_cells_that_lack_genes_are_brought_to_the_total_of_the_others(
     """Else they would have more of each gene than cells of the reference, which have all."""
     own = sx.pp.Preparation(new_batches="own")  # no value is cut off at the reference's maximum
     record = Preprocessing.fit(counts, own, batch_key="batch", name_panel=name_panel)
-    assert record.counted == tuple(counts.var_names)
+    assert record.normalized_over == tuple(counts.var_names)
     shares = np.asarray(record.shares)
     totals = counts.X.sum(axis=1)
     np.testing.assert_allclose(shares, np.mean(counts.X / totals, axis=0).A1, rtol=1e-5)
@@ -269,10 +269,20 @@ def test_cells_that_lack_genes_are_brought_to_the_total_of_the_others(
     np.testing.assert_allclose(back, 1e4 * shares[has].sum(), rtol=1e-4)
     assert list(query.var["scalex_measured"]) == list(has)
     again = Preprocessing.from_adata(query)
-    assert (again.counted, again.shares) == (record.counted, record.shares)
+    assert (again.normalized_over, again.shares) == (record.normalized_over, record.shares)
     whole = sx.pp.prepare_query(counts, record, batch_key="batch")
     np.testing.assert_allclose(np.expm1(sx.pp.unscale(whole).toarray()).sum(axis=1), 1e4, rtol=1e-4)
     assert "scalex_measured" not in whole.var
+
+
+def test_totals_of_genes_that_both_have_are_compared(counts: AnnData) -> None:
+    """A query that lacks some genes and has others is normalized over those of the reference."""
+    known, new = counts[:, :40].copy(), counts[:, 10:].copy()
+    record = Preprocessing.fit(known, batch_key="batch")
+    assert not record.panel
+    expected = sx.pp.prepare_query(counts[:, 10:40].copy(), record, batch_key="batch")
+    found = sx.pp.prepare_query(new, record, batch_key="batch")
+    np.testing.assert_allclose(found.X.toarray(), expected.X.toarray(), rtol=1e-5)
 
 
 def test_repeated_genes_matter_only_if_the_reference_has_them(

@@ -89,7 +89,7 @@ def test_prepared_cells_say_which_genes_they_came_with(
     has = prepared.var_names.isin(query.var_names)
     assert list(prepared.var["scalex_measured"]) == list(has)
     assert prepared.X[:, ~has].nnz == 0
-    assert "measured" not in model.get_prepared().var
+    assert "scalex_measured" not in model.get_prepared().var
 
 
 def test_step_by_step_labels_are_as_good(model: sx.SCALEXModel, query: AnnData) -> None:
@@ -106,3 +106,24 @@ def test_step_by_step_labels_are_as_good(model: sx.SCALEXModel, query: AnnData) 
         known, new, use_rep="X_scalex", label="celltype", batch_key="batch"
     )
     assert accuracy(query) < 0.8
+
+
+def test_values_themselves_are_compared_by_measured_genes(
+    model: sx.SCALEXModel, query: AnnData
+) -> None:
+    known = sx.tl.reference_cells(model, "celltype")
+    new = sx.SCALEXModel.load_query_data(query, model).get_prepared()
+    measured = new.var["scalex_measured"].to_numpy()
+    expected = sx.label_transfer(
+        known[:, measured].copy(), new[:, measured].copy(), use_rep="X", label="celltype"
+    )
+    found = sx.label_transfer(known, new, use_rep="X", label="celltype")
+    assert list(found) == list(expected)
+
+
+def test_cells_without_a_common_gene_are_refused(model: sx.SCALEXModel, query: AnnData) -> None:
+    known = sx.tl.reference_cells(model, "celltype")
+    new = sx.SCALEXModel.load_query_data(query, model).get_prepared()
+    known.var["scalex_measured"] = ~new.var["scalex_measured"].to_numpy()
+    with pytest.raises(ValueError, match="measured for different genes: none is in both"):
+        sx.label_transfer(known, new, use_rep="X", label="celltype")
