@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import anndata as ad
@@ -16,13 +17,12 @@ from scipy import sparse
 
 import scalex_scvi as sx
 from scalex_scvi import cli
-from scalex_scvi.io import _large, _read
+from scalex_scvi.io import _large, _read, read_lazy
 
 pytest.importorskip("dask", reason="needs the extra 'scale'")
 
 FAST = ["--min-features", "0", "--max-steps", "60", "--ignore-umap", "-q"]
-N_CELLS = 5000
-"""More than a block has."""
+N_CELLS, IN_BLOCK = 600, 256
 
 
 def new_cells() -> AnnData:
@@ -65,6 +65,7 @@ def all_are_large(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
 
     def begin() -> None:
         monkeypatch.setattr(_large, "LARGE", 0)
+        monkeypatch.setattr(_large, "read_lazy", partial(read_lazy, cells_in_block=IN_BLOCK))
         monkeypatch.setitem(_read._ANNDATA, ".h5ad", whole)
         monkeypatch.setitem(_read._ANNDATA, ".zarr", whole)
 

@@ -21,7 +21,7 @@ def cells() -> AnnData:
 @pytest.fixture(scope="module")
 def model(cells: AnnData) -> sx.SCALEXModel:
     own = cells[cells.obs["batch"] != "CEL-seq2"].copy()
-    return sx.integrate(own, "batch", max_steps=200, **QUIET)
+    return sx.integrate(own, "batch", max_steps=100, **QUIET)
 
 
 @pytest.fixture
