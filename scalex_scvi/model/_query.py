@@ -95,7 +95,8 @@ class QueryMixin(_Base):
             possible value here each; another has no effect, with a warning.
             ``missing_genes``: what genes that ``adata`` lacks are for the encoder. ``"expected"``
             (default): what the reference's cells tell of them by the genes that the cell has
-            (probabilistic PCA); ``"zero"``: zeros, as published.
+            (probabilistic PCA); ``"zero"``: zeros, as the published method takes. The totals of
+            cells are those of the genes that they have, in both cases.
             ``min_gene_share``: see :func:`scalex_scvi.pp.prepare_query` (0.3). ``modalities``: of a
             MuData, see :meth:`setup_mudata`; default: those of the reference.
 
