@@ -39,7 +39,7 @@ def embed(
 ) -> bool:
     """Add neighbors, UMAP and Leiden clusters of a latent space, by scanpy.
 
-    Of 8 192 cells or more, neighbors and UMAP are those of scanpy, computed in less time
+    UMAP's steps, and of 8 192 cells or more the neighbors, are computed in less time than by scanpy
     (docs/speed.md); the map is another one than scanpy's, as by another seed.
 
     Nothing is added for fewer than four cells, which UMAP cannot place: a warning is logged.

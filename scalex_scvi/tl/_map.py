@@ -1,11 +1,10 @@
-"""UMAP of cells whose neighbors are known: scanpy's, or of many cells the same in less time."""
+"""UMAP of cells whose neighbors are known, by a compiled loop of our own."""
 
 from __future__ import annotations
 
 import warnings
 
 import numpy as np
-import scanpy as sc
 from anndata import AnnData
 from scipy import sparse
 from scipy.sparse.csgraph import connected_components
@@ -15,7 +14,6 @@ from sklearn.neighbors import NearestNeighbors
 from scalex_scvi._core.keys import UMAP_KEY
 from scalex_scvi._core.seeds import random_rows
 
-from ._neighbors import MANY_CELLS
 from ._place_on_map import N_NEIGHBORS
 
 SPREAD, MIN_DIST = 1.0, 0.5
@@ -39,16 +37,20 @@ SMALLEST = 1e-8
 MOST_STEPS = 40
 """Steps of this search: after them the map is as good as of exact ones."""
 
-LINKED, LINK = 5_000, 0.1
-"""Cells at random that weak edges connect where a graph is in parts, and the weight of these."""
+MANY_CELLS = 5_000
+"""Cells above which umap's own search for the start, of all its digits, takes longer than ours."""
+
+LINKED, SHARE_LINKED, LINK = 5_000, 0.1, 0.1
+"""Most cells at random that weak edges connect where a graph is in parts, their largest share of
+all, and the weight of these edges. Few have neighbors in other parts, many only in their own."""
 
 
 def add_map(adata: AnnData, *, use_rep: str, random_state: int) -> None:
     """Add ``obsm["X_umap"]``, and to ``uns`` what ``scanpy.tl.umap`` adds.
 
-    Of fewer than 8 192 cells it is scanpy's. Of more, UMAP's own steps are taken, with two shorter
-    ways: the spectral start is found from the cells' principal components, not from nothing, and
-    without the last digits; and the forces are looked up (:func:`scalex_scvi.tl._layout.lay_out`).
+    UMAP's own steps are taken, with two shorter ways: the forces are looked up
+    (:func:`scalex_scvi.tl._layout.lay_out`), and of more than 5 000 cells the spectral start is
+    found from the cells' principal components, not from nothing, and without the last digits.
     The map is another one than scanpy's, as by another seed.
 
     Parameters
@@ -60,9 +62,6 @@ def add_map(adata: AnnData, *, use_rep: str, random_state: int) -> None:
     random_state
         Seed.
     """
-    if adata.n_obs < MANY_CELLS:
-        sc.tl.umap(adata, random_state=random_state)
-        return
     from umap.umap_ import find_ab_params
 
     from ._layout import lay_out
@@ -92,7 +91,7 @@ def _start(points: np.ndarray, graph: sparse.csr_matrix, random_state: int) -> n
 
 def _spectral(points: np.ndarray, graph: sparse.csr_matrix, random_state: int) -> np.ndarray:
     """Return the two slowest directions of a graph; its parts lie as they do in the latent."""
-    if not sparse.issparse(points) and points.shape[1] > 2:
+    if points.shape[0] > MANY_CELLS and not sparse.issparse(points) and points.shape[1] > 2:
         points = np.asarray(points)
         n_parts, part = connected_components(graph, directed=False)
         if n_parts > 1:
@@ -110,7 +109,8 @@ def _spectral(points: np.ndarray, graph: sparse.csr_matrix, random_state: int) -
 def _links(points: np.ndarray, part: np.ndarray, random_state: int) -> sparse.csr_matrix:
     """Return weak edges between neighbors among some cells at random and one of each part."""
     _, first = np.unique(part, return_index=True)
-    chosen = np.union1d(random_rows(len(points), LINKED, random_state), first)
+    n_linked = min(LINKED, int(SHARE_LINKED * len(points)))
+    chosen = np.union1d(random_rows(len(points), n_linked, random_state), first)
     search = NearestNeighbors(n_neighbors=N_NEIGHBORS).fit(points[chosen])
     near = search.kneighbors_graph().tocoo()
     pairs = chosen[near.row], chosen[near.col]

@@ -52,13 +52,11 @@ def test_no_such_representation() -> None:
         sx.tl.embed(blobs(10), use_rep="z")
 
 
-def test_few_cells_get_what_scanpy_gives() -> None:
+def test_graph_and_clusters_of_few_cells_are_those_of_scanpy() -> None:
     adata, plain = blobs(200), blobs(200)
     sx.tl.embed(adata)
     sc.pp.neighbors(plain, use_rep="latent", random_state=124)
-    sc.tl.umap(plain, random_state=124)
     sc.tl.leiden(plain, flavor="igraph", n_iterations=2, directed=False, random_state=124)
-    np.testing.assert_array_equal(adata.obsm["X_umap"], plain.obsm["X_umap"])
     assert adata.obs["leiden"].equals(plain.obs["leiden"])
     assert (adata.obsp["connectivities"] != plain.obsp["connectivities"]).nnz == 0
 

@@ -1,4 +1,4 @@
-"""Neighbors and UMAP of many cells: what scanpy computes, in less time."""
+"""Neighbors and UMAP: what scanpy computes, in less time."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from scalex_scvi.tl import _map
 
 @pytest.fixture
 def few_are_many(monkeypatch: pytest.MonkeyPatch) -> None:
-    """So that tests of 8 192 cells need 200."""
+    """So that tests of many cells need 200."""
     for module in ("_neighbors", "_map"):
         monkeypatch.setattr(f"scalex_scvi.tl.{module}.MANY_CELLS", 200)
 
@@ -59,8 +59,9 @@ def test_the_graph_of_many_cells_is_that_of_few(n_neighbors: int) -> None:
 
 
 @pytest.mark.usefixtures("few_are_many")
-def test_the_map_keeps_as_many_neighbors_as_umap() -> None:
-    points = curve_of_cells(600)
+@pytest.mark.parametrize("n_cells", [150, 600], ids=["few cells", "many cells"])
+def test_the_map_keeps_as_many_neighbors_as_umap(n_cells: int) -> None:
+    points = curve_of_cells(n_cells)
     adata = cells_at(points)
     sx.tl.embed(adata, seed=3)
     plain = adata.copy()
