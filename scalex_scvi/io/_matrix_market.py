@@ -77,7 +77,7 @@ def read_mtx(
         If a file is missing or there are several of a kind, if the number of names differs from
         that of rows or columns, if a file is damaged or empty, or if a genome must be chosen.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     if not path.exists():
         msg = f"There is no file {str(path)!r}."
         raise FileNotFoundError(msg)

@@ -7,9 +7,11 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 from anndata import AnnData
+from scipy import sparse
 from sklearn.neighbors import NearestNeighbors
 from sklearn.utils import check_array
 
+from scalex_scvi._core.ranges import check_whole
 from scalex_scvi._core.seeds import resolve_seed
 
 from ._inputs import import_extra, points_and_groups
@@ -76,8 +78,8 @@ def batch_entropy_mixing_score(
     KeyError
         If ``batch_key`` or ``use_rep`` is absent.
     ValueError
-        If there is one batch only, a batch is missing, values are not finite, lengths differ or a
-        number is below 1.
+        If there is one batch only, a batch is missing, values are not finite, lengths differ, or a
+        number is not a whole one of at least 1.
     ImportError
         If JAX is not installed (extra ``benchmark``).
 
@@ -85,7 +87,12 @@ def batch_entropy_mixing_score(
     ----------
     Haghverdi et al., Nat Biotechnol 36:421 (2018); Xiong et al., Nat Commun 13:6118 (2022).
     """
-    _check_options(n_neighbors, n_pools, n_samples_per_pool, scale)
+    check_whole(n_neighbors, 1, name="n_neighbors")
+    check_whole(n_pools, 1, name="n_pools")
+    check_whole(n_samples_per_pool, 1, name="n_samples_per_pool")
+    if scale not in SCALES:
+        msg = f"`scale` is {scale!r}; it must be one of {SCALES!r}."
+        raise ValueError(msg)
     points, groups = points_and_groups(
         data,
         batches,
@@ -95,17 +102,18 @@ def batch_entropy_mixing_score(
         name="batches",
         kind="batch",
     )
-    points = check_array(points, input_name="data", ensure_min_samples=2)
+    points = check_array(points, accept_sparse="csr", input_name="data", ensure_min_samples=2)
+    n_cells = points.shape[0]
     names, codes = np.unique(groups, return_inverse=True)
     if len(names) < 2:
         msg = f"All cells are of the batch {names.tolist()[0]!r}; mixing needs two batches or more."
         raise ValueError(msg)
     # numpy's generator rather than JAX's, whose stream depends on a flag of its configuration.
     rng = np.random.default_rng(resolve_seed(seed))
-    chosen = rng.integers(len(points), size=n_pools * n_samples_per_pool)
+    chosen = rng.integers(n_cells, size=n_pools * n_samples_per_pool)
     # Small data are drawn many times over: each region is computed once.
     cells, n_drawn = np.unique(chosen, return_counts=True)
-    neighbors = _other_neighbors(points, cells, min(n_neighbors, len(points) - 1))
+    neighbors = _other_neighbors(points, cells, min(n_neighbors, n_cells - 1))
     jax = import_extra("jax")
     shares = np.bincount(codes) / len(codes)
     entropies = jax.jit(_regional_entropies)(codes[neighbors], shares)
@@ -116,21 +124,9 @@ def batch_entropy_mixing_score(
     return float(mixing * np.log(2) if scale == "published" else mixing)
 
 
-def _check_options(n_neighbors: int, n_pools: int, n_samples_per_pool: int, scale: str) -> None:
-    for name, value in {
-        "n_neighbors": n_neighbors,
-        "n_pools": n_pools,
-        "n_samples_per_pool": n_samples_per_pool,
-    }.items():
-        if value < 1:
-            msg = f"`{name}` is {value!r}; it must be 1 or more."
-            raise ValueError(msg)
-    if scale not in SCALES:
-        msg = f"`scale` is {scale!r}; it must be one of {SCALES!r}."
-        raise ValueError(msg)
-
-
-def _other_neighbors(points: np.ndarray, cells: np.ndarray, n_neighbors: int) -> np.ndarray:
+def _other_neighbors(
+    points: np.ndarray | sparse.csr_matrix, cells: np.ndarray, n_neighbors: int
+) -> np.ndarray:
     """Nearest cells of some cells, themselves left out."""
     search = NearestNeighbors(n_neighbors=n_neighbors + 1).fit(points)
     found = search.kneighbors(points[cells], return_distance=False)

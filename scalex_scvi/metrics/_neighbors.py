@@ -5,23 +5,27 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from scipy import sparse
 from sklearn.neighbors import NearestNeighbors
 
-from ._inputs import complete
+from ._inputs import as_points, complete
 
 N_NEIGHBORS = 30
 """Neighbors of the scores by default, as in LISI."""
 
 
 def same_batch_share(
-    representation: npt.ArrayLike, batch: npt.ArrayLike, *, n_neighbors: int = N_NEIGHBORS
+    representation: npt.ArrayLike | sparse.spmatrix,
+    batch: npt.ArrayLike,
+    *,
+    n_neighbors: int = N_NEIGHBORS,
 ) -> float:
     """Mean share of a cell's neighbors that come from its own batch.
 
     Parameters
     ----------
     representation
-        Cells × dimensions.
+        Cells × dimensions, dense or sparse.
     batch
         Batch of each cell.
     n_neighbors
@@ -47,14 +51,17 @@ def expected_same_batch_share(batch: npt.ArrayLike) -> float:
 
 
 def knn_purity(
-    representation: npt.ArrayLike, labels: npt.ArrayLike, *, n_neighbors: int = N_NEIGHBORS
+    representation: npt.ArrayLike | sparse.spmatrix,
+    labels: npt.ArrayLike,
+    *,
+    n_neighbors: int = N_NEIGHBORS,
 ) -> float:
     """Mean share of a cell's neighbors with its own label.
 
     Parameters
     ----------
     representation
-        Cells × dimensions.
+        Cells × dimensions, dense or sparse.
     labels
         Label of each cell.
     n_neighbors
@@ -72,12 +79,14 @@ def knn_purity(
     return _agreement(representation, complete(labels, name="`labels`"), n_neighbors)
 
 
-def _agreement(representation: npt.ArrayLike, groups: np.ndarray, n_neighbors: int) -> float:
-    points = np.asarray(representation)
-    codes = pd.factorize(groups)[0]
-    if len(points) != len(codes) or len(points) < 2:
-        msg = f"Got {len(points)} cells and {len(codes)} labels; needed are two cells or more."
+def _agreement(
+    representation: npt.ArrayLike | sparse.spmatrix, groups: np.ndarray, n_neighbors: int
+) -> float:
+    points = as_points(representation)
+    codes, n_points = pd.factorize(groups)[0], points.shape[0]
+    if n_points != len(codes) or n_points < 2:
+        msg = f"Got {n_points} cells and {len(codes)} labels; needed are two cells or more."
         raise ValueError(msg)
-    knn = NearestNeighbors(n_neighbors=min(n_neighbors, len(points) - 1)).fit(points)
+    knn = NearestNeighbors(n_neighbors=min(n_neighbors, n_points - 1)).fit(points)
     neighbors = knn.kneighbors(return_distance=False)
     return float((codes[neighbors] == codes[:, None]).mean())
