@@ -17,7 +17,7 @@ import numpy as np
 from anndata.abc import CSRDataset
 from scipy import sparse
 
-from .csr_on_disk import CsrOnDisk
+from .csr_on_disk import CsrOnDisk, index_type
 from .matrices import by_rows, in_memory, is_lazy
 from .reading import reading
 
@@ -269,8 +269,7 @@ def stacked_csr(blocks: Iterator[sparse.csr_matrix], n_columns: int) -> sparse.c
         indices.append(block.indices)
         lengths.append(np.diff(block.indptr))
     joined = _moved(data)
-    n_values = len(joined)
-    width = np.int32 if n_values <= np.iinfo(np.int32).max else np.int64
+    width = index_type(len(joined))
     starts = np.concatenate([[0], np.cumsum(_moved(lengths), dtype=np.int64)]).astype(width)
     columns = _moved(indices).astype(width, copy=False)
     return sparse.csr_matrix(

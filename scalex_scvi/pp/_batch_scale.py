@@ -19,11 +19,16 @@ from scalex_scvi._core.matrices import get_matrix, in_frames, to_csr
 
 from ._columns import MIN_GENE_SHARE
 from ._many import narrow, tally_cells, worth_compiling
-from ._prepare import report_empty_cells
 from ._profiles import get_profile
 from ._record import Preprocessing
 from ._transform import Transform
-from ._values import BatchValues, ValueSummary, check_counts, check_expression
+from ._values import (
+    BatchValues,
+    ValueSummary,
+    check_counts,
+    check_expression,
+    report_empty_cells,
+)
 
 logger = logging.getLogger(__name__)
 

@@ -43,7 +43,7 @@ def row_divisor(total: np.ndarray, target_sum: float) -> np.ndarray:
 def check_target_sum(target_sum: float) -> None:
     """Raise unless it is positive and finite."""
     if not 0 < target_sum < np.inf:
-        msg = f"`target_sum` must be positive, or None for the median, got {target_sum!r}."
+        msg = f"`target_sum` must be positive and finite, got {target_sum!r}."
         raise ValueError(msg)
 
 

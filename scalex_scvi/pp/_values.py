@@ -15,7 +15,7 @@ from scalex_scvi._core.blocks import ROWS, blocks_of
 from scalex_scvi._core.matrices import is_lazy
 from scalex_scvi._core.reading import reading
 
-from ._profiles import RNA, Profile
+from ._profiles import RNA, Profile, get_profile
 
 logger = logging.getLogger(__name__)
 
@@ -96,6 +96,17 @@ def check_expression(values: ValueSummary, *, name: str) -> None:
     if values.n_values == 0:
         msg = f"{name} holds no value other than zero."
         raise ValueError(msg)
+
+
+def report_empty_cells(n_empty: int, shape: tuple[int, int], profile: str) -> None:
+    """Warn of cells without any selected feature."""
+    if n_empty:
+        logger.warning(
+            "%d of %d cells have none of the %d selected %s; their values are all zero.",
+            n_empty,
+            *shape,
+            get_profile(profile).features,
+        )
 
 
 @dataclass(frozen=True)
@@ -233,12 +244,12 @@ def _check_no_counts(
     msg = (
         f"{name} is declared to be normalized, but in the batches {_some(batch_names, counts)} all "
         f"values are whole numbers (up to {values.maximum[counts].max():.3g}), as counts are. "
-        "Leave the declaration (`log_normalized`, `processed`) out to have counts normalized; "
-        "`scalex_scvi.pp.batch_scale` scales values as they are."
     )
+    leave_out = "leave the declaration (`log_normalized`, `processed`) out to have them normalized"
     if strict or values.fractional.any():
+        msg += f"Give normalized values of all batches, or counts of all: {leave_out}."
         raise ValueError(msg)
-    logger.warning("%s", msg)
+    logger.warning("%sThey are used as they are: %s.", msg, leave_out)
 
 
 def _some(names: Sequence[str], chosen: np.ndarray) -> list[str]:

@@ -9,15 +9,14 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
+from scalex_scvi._core.colors import UNKNOWN
+
 from ._held_out import MisfitCalibration, neighborhood_p_values, pseudo_batches, sizes_of
 from ._label_probabilities import Labeling, Method, check_method
 from ._label_statistics import KeptBatches, LabelStatistics
 from ._labeled_cells import LabeledCells
 from ._pair import Pair
 from ._unknown import Novelty, check_max_refused, check_novelty, fit_p_values
-
-UNKNOWN = "unknown"
-"""Label of query cells that fit no reference cells."""
 
 
 @dataclass(frozen=True, eq=False)
