@@ -297,6 +297,11 @@ def integrate(
     Returns
     -------
     See :func:`SCALEX`.
+
+    Raises
+    ------
+    FileNotFoundError, KeyError, TypeError, ValueError
+        See :func:`SCALEX`.
     """
     with results_folder(outputs, data) as folder:
         counts = load_counts(
@@ -450,6 +455,11 @@ def load_data(
     Cells × selected features in [0, 1], as :func:`scalex_scvi.pp.preprocess` returns them, with
     batches as :func:`scalex_scvi.io.load_counts` stores them. Minibatches are made by scvi-tools'
     loaders.
+
+    Raises
+    ------
+    FileNotFoundError, KeyError, TypeError, ValueError
+        As :func:`scalex_scvi.io.load_counts` and :func:`scalex_scvi.pp.preprocess`.
     """
     given = locals()
     options = options_in(Preparation, given, **preparation)
@@ -520,6 +530,10 @@ def load_query(
         See :func:`scalex_scvi.io.load_counts`.
     reference_model
         Model of the reference.
+
+    Returns
+    -------
+    See :func:`scalex_scvi.io.load_counts`.
     """
     column = reference_model.get_setup_arg("batch_key") or Reading.batch_name
     if (reading.batch_name, reading.batch_key) == (Reading.batch_name, Reading.batch_key):

@@ -45,7 +45,17 @@ def same_batch_share(
 
 
 def expected_same_batch_share(batch: npt.ArrayLike) -> float:
-    """Return the share that fully mixed batches would have: the sum of squared batch shares."""
+    """Return the share that fully mixed batches would have: the sum of squared batch shares.
+
+    Parameters
+    ----------
+    batch
+        Batch of each cell; missing ones are not counted.
+
+    Returns
+    -------
+    Share in (0, 1], to compare :func:`same_batch_share` with.
+    """
     shares = pd.Series(np.asarray(batch)).value_counts(normalize=True)
     return float((shares**2).sum())
 

@@ -123,8 +123,7 @@ class TrainingMixin(MissingGenesMixin):
         ValueError
             For numbers out of range, a model that is minified or has no cells, more than one
             device without ``strategy="ddp"``, or fewer than two cells for each process; for a
-            checkpoint of
-            other data or arguments, with what differs.
+            checkpoint of other data or arguments, with what differs.
         RuntimeError
             If the loss diverges.
         KeyboardInterrupt

@@ -72,6 +72,12 @@ def fit_query(
     batch_key, layer, log_normalized, min_gene_share
         See :func:`scalex_scvi.pp.prepare_query`.
 
+    Returns
+    -------
+    ``record``, the reference's with the scale of the query's new batches added; ``transform``, from
+    the query's features to the record's, without a scale; and ``detected``, the number of detected
+    features of each cell.
+
     Raises
     ------
     KeyError, TypeError, ValueError

@@ -278,7 +278,13 @@ def unscale(adata: AnnData) -> sparse.csr_matrix:
 
 
 def can_unscale(adata: AnnData) -> bool:
-    """Tell whether cells are in memory, with a record of the scale of each of their batches."""
+    """Whether cells are in memory, with a record of the scale of each of their batches.
+
+    Parameters
+    ----------
+    adata
+        Cells × genes, as :func:`rna` or :meth:`scalex_scvi.SCALEXModel.get_prepared` return them.
+    """
     record = Preprocessing.from_adata(adata)
     if record is None or adata.X is None or is_lazy(adata.X):
         return False

@@ -62,7 +62,19 @@ class ValueSummary:
 
 
 def summarize(matrix: Any) -> ValueSummary:
-    """Summarize all values of a matrix, wherever it is, in one pass over blocks of rows."""
+    """Summarize all values of a matrix, wherever it is, in one pass over blocks of rows.
+
+    Parameters
+    ----------
+    matrix
+        Cells × features: dense or sparse, in memory, of a backed AnnData, of a store or of dask.
+
+    Returns
+    -------
+    Number of stored values (``n_values``) and of those that are NaN or infinite
+    (``n_not_finite``), smallest and largest of the others (``minimum``, ``maximum``), and whether
+    any is no whole number (``fractional``).
+    """
     if sparse.issparse(matrix):
         return ValueSummary.of(matrix.data)
     if isinstance(matrix, np.ndarray):
@@ -257,7 +269,13 @@ def _some(names: Sequence[str], chosen: np.ndarray) -> list[str]:
 
 
 def looks_scaled(matrix: Any) -> bool:
-    """Whether the first cells have values in [0, 1] that are not just zeros and ones."""
+    """Whether the first 4096 cells have values in [0, 1] that are not just zeros and ones.
+
+    Parameters
+    ----------
+    matrix
+        See :func:`summarize`.
+    """
     with reading(matrix):
         some = matrix[:ROWS]
     values = summarize(some.compute() if is_lazy(some) else some)
@@ -265,7 +283,20 @@ def looks_scaled(matrix: Any) -> bool:
 
 
 def check_unit_interval(matrix: Any, *, name: str) -> None:
-    """Raise unless all values are finite and in [0, 1]; reads backed matrices in blocks."""
+    """Raise unless all values are finite and in [0, 1]; reads backed matrices in blocks.
+
+    Parameters
+    ----------
+    matrix
+        See :func:`summarize`.
+    name
+        What to call it in the message.
+
+    Raises
+    ------
+    ValueError
+        With the smallest and the largest value.
+    """
     if is_lazy(matrix) or matrix.shape[0]:
         values = summarize(matrix)
         if values.n_not_finite or (values.n_values and not _in_unit_interval(values)):
