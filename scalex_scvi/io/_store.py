@@ -27,6 +27,7 @@ from scalex_scvi._core.files import (
 )
 from scalex_scvi._core.keys import own_keys
 from scalex_scvi._core.matrices import is_lazy
+from scalex_scvi._core.ranges import check_whole
 from scalex_scvi._core.reading import InputError, naming_file
 
 from ._formats import check_chunks
@@ -75,12 +76,14 @@ def read_lazy(
     FileNotFoundError
         If there is no such file or store.
     ValueError
-        If it is no AnnData, has no ``X``, is incomplete, or its matrix is stored by genes (CSC).
+        If it is no AnnData, has no ``X``, is incomplete, or its matrix is stored by genes (CSC);
+        if ``cells_in_block`` is less than 1.
     KeyError
         If there is no such layer.
     ImportError
         Without dask (extra ``scale``), or without the package that fsspec needs for an address.
     """
+    check_whole(cells_in_block, 1, name="cells_in_block")
     try:
         import dask.array  # noqa: F401
     except ImportError as error:

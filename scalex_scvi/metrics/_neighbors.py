@@ -8,6 +8,8 @@ import pandas as pd
 from scipy import sparse
 from sklearn.neighbors import NearestNeighbors
 
+from scalex_scvi._core.ranges import check_whole
+
 from ._inputs import as_points, complete
 
 N_NEIGHBORS = 30
@@ -92,6 +94,7 @@ def knn_purity(
 def _agreement(
     representation: npt.ArrayLike | sparse.spmatrix, groups: np.ndarray, n_neighbors: int
 ) -> float:
+    check_whole(n_neighbors, 1, name="n_neighbors")
     points = as_points(representation)
     codes, n_points = pd.factorize(groups)[0], points.shape[0]
     if n_points != len(codes) or n_points < 2:
