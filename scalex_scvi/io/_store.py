@@ -19,6 +19,7 @@ from scipy import sparse
 from scalex_scvi._core.blocks import computed_blocks
 from scalex_scvi._core.csr_on_disk import CsrOnDisk, write_csr
 from scalex_scvi._core.files import (
+    check_folder_of,
     check_is_local,
     check_not_read_from,
     is_address,
@@ -302,9 +303,7 @@ def _check_target(path: Path, overwrite: bool) -> Path:
     if path.suffix != ".zarr":
         msg = f"`path` {str(path)!r} must end in .zarr."
         raise ValueError(msg)
-    if not path.parent.is_dir():
-        msg = f"The folder {str(path.parent)!r} of `path` does not exist. Make it first."
-        raise FileNotFoundError(msg)
+    check_folder_of(path)
     if not path.exists():
         return path
     is_store = is_zarr_store(path)
