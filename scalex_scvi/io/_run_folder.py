@@ -361,6 +361,7 @@ def paths_of(data: Any) -> list[Path]:
         path = path.parent if path.parent.suffix.lower() == ".h5mu" else path
         found = [path] if path.exists() else [Path(name) for name in glob.glob(str(path))]
         return [one for one in found if one.exists()]
-    if isinstance(data, Sequence | np.ndarray | pd.Series | pd.Index):
+    is_array = isinstance(data, np.ndarray | pd.Series | pd.Index) and data.dtype.kind in "OUT"
+    if is_array or isinstance(data, Sequence):
         return [path for source in data for path in paths_of(source)]
     return []
