@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from scalex_scvi._core.blocks import computed_blocks
+from scalex_scvi._core.dask_blocks import computed_blocks
 from scalex_scvi._core.explained import is_explained
 from scalex_scvi._core.files import RUN_FILE, is_zarr_store, own_files
 from scalex_scvi._core.matrices import is_lazy, without_matrix

@@ -16,8 +16,8 @@ from anndata import AnnData
 from anndata.io import read_elem, sparse_dataset, write_elem
 from scipy import sparse
 
-from scalex_scvi._core.blocks import computed_blocks
 from scalex_scvi._core.csr_on_disk import CsrOnDisk, write_csr
+from scalex_scvi._core.dask_blocks import computed_blocks
 from scalex_scvi._core.files import (
     check_folder_of,
     check_is_local,
