@@ -31,6 +31,11 @@ SHARE_TO_WARN = 0.1
 """A filter that takes more of the cells than this says so visibly."""
 
 
+def as_given(data: Any) -> Any:
+    """Return sources that can be read more than once: those of an iterator as a list."""
+    return list(data) if isinstance(data, Iterator) else data
+
+
 def results_folder(outputs: Outputs, data: Any) -> AbstractContextManager[RunFolder | None]:
     """Yield the folder to write into, or ``None``; ``data`` are what is read.
 

@@ -23,6 +23,7 @@ from ._core.messages import messages_on_console
 from ._core.options import options_in
 from ._outputs import Outputs
 from ._results import (
+    as_given,
     check_outputs,
     finish,
     forget_registration,
@@ -303,6 +304,7 @@ def integrate(
     FileNotFoundError, KeyError, TypeError, ValueError
         See :func:`SCALEX`.
     """
+    data = as_given(data)
     with results_folder(outputs, data) as folder:
         counts = load_counts(
             data,
@@ -380,6 +382,7 @@ def project(
     if not source.path.is_dir():
         msg = f"There is no folder {str(reference)!r}. Name the run folder of an integration."
         raise FileNotFoundError(msg)
+    data = as_given(data)
     with results_folder(outputs, data) as folder:
         reference_model, ref = _open_reference(source, outputs.batch_stats)
         _check_imputed(reference_model, outputs.impute)

@@ -274,3 +274,13 @@ def test_sources_are_not_replaced_by_what_is_put_together(
     with pytest.raises(ValueError, match="is one of the sources"):
         sx.io.concat(sources, save="counts.h5ad")
     assert contents(place) == before
+
+
+def test_sources_of_an_iterator_are_not_replaced(place: Path) -> None:
+    shutil.copytree("run", "there")
+    before = contents(place)
+    with pytest.raises(ValueError, match="its results would replace"):
+        sx.SCALEX(Path("run").glob("*.h5ad"), outdir="run")
+    with pytest.raises(ValueError, match="its results would replace"):
+        sx.SCALEX(iter(["there/adata.h5ad"]), outdir="there", projection="run")
+    assert contents(place) == before
