@@ -12,7 +12,7 @@ from sklearn.metrics import accuracy_score, f1_score
 
 from . import datasets, metrics
 from ._outputs import LABEL, Outputs
-from ._results import check_outputs
+from ._results import as_given, check_outputs
 from .io import DataSource, Reading, RunFolder, batch_column, load_counts, paths_of
 from .pp import Preparation
 from .tl import UNKNOWN
@@ -66,6 +66,7 @@ def demo(
         msg = "`outputs` names no `outdir` to write the demonstration into."
         raise ValueError(msg)
     folder = RunFolder(outdir, kind="demo")
+    data = as_given(data)
     folder.check(paths_of(data))
     if data is None:
         data, held_out, left_out = _embedded(held_out, left_out)

@@ -17,7 +17,7 @@ from ._core.keys import LATENT_KEY, REFERENCE_UMAP_KEY, UMAP_KEY
 from ._core.matrices import is_lazy
 from ._core.seeds import random_rows, resolve_seed
 from ._outputs import Outputs
-from ._results import about_run, forget_registration, results_folder, write_report
+from ._results import about_run, as_given, forget_registration, results_folder, write_report
 from .io import BATCH_COLUMN_KEY, DataSource, Reading, batch_column, make_writable, paths_of
 from .model import SCALEXModel
 from .references import Reference
@@ -72,6 +72,7 @@ def map_onto(
     The cells as they came, with what :func:`scalex_scvi.map_query` adds.
     """
     wanted = reference.labels if labels is None else list(labels)
+    data = as_given(data)
     with results_folder(outputs, [*paths_of(data), reference.folder]) as folder:
         counts = load_query(data, reading, reference.model, seed, counts_wanted=True)
         if folder is not None:

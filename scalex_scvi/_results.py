@@ -31,6 +31,11 @@ SHARE_TO_WARN = 0.1
 """A filter that takes more of the cells than this says so visibly."""
 
 
+def as_given(data: Any) -> Any:
+    """Return sources that can be read more than once: those of an iterator as a list."""
+    return list(data) if isinstance(data, Iterator) else data
+
+
 def results_folder(outputs: Outputs, data: Any) -> AbstractContextManager[RunFolder | None]:
     """Yield the folder to write into, or ``None``; ``data`` are what is read.
 
@@ -171,13 +176,11 @@ def finish(
     has_map = not outputs.ignore_umap and embed(adata, seed=seed)
     if has_map:
         uncorrected_umap(adata, seed=seed)
+    label = _label_in(adata, outputs)
     if outputs.assess:
-        _assess(adata, _label_in(adata, outputs), seed)
-    columns = [
-        *_columns_to_draw(adata, _label_in(adata, outputs)),
-        *(["leiden"] if "leiden" in adata.obs else []),
-    ]
-    pl.store_colors(adata, columns)
+        _assess(adata, label, seed)
+    clusters = ["leiden"] if "leiden" in adata.obs else []
+    pl.store_colors(adata, [*_columns_to_draw(adata, label), *clusters])
     if folder is not None:
         logger.info("Writes model and cells.")
         model.save(folder.checkpoint)
@@ -185,7 +188,7 @@ def finish(
         folder.write_adata(adata)
     if has_map:
         logger.info("Draws the pictures.")
-        _draw(adata, _label_in(adata, outputs), folder, show=outputs.show)
+        _draw(adata, label, folder, show=outputs.show)
     if folder is not None:
         told: dict[str, Any] = {}
         defaults: dict[str, Any] = {}
@@ -196,7 +199,6 @@ def finish(
             del told[name]
         about = about_run(told, defaults, seed)
         logger.info("Writes the report.")
-        label = _label_in(adata, outputs)
         write_report(adata, model, folder, label=label, before=before, about=about)
     if outputs.outdir is not None:
         logger.info("Results are in %s.", outputs.outdir)

@@ -23,6 +23,7 @@ from ._core.messages import messages_on_console
 from ._core.options import options_in
 from ._outputs import Outputs
 from ._results import (
+    as_given,
     check_outputs,
     finish,
     forget_registration,
@@ -297,7 +298,13 @@ def integrate(
     Returns
     -------
     See :func:`SCALEX`.
+
+    Raises
+    ------
+    FileNotFoundError, KeyError, TypeError, ValueError
+        See :func:`SCALEX`.
     """
+    data = as_given(data)
     with results_folder(outputs, data) as folder:
         counts = load_counts(
             data,
@@ -375,6 +382,7 @@ def project(
     if not source.path.is_dir():
         msg = f"There is no folder {str(reference)!r}. Name the run folder of an integration."
         raise FileNotFoundError(msg)
+    data = as_given(data)
     with results_folder(outputs, data) as folder:
         reference_model, ref = _open_reference(source, outputs.batch_stats)
         _check_imputed(reference_model, outputs.impute)
@@ -450,6 +458,11 @@ def load_data(
     Cells × selected features in [0, 1], as :func:`scalex_scvi.pp.preprocess` returns them, with
     batches as :func:`scalex_scvi.io.load_counts` stores them. Minibatches are made by scvi-tools'
     loaders.
+
+    Raises
+    ------
+    FileNotFoundError, KeyError, TypeError, ValueError
+        As :func:`scalex_scvi.io.load_counts` and :func:`scalex_scvi.pp.preprocess`.
     """
     given = locals()
     options = options_in(Preparation, given, **preparation)
@@ -520,6 +533,10 @@ def load_query(
         See :func:`scalex_scvi.io.load_counts`.
     reference_model
         Model of the reference.
+
+    Returns
+    -------
+    See :func:`scalex_scvi.io.load_counts`.
     """
     column = reference_model.get_setup_arg("batch_key") or Reading.batch_name
     if (reading.batch_name, reading.batch_key) == (Reading.batch_name, Reading.batch_key):

@@ -6,8 +6,11 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import anndata as ad
+import numpy as np
+import pandas as pd
 import pytest
 from anndata import AnnData
 from conftest import simulate_counts
@@ -262,8 +265,22 @@ def test_a_model_is_not_saved_into_the_results_of_a_run(place: Path) -> None:
     assert not list(Path().rglob(".scalex-*"))
 
 
-def test_sources_are_not_replaced_by_what_is_put_together(place: Path) -> None:
+@pytest.mark.parametrize("together", [list, tuple, np.array, pd.Series, pd.Index, iter])
+def test_sources_are_not_replaced_by_what_is_put_together(
+    place: Path, together: Callable[[list[str]], Any]
+) -> None:
     before = contents(place)
+    sources = together(["run/../counts.h5ad", "run/adata.h5ad"])
     with pytest.raises(ValueError, match="is one of the sources"):
-        sx.io.concat(["run/../counts.h5ad", "run/adata.h5ad"], save="counts.h5ad")
+        sx.io.concat(sources, save="counts.h5ad")
+    assert contents(place) == before
+
+
+def test_sources_of_an_iterator_are_not_replaced(place: Path) -> None:
+    shutil.copytree("run", "there")
+    before = contents(place)
+    with pytest.raises(ValueError, match="its results would replace"):
+        sx.SCALEX(Path("run").glob("*.h5ad"), outdir="run")
+    with pytest.raises(ValueError, match="its results would replace"):
+        sx.SCALEX(iter(["there/adata.h5ad"]), outdir="there", projection="run")
     assert contents(place) == before

@@ -89,9 +89,16 @@ OF_OTHERS: dict[str, list[tuple[str, Any]]] = {
         ("chunk_size", 0),
         ("min_gene_share", 30),
         ("fraction", 0),
+        ("fraction", "0.5"),
         ("n_obs", 0),
+        ("n_obs", 2.5),
     ],
-    "rna": [("target_sum", math.inf), ("target_sum", -1), ("min_cells", -1), ("min_features", 1.5)],
+    "rna": [
+        ("target_sum", math.inf),
+        ("target_sum", "x"),
+        ("min_cells", -1),
+        ("min_features", 1.5),
+    ],
     "network": [
         ("n_hidden", 0),
         ("n_latent", -1),
@@ -103,6 +110,11 @@ OF_OTHERS: dict[str, list[tuple[str, Any]]] = {
     "latent": [("batch_size", 0), ("batch_size", -1)],
     "imputed": [("batch_size", -1)],
     "impute": [("chunk_size", 0), ("chunk_size", 2.5), ("threshold", -1)],
+    "expression": [("n_samples", 0), ("n_samples", 1.5), ("n_samples_overall", 0)],
+    "labels": [("n_neighbors", 0), ("n_neighbors", 2.5), ("max_refused", 1), ("max_refused", "x")],
+    "embed": [("n_neighbors", 1), ("max_cells", 3)],
+    "purity": [("n_neighbors", 0)],
+    "read_lazy": [("cells_in_block", 0)],
 }
 
 
@@ -110,6 +122,8 @@ OF_OTHERS: dict[str, list[tuple[str, Any]]] = {
 def calls() -> dict[str, Callable[..., Any]]:
     model = small_model(simulate_counts())
     model.is_trained_ = True
+    placed = simulate_counts()
+    placed.obsm["latent"] = placed.X[:, :3].toarray()
     return {
         "SCALEX": lambda **given: sx.SCALEX(simulate_counts(), **(FAST | given)),
         "rna": lambda **given: sx.pp.rna(simulate_counts(), **given),
@@ -117,6 +131,11 @@ def calls() -> dict[str, Callable[..., Any]]:
         "latent": model.get_latent_representation,
         "imputed": model.get_imputed_expression,
         "impute": model.impute,
+        "expression": model.get_normalized_expression,
+        "labels": lambda **given: sx.tl.label_scores(placed, placed, novelty="latent", **given),
+        "embed": lambda **given: sx.tl.embed(placed.copy(), **given),
+        "purity": lambda **given: sx.metrics.knn_purity(placed.X, placed.obs["celltype"], **given),
+        "read_lazy": lambda **given: sx.io.read_lazy("none.h5ad", **given),
     }
 
 
@@ -129,3 +148,15 @@ def test_other_numbers(
 ) -> None:
     with pytest.raises(ValueError, match=f"`{name}`"):
         calls[entry](**{name: value})
+
+
+def test_a_recipe_by_its_name_is_refused() -> None:
+    model = small_model(simulate_counts())
+    with pytest.raises(TypeError, match=r"`recipe` is 'QUICK'; allowed are .*`QUICK`"):
+        model.train(recipe="QUICK", **QUIET)
+    assert not model.is_trained
+
+
+def test_the_cells_of_a_reference_are_no_reference() -> None:
+    with pytest.raises(TypeError, match=r"`reference` is a 'AnnData'; allowed are a trained"):
+        sx.map_query(simulate_counts(), simulate_counts())

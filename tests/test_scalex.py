@@ -264,8 +264,10 @@ def test_draws_cells_at_random_but_repeatably(counts: AnnData, draw: dict) -> No
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"fraction": 1.5}, r"must lie in \(0, 1\]"),
-        ({"n_obs": 1000}, "between 1 and the 150 cells"),
+        ({"fraction": 1.5}, r"must be in \(0, 1\]"),
+        ({"fraction": 0.001}, "`fraction` 0.001 of 150 cells is none"),
+        ({"n_obs": 1000}, "at most the number of cells, 150, got 1000"),
+        ({"n_obs": 10.5}, "`n_obs` must be a whole number"),
         ({"n_obs": 10, "fraction": 0.5}, "not both"),
         ({"use_layer": "counts"}, "must be 'X', 'raw', a layer"),
         ({"batch_name": "donor"}, "there is no column"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import traceback
+
 PACKAGE = "scalex_scvi"
 
 _OF_THE_USER = (KeyError, ValueError, TypeError, RuntimeError, ConnectionError)
@@ -23,7 +25,21 @@ def is_explained(error: BaseException) -> bool:
 
 def is_ours(error: BaseException) -> bool:
     """Whether an error was raised by a line of this package, and not below it."""
-    at = error.__traceback__
-    while at is not None and at.tb_next is not None:
-        at = at.tb_next
-    return at is not None and at.tb_frame.f_globals.get("__name__", "").startswith(PACKAGE)
+    modules = [module for module, _ in _lines(error)]
+    return bool(modules) and modules[-1].startswith(PACKAGE)
+
+
+def last_line_of_ours(error: BaseException) -> str:
+    """Say which line of this package an error came through last, for a report of it."""
+    ours = [
+        f"{module}, line {line}" for module, line in _lines(error) if module.startswith(PACKAGE)
+    ]
+    return ours[-1] if ours else "no line of this package"
+
+
+def _lines(error: BaseException) -> list[tuple[str, int]]:
+    """Modules and lines that an error came through, that which raised it last."""
+    return [
+        (frame.f_globals.get("__name__", ""), line)
+        for frame, line in traceback.walk_tb(error.__traceback__)
+    ]

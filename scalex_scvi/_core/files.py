@@ -110,6 +110,19 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
             os.replace(temporary, path)
 
 
+def check_folder_of(path: Path) -> None:
+    """Raise unless the folder exists that a file is to be written into.
+
+    Raises
+    ------
+    FileNotFoundError
+        With what to do.
+    """
+    if not path.parent.is_dir():
+        msg = f"The folder {str(path.parent)!r} of `path` does not exist. Make it first."
+        raise FileNotFoundError(msg)
+
+
 def check_store_path(path: str | os.PathLike[str], adata: AnnData) -> Path:
     """Raise unless a store can be written at ``path`` without loss of anything else.
 
@@ -126,9 +139,7 @@ def check_store_path(path: str | os.PathLike[str], adata: AnnData) -> Path:
     if path.suffix not in SUFFIXES:
         msg = f"`path` {str(path)!r} must end in one of {list(SUFFIXES)!r}."
         raise ValueError(msg)
-    if not path.parent.is_dir():
-        msg = f"The folder {str(path.parent)!r} of `path` does not exist. Make it first."
-        raise FileNotFoundError(msg)
+    check_folder_of(path)
     check_no_run_has(path)
     check_not_read_from(path, adata)
     if path.is_dir() and not is_zarr_store(path):

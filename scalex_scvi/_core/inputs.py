@@ -18,7 +18,7 @@ _WAYS_OUT = {
     "dict": "Give its values one by one, or as a list: `list(data.values())`.",
     "list": "Put several together first: `scalex_scvi.io.read(sources)`.",
     "str": "Read the file first: `scalex_scvi.io.read(path)`.",
-    "PosixPath": "Read the file first: `scalex_scvi.io.read(path)`.",
+    "PurePath": "Read the file first: `scalex_scvi.io.read(path)`.",
 }
 
 

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, TypeAlias
+from typing import Any
 
 import h5py
 import numpy as np
 from anndata.io import sparse_dataset, write_elem
 from scipy import sparse
 
+from .blocks import Block
+
 _CHUNK_VALUES = 2**20
 """Values in a compressed chunk of a dense matrix on disk (4 MB)."""
-
-Block: TypeAlias = "np.ndarray | sparse.csr_matrix"
 
 
 def write_blocks(root: Any, blocks: Iterator[Block], **options: Any) -> None:

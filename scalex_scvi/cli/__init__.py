@@ -7,8 +7,9 @@ import errno
 import logging
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
-from scalex_scvi._core.explained import is_explained, is_ours
+from scalex_scvi._core.explained import is_explained, is_ours, last_line_of_ours
 from scalex_scvi._core.messages import messages_on_console, without_hints_of_scvi
 
 from ._config import apply_config, subparsers, write_options
@@ -92,7 +93,7 @@ def _run(args: argparse.Namespace, name: str, parser: argparse.ArgumentParser) -
         _say(name, "interrupted; earlier results are as they were.", error, worded)
         return INTERRUPTED
     except Exception as error:
-        _say(name, _text_of(error), error, worded)
+        _say(name, _text_of(error, getattr(args, "outdir", None)), error, worded)
         return _code_of(error)
     return 0
 
@@ -118,11 +119,13 @@ def _code_of(error: Exception) -> int:
     return MISTAKE if expected and is_ours(error) else FAILED
 
 
-def _text_of(error: Exception) -> str:
+def _text_of(error: Exception, outdir: str | None) -> str:
     if isinstance(error, OSError) and error.errno is not None:
         place = f": {error.filename!r}" if error.filename else ""
         return f"{error.strerror or error}{place}"
     text = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
     if is_explained(error):
         return text
-    return f"unexpected {type(error).__name__}: {text} (the traceback is in the run's log.txt)"
+    log = None if outdir is None else Path(outdir).expanduser() / "log.txt"
+    more = "" if log is None or not log.exists() else f"; the traceback is in {str(log)!r}"
+    return f"unexpected {type(error).__name__}: {text} (in {last_line_of_ours(error)}{more})"

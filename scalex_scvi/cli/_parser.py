@@ -102,7 +102,7 @@ def build_scalex_parser() -> argparse.ArgumentParser:
 
 def _add_integrate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("data", nargs="+", help=DATA_HELP)
-    _add_reading(parser)
+    _add_reading(parser, of_query=False)
     _add_preprocessing(parser)
     _add_training(parser)
     _add(parser, Outputs, "resume")
@@ -177,7 +177,13 @@ def _add_transfer(parser: argparse.ArgumentParser) -> None:
         help="three classifiers of latent and expression together (default), discriminants of the "
         "latent alone, or the majority of neighbors",
     )
-    parser.add_argument("--n-neighbors", type=int, default=10, help="neighbors (%(default)s)")
+    parser.add_argument(
+        "--n-neighbors",
+        type=int,
+        default=10,
+        help="nearest reference cells, for --method neighbors and for --novelty expression and "
+        "latent (%(default)s)",
+    )
     parser.add_argument(
         "--unknown", action="store_true", help="call cells unlike the reference 'unknown'"
     )
@@ -228,7 +234,7 @@ def _add_assess(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-name", help="column of obs (that with the run's batches)")
     _add_label(parser)
     parser.add_argument(
-        "--use-rep", "--rep", nargs="+", default=["latent"], help="keys in obsm (%(default)s)"
+        "--use-rep", "--rep", nargs="+", default=["latent"], help="keys in obsm (latent)"
     )
     parser.add_argument(
         "--benchmark", action="store_true", help="all scores of scib-metrics (extra 'benchmark')"
@@ -370,7 +376,7 @@ def _add(
     help = field.metadata["help"] if help is None else help
     if isinstance(default, bool) and "action" not in how:
         how["action"] = "store_true"
-    elif default is not None and not isinstance(default, bool):
+    elif default is not None and not isinstance(default, bool) and help != argparse.SUPPRESS:
         help += " (%(default)g)" if isinstance(default, float) else " (%(default)s)"
     flag = "--" + name.replace("_", "-")
     short = [extra for extra in flags if not extra.startswith("--")]
@@ -378,7 +384,8 @@ def _add(
     group.add_argument(*short, flag, *long, dest=name, default=default, help=help, **how)
 
 
-def _add_reading(parser: argparse.ArgumentParser) -> None:
+def _add_reading(parser: argparse.ArgumentParser, *, of_query: bool = True) -> None:
+    """Add the options of reading; one that only a query reads is accepted elsewhere, and hidden."""
     group = parser.add_argument_group("input")
     _add(group, Reading, "batch_categories", "-b", nargs="+")
     _add(group, Reading, "batch_name")
@@ -386,7 +393,8 @@ def _add_reading(parser: argparse.ArgumentParser) -> None:
     _add(group, Reading, "join", choices=["inner", "outer"])
     _add(group, Reading, "use_layer")
     _add(group, Reading, "gene_names")
-    _add(group, Reading, "min_gene_share", type=float)
+    hidden = {} if of_query else {"help": argparse.SUPPRESS}
+    _add(group, Reading, "min_gene_share", type=float, **hidden)
     _add(group, Reading, "genome")
     _add(group, Reading, "fraction", type=float)
     _add(group, Reading, "n_obs", type=int)

@@ -71,7 +71,7 @@ def make_genes_unique(adata: AnnData, path: str | os.PathLike[str]) -> AnnData:
     return adata
 
 
-def read_h5ad(path: Path, *, backed: bool = False) -> AnnData:
+def read_h5ad(path: str | os.PathLike[str], *, backed: bool = False) -> AnnData:
     """Read an ``.h5ad`` file.
 
     Parameters
@@ -90,6 +90,7 @@ def read_h5ad(path: Path, *, backed: bool = False) -> AnnData:
     ValueError
         If the file cannot be read as ``.h5ad``, or has no cells or no genes.
     """
+    path = Path(path).expanduser()
     with naming_file(path, ".h5ad"):
         return checked(ad.read_h5ad(path, backed="r" if backed else None), path)
 

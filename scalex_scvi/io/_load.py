@@ -12,7 +12,8 @@ from anndata import AnnData
 
 from scalex_scvi._core.columns import as_text, check_no_missing, set_groups
 from scalex_scvi._core.matrices import check_no_mask
-from scalex_scvi._core.seeds import resolve_seed
+from scalex_scvi._core.ranges import check_share, check_whole
+from scalex_scvi._core.seeds import random_rows, resolve_seed
 
 from ._features import Choice, choose_features
 from ._large import read_if_large
@@ -69,9 +70,9 @@ def load_counts(
 
     Returns
     -------
-    Cells × features in memory. The batches are in ``obs["batch"]``. If the data have a column of
-    this name with other values, it stays, and the batches are in the column that ``reading`` names.
-    :func:`batch_column` returns which one it is.
+    Cells × features, in memory but for ``in_blocks``. The batches are in ``obs["batch"]``. If the
+    data have a column of this name with other values, it stays, and the batches are in the column
+    that ``reading`` names. :func:`batch_column` returns which one it is.
 
     Raises
     ------
@@ -279,21 +280,25 @@ def _batches(adata: AnnData, batch_name: str, reference: Sequence[str] | None) -
 
 def _draw(n_cells: int, fraction: float | None, n_obs: int | None, seed: int | None) -> np.ndarray:
     """Rows to use, in order."""
-    if fraction is None and n_obs is None:
-        return np.arange(n_cells)
     if fraction is not None and n_obs is not None:
         msg = f"Give `fraction` ({fraction!r}) or `n_obs` ({n_obs!r}), not both."
         raise ValueError(msg)
-    if fraction is not None and not 0 < fraction <= 1:
-        msg = f"`fraction` must lie in (0, 1], got {fraction!r}."
-        raise ValueError(msg)
-    wanted = round(n_cells * fraction) if fraction is not None else n_obs
-    if wanted is None or not 1 <= wanted <= n_cells:
-        msg = f"`n_obs` must lie between 1 and the {n_cells} cells, got {wanted!r}."
-        raise ValueError(msg)
-    rows = np.random.default_rng(resolve_seed(seed)).choice(n_cells, wanted, replace=False)
+    if fraction is not None:
+        check_share(fraction, name="fraction")
+        wanted = round(n_cells * fraction)
+        if not wanted:
+            msg = f"`fraction` {fraction!r} of {n_cells} cells is none. Give a larger one."
+            raise ValueError(msg)
+    elif n_obs is not None:
+        check_whole(n_obs, 1, name="n_obs")
+        wanted = int(n_obs)
+        if wanted > n_cells:
+            msg = f"`n_obs` must be at most the number of cells, {n_cells}, got {n_obs!r}."
+            raise ValueError(msg)
+    else:
+        return np.arange(n_cells)
     logger.info("Drew %d of %d cells.", wanted, n_cells)
-    return np.sort(rows)
+    return random_rows(n_cells, wanted, resolve_seed(seed))
 
 
 def _with_matrix(adata: AnnData, use_layer: str, rows: np.ndarray) -> AnnData:

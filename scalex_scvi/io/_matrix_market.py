@@ -51,9 +51,8 @@ def read_mtx(
         genes has one column (names), two (ids, symbols: Cell Ranger 2) or more (ids, symbols,
         feature types: Cell Ranger 3), that of peaks three (chromosome, start, end). If a file has
         one line more than the matrix has cells or features, and the line names columns, it is a
-        header. The files of kb-python
-        (``cells_x_genes.mtx``) and Parse Biosciences (``DGE.mtx``, ``all_genes.csv``,
-        ``cell_metadata.csv``) are read as they are.
+        header. The files of kb-python (``cells_x_genes.mtx``) and Parse Biosciences (``DGE.mtx``,
+        ``all_genes.csv``, ``cell_metadata.csv``) are read as they are.
     profile
         ``"RNA"``, ``"ATAC"`` or ``"ADT"``: features of this type alone; by default all.
     genome
@@ -77,7 +76,7 @@ def read_mtx(
         If a file is missing or there are several of a kind, if the number of names differs from
         that of rows or columns, if a file is damaged or empty, or if a genome must be chosen.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     if not path.exists():
         msg = f"There is no file {str(path)!r}."
         raise FileNotFoundError(msg)

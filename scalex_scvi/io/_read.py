@@ -198,12 +198,13 @@ def concat(
     if save is not None and Path(save).suffix != ".h5ad":
         msg = f"`save` {str(save)!r} must end in .h5ad, the format that is written."
         raise ValueError(msg)
-    sources = [path.resolve() for path in paths_of(data_list)]
-    if save is not None and Path(save).expanduser().resolve() in sources:
+    sources = _as_list(data_list)
+    read_from = [path.resolve() for path in paths_of(sources)]
+    if save is not None and Path(save).expanduser().resolve() in read_from:
         msg = f"`save` {str(save)!r} is one of the sources, which it would replace. Choose another."
         raise ValueError(msg)
     adata = read(
-        data_list,
+        sources,
         batch_key=batch_key,
         batch_categories=batch_categories,
         join=join,
@@ -215,7 +216,7 @@ def concat(
         save = Path(save).expanduser()
         save.parent.mkdir(parents=True, exist_ok=True)
         # Writing turns text columns into categories: not in an object that is the user's.
-        given = any(adata is source for source in _as_list(data_list))
+        given = any(adata is source for source in sources)
         with whole_file(save) as temporary:
             (_in_memory_copy(adata) if given else adata).write_h5ad(temporary, compression="gzip")
     return adata

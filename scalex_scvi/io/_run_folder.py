@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import h5py
+import numpy as np
+import pandas as pd
 from anndata import AnnData
 
-from scalex_scvi._core.blocks import computed_blocks
+from scalex_scvi._core.dask_blocks import computed_blocks
 from scalex_scvi._core.explained import is_explained
 from scalex_scvi._core.files import RUN_FILE, is_zarr_store, own_files
 from scalex_scvi._core.matrices import is_lazy, without_matrix
@@ -345,7 +347,7 @@ def paths_of(data: Any) -> list[Path]:
     Parameters
     ----------
     data
-        A path, a pattern, an AnnData, or a list or tuple of these: see :func:`read`.
+        A path, a pattern, an AnnData, or a list, array or column of these: see :func:`read`.
 
     Returns
     -------
@@ -359,6 +361,7 @@ def paths_of(data: Any) -> list[Path]:
         path = path.parent if path.parent.suffix.lower() == ".h5mu" else path
         found = [path] if path.exists() else [Path(name) for name in glob.glob(str(path))]
         return [one for one in found if one.exists()]
-    if isinstance(data, list | tuple):
+    is_array = isinstance(data, np.ndarray | pd.Series | pd.Index) and data.dtype.kind in "OUT"
+    if is_array or isinstance(data, Sequence):
         return [path for source in data for path in paths_of(source)]
     return []

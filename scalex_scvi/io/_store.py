@@ -16,9 +16,10 @@ from anndata import AnnData
 from anndata.io import read_elem, sparse_dataset, write_elem
 from scipy import sparse
 
-from scalex_scvi._core.blocks import computed_blocks
 from scalex_scvi._core.csr_on_disk import CsrOnDisk, write_csr
+from scalex_scvi._core.dask_blocks import computed_blocks
 from scalex_scvi._core.files import (
+    check_folder_of,
     check_is_local,
     check_not_read_from,
     is_address,
@@ -27,6 +28,7 @@ from scalex_scvi._core.files import (
 )
 from scalex_scvi._core.keys import own_keys
 from scalex_scvi._core.matrices import is_lazy
+from scalex_scvi._core.ranges import check_whole
 from scalex_scvi._core.reading import InputError, naming_file
 
 from ._formats import check_chunks
@@ -75,12 +77,14 @@ def read_lazy(
     FileNotFoundError
         If there is no such file or store.
     ValueError
-        If it is no AnnData, has no ``X``, is incomplete, or its matrix is stored by genes (CSC).
+        If it is no AnnData, has no ``X``, is incomplete, or its matrix is stored by genes (CSC);
+        if ``cells_in_block`` is less than 1.
     KeyError
         If there is no such layer.
     ImportError
         Without dask (extra ``scale``), or without the package that fsspec needs for an address.
     """
+    check_whole(cells_in_block, 1, name="cells_in_block")
     try:
         import dask.array  # noqa: F401
     except ImportError as error:
@@ -299,9 +303,7 @@ def _check_target(path: Path, overwrite: bool) -> Path:
     if path.suffix != ".zarr":
         msg = f"`path` {str(path)!r} must end in .zarr."
         raise ValueError(msg)
-    if not path.parent.is_dir():
-        msg = f"The folder {str(path.parent)!r} of `path` does not exist. Make it first."
-        raise FileNotFoundError(msg)
+    check_folder_of(path)
     if not path.exists():
         return path
     is_store = is_zarr_store(path)

@@ -115,7 +115,7 @@ def benchmark(
     Luecken et al., Nat Methods 19:41 (2022); https://scib-metrics.readthedocs.io
     """
     scib = import_extra("scib_metrics.benchmark")
-    _check_picture(save)
+    picture = None if save is None else _checked_picture(Path(save).expanduser())
     keys = [keys] if isinstance(keys, str) else list(keys)
     if not keys or len(set(keys)) < len(keys):
         msg = f"`keys` is {keys!r}; give one embedding or more, each once."
@@ -144,23 +144,22 @@ def benchmark(
     table = results.drop(index="Metric Type").astype(float).loc[keys]
     if min_max_scale:
         table = _min_max_scaled(table, kinds)
-    if save is not None:
-        with whole_file(save) as path:
+    if picture is not None:
+        with whole_file(picture) as path:
             draw_scores(table, kinds).savefig(path, dpi=150)
     return table
 
 
-def _check_picture(save: str | os.PathLike[str] | None) -> None:
-    """Before the work, not after it."""
-    if save is None:
-        return
-    if not Path(save).resolve().parent.is_dir():
-        msg = f"`save` is {str(save)!r}, but its folder does not exist. Create it first."
+def _checked_picture(path: Path) -> Path:
+    """Return the path, or raise if it cannot be written: before the work, not after it."""
+    if not path.resolve().parent.is_dir():
+        msg = f"`save` is {str(path)!r}, but its folder does not exist. Create it first."
         raise ValueError(msg)
     formats = sorted(FigureCanvasBase.get_supported_filetypes())
-    if Path(save).suffix.removeprefix(".").lower() not in formats:
-        msg = f"`save` is {str(save)!r}; it must end in one of {formats!r}."
+    if path.suffix.removeprefix(".").lower() not in formats:
+        msg = f"`save` is {str(path)!r}; it must end in one of {formats!r}."
         raise ValueError(msg)
+    return path
 
 
 def _selection(kinds: Sequence[Any], names: Sequence[str]) -> list[Any]:

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from anndata import AnnData
+from scipy import sparse
 
 from scalex_scvi._core.columns import as_text
 from scalex_scvi._core.keys import own_keys
@@ -38,6 +39,11 @@ def representation(adata: AnnData, key: str, *, name: str = "use_rep") -> Any:
         raise KeyError(msg)
     check_no_mask(adata.obsm[key], name=f"adata.obsm[{key!r}]")
     return adata.obsm[key]
+
+
+def as_points(values: Any) -> Any:
+    """Return points × dimensions as scikit-learn takes them: CSR, or an array."""
+    return sparse.csr_matrix(values) if sparse.issparse(values) else np.asarray(values)
 
 
 def column(adata: AnnData, key: str, *, name: str) -> np.ndarray:

@@ -8,7 +8,7 @@ from anndata import AnnData
 from scalex_scvi._core.columns import as_text
 
 from ._entropy import batch_entropy_mixing_score
-from ._inputs import column, representation
+from ._inputs import as_points, column, representation
 from ._neighbors import expected_same_batch_share, knn_purity, same_batch_share
 from ._silhouette import silhouette_score
 
@@ -28,7 +28,7 @@ def integration_scores(
     adata
         Cells with ``obsm[use_rep]``. It is not changed.
     use_rep
-        Key in ``obsm``.
+        Key in ``obsm``; ``"X"`` uses the matrix itself.
     batch_key
         Column of ``obs`` with the batches.
     labels_key
@@ -51,7 +51,7 @@ def integration_scores(
     ValueError
         If a batch is missing.
     """
-    points = np.asarray(representation(adata, use_rep))
+    points = as_points(representation(adata, use_rep))
     batch = column(adata, batch_key, name="batch_key")
     scores: dict[str, float] = {}
     if len(np.unique(batch)) > 1:

@@ -5,23 +5,29 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from scipy import sparse
 from sklearn.neighbors import NearestNeighbors
 
-from ._inputs import complete
+from scalex_scvi._core.ranges import check_whole
+
+from ._inputs import as_points, complete
 
 N_NEIGHBORS = 30
 """Neighbors of the scores by default, as in LISI."""
 
 
 def same_batch_share(
-    representation: npt.ArrayLike, batch: npt.ArrayLike, *, n_neighbors: int = N_NEIGHBORS
+    representation: npt.ArrayLike | sparse.spmatrix,
+    batch: npt.ArrayLike,
+    *,
+    n_neighbors: int = N_NEIGHBORS,
 ) -> float:
     """Mean share of a cell's neighbors that come from its own batch.
 
     Parameters
     ----------
     representation
-        Cells × dimensions.
+        Cells × dimensions, dense or sparse.
     batch
         Batch of each cell.
     n_neighbors
@@ -41,20 +47,33 @@ def same_batch_share(
 
 
 def expected_same_batch_share(batch: npt.ArrayLike) -> float:
-    """Return the share that fully mixed batches would have: the sum of squared batch shares."""
+    """Return the share that fully mixed batches would have: the sum of squared batch shares.
+
+    Parameters
+    ----------
+    batch
+        Batch of each cell; missing ones are not counted.
+
+    Returns
+    -------
+    Share in (0, 1], to compare :func:`same_batch_share` with.
+    """
     shares = pd.Series(np.asarray(batch)).value_counts(normalize=True)
     return float((shares**2).sum())
 
 
 def knn_purity(
-    representation: npt.ArrayLike, labels: npt.ArrayLike, *, n_neighbors: int = N_NEIGHBORS
+    representation: npt.ArrayLike | sparse.spmatrix,
+    labels: npt.ArrayLike,
+    *,
+    n_neighbors: int = N_NEIGHBORS,
 ) -> float:
     """Mean share of a cell's neighbors with its own label.
 
     Parameters
     ----------
     representation
-        Cells × dimensions.
+        Cells × dimensions, dense or sparse.
     labels
         Label of each cell.
     n_neighbors
@@ -72,12 +91,15 @@ def knn_purity(
     return _agreement(representation, complete(labels, name="`labels`"), n_neighbors)
 
 
-def _agreement(representation: npt.ArrayLike, groups: np.ndarray, n_neighbors: int) -> float:
-    points = np.asarray(representation)
-    codes = pd.factorize(groups)[0]
-    if len(points) != len(codes) or len(points) < 2:
-        msg = f"Got {len(points)} cells and {len(codes)} labels; needed are two cells or more."
+def _agreement(
+    representation: npt.ArrayLike | sparse.spmatrix, groups: np.ndarray, n_neighbors: int
+) -> float:
+    check_whole(n_neighbors, 1, name="n_neighbors")
+    points = as_points(representation)
+    codes, n_points = pd.factorize(groups)[0], points.shape[0]
+    if n_points != len(codes) or n_points < 2:
+        msg = f"Got {n_points} cells and {len(codes)} labels; needed are two cells or more."
         raise ValueError(msg)
-    knn = NearestNeighbors(n_neighbors=min(n_neighbors, len(points) - 1)).fit(points)
+    knn = NearestNeighbors(n_neighbors=min(n_neighbors, n_points - 1)).fit(points)
     neighbors = knn.kneighbors(return_distance=False)
     return float((codes[neighbors] == codes[:, None]).mean())

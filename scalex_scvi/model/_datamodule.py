@@ -93,10 +93,9 @@ class DataModuleMixin(_Base):
         The model trains on what ``train_dataloader()`` gives, in the module's order and minibatches
         (a module with ``set_split()``, as ``AnnbatchDataModule``, is told to shuffle all cells).
         The recipes of this package are made for minibatches of 64 to 128 cells of all batches
-        together. Methods with an argument ``dataloader`` take the module's minibatches; AnnData is
-        taken by
-        :meth:`load_query_data`, :meth:`get_latent_representation` and what returns expression.
-        :meth:`get_elbo` needs a ``dataloader``, as with scvi-tools' models.
+        together. Methods with an argument ``dataloader`` take the module's minibatches. An AnnData
+        is taken by :meth:`load_query_data`, :meth:`get_latent_representation` and what returns
+        expression. :meth:`get_elbo` needs a ``dataloader``, as with scvi-tools' models.
 
         Parameters
         ----------

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from scalex_scvi._core.chosen import chosen_cells
 from scalex_scvi._core.modalities import Cells
+from scalex_scvi._core.ranges import check_whole
 from scalex_scvi._core.scvi_private import MODULE_KEYS
 from scalex_scvi._core.seeds import seeded
 from scalex_scvi.pp import Preprocessing
@@ -250,9 +251,8 @@ def _check_sampling(
         msg = f"`weights` must be None or 'uniform', got {weights!r}."
         raise ValueError(msg)
     for name, value in (("n_samples", n_samples), ("n_samples_overall", n_samples_overall)):
-        if value is not None and value < 1:
-            msg = f"`{name}` must be at least 1, got {value!r}."
-            raise ValueError(msg)
+        if value is not None:
+            check_whole(value, 1, name=name)
     if n_samples_overall is not None and n_samples != 1:
         msg = f"Give `n_samples` ({n_samples!r}) or `n_samples_overall`, not both."
         raise ValueError(msg)

@@ -164,7 +164,9 @@ class ImputationMixin(_Base):
             folder that is not a zarr store.
         """
         check_whole(chunk_size, 1, name="chunk_size")
-        _check_positive(threshold=threshold)
+        if threshold is not None and not threshold > 0:
+            msg = f"`threshold` must be positive, got {threshold!r}."
+            raise ValueError(msg)
         adata = self._validate_anndata(adata)
         owner = self.get_anndata_manager(adata, required=True).owner
         if path is None:
@@ -250,17 +252,7 @@ class ImputationMixin(_Base):
         def to_units(decoded: np.ndarray, codes: np.ndarray) -> np.ndarray:
             return decoded if scale is None else decoded * scale[codes]
 
-        def chunks() -> Iterator[tuple[slice, np.ndarray]]:
-            for start in range(0, len(cells), chunk_size):
-                rows = slice(start, start + chunk_size)
-                yield (
-                    rows,
-                    self._mean_over_batches(
-                        latent[rows], [codes[rows] for codes in codes_of], genes, to_units
-                    ),
-                )
-
-        return chunks()
+        return self._in_chunks(latent, codes_of, genes, to_units, chunk_size)
 
     def _decoded(
         self,
@@ -274,12 +266,23 @@ class ImputationMixin(_Base):
         """Decode all of ``latent``, some cells at a time."""
         codes_of = self._decoding_codes(own, batches)
         expression = np.empty((len(latent), len(genes)), dtype=np.float32)
+        for rows, decoded in self._in_chunks(latent, codes_of, genes, to_units, chunk_size):
+            expression[rows] = decoded
+        return expression
+
+    def _in_chunks(
+        self,
+        latent: np.ndarray,
+        codes_of: list[np.ndarray],
+        genes: np.ndarray,
+        to_units: ToUnits,
+        chunk_size: int,
+    ) -> Iterator[tuple[slice, np.ndarray]]:
+        """Yield rows of ``latent`` with their expression."""
         for start in range(0, len(latent), chunk_size):
             rows = slice(start, start + chunk_size)
-            expression[rows] = self._mean_over_batches(
-                latent[rows], [codes[rows] for codes in codes_of], genes, to_units
-            )
-        return expression
+            codes_of_rows = [codes[rows] for codes in codes_of]
+            yield rows, self._mean_over_batches(latent[rows], codes_of_rows, genes, to_units)
 
     def _mean_over_batches(
         self,
@@ -378,13 +381,6 @@ class ImputationMixin(_Base):
         z = torch.from_numpy(latent).to(self.device)
         codes = torch.from_numpy(np.asarray(batch, dtype=np.int64)).to(self.device)
         return torch.sigmoid(self.module.decoder(z, codes)).cpu().numpy()
-
-
-def _check_positive(**values: float | None) -> None:
-    for name, value in values.items():
-        if value is not None and not value > 0:
-            msg = f"`{name}` must be positive, got {value!r}."
-            raise ValueError(msg)
 
 
 def _sparse(decoded: np.ndarray, threshold: float) -> sparse.csr_matrix:

@@ -13,9 +13,10 @@ import pandas as pd
 from anndata import AnnData
 from anndata.io import write_elem
 
+from scalex_scvi._core.blocks import Block
 from scalex_scvi._core.files import whole_file
 from scalex_scvi._core.keys import IMPUTED_KEY, own_keys
-from scalex_scvi._core.written_blocks import Block, write_blocks
+from scalex_scvi._core.written_blocks import write_blocks
 from scalex_scvi.io import make_writable
 
 
@@ -47,11 +48,8 @@ def _root(path: Path) -> Iterator[Any]:
         with h5py.File(path, "w") as file:
             yield file
         return
-    try:
-        import zarr
-    except ImportError as error:
-        msg = "Writing '.zarr' needs the package zarr: `pip install zarr`, or write '.h5ad'."
-        raise ImportError(msg) from error
+    import zarr
+
     # The format that the user chose for anndata (a setting since 0.12).
     version = getattr(ad.settings, "zarr_write_format", None)
     yield zarr.open_group(str(path), mode="w", **({"zarr_format": version} if version else {}))

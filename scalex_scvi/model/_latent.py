@@ -227,6 +227,10 @@ class LatentMixin(MissingGenesMixin):
         dof
             Degrees of freedom of Student's t; ``None``: normal components.
 
+        Returns
+        -------
+        A distribution over the latent space, with a component for each cell, all of equal weight.
+
         Raises
         ------
         ValueError
@@ -254,6 +258,12 @@ class LatentMixin(MissingGenesMixin):
     def get_elbo(self, *args: Any, **kwargs: Any) -> float | Tensor:
         """See :meth:`scvi.model.base.VAEMixin.get_elbo`; the noise is seeded, so it repeats.
 
+        Returns
+        -------
+        Evidence lower bound in nats, mean over cells (``return_mean=False``: of each cell), with
+        minus the binary cross-entropy in the place of a log-likelihood. Higher is better; it
+        compares models of the same input alone.
+
         Raises
         ------
         ValueError
@@ -268,7 +278,10 @@ class LatentMixin(MissingGenesMixin):
     def get_reconstruction_error(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """See :meth:`scvi.model.base.VAEMixin.get_reconstruction_error`; the noise is seeded.
 
-        The error is the binary cross-entropy, summed over genes.
+        Returns
+        -------
+        ``{"reconstruction_loss": error}``: the binary cross-entropy of the values in [0, 1], summed
+        over genes, mean over cells, in nats. Lower is better.
 
         Raises
         ------

@@ -153,7 +153,14 @@ class SCALEXModel(
         Seed of the initial weights. ``None``: ``scvi.settings.seed``, else 124 as published.
     **more
         Arguments of :class:`scvi.model.SCVI` that do not exist in SCALEX (``gene_likelihood``,
-        ``dispersion``, …) are ignored with a warning; others raise a ``TypeError``.
+        ``dispersion``, …) are ignored with a warning.
+
+    Raises
+    ------
+    TypeError
+        For unknown arguments, and for ``adata`` that is neither AnnData nor MuData.
+    ValueError
+        For numbers that are out of range, and for cells that were not set up.
 
     Examples
     --------
@@ -371,6 +378,11 @@ class SCALEXModel(
             Cells; default: the model's own. They are registered on first use.
         **declared
             Arguments of :meth:`setup_anndata` that differ from the model's.
+
+        Raises
+        ------
+        KeyError, TypeError, ValueError
+            If there are no cells, or as :meth:`load_query_data`.
         """
         adata = self.adata if adata is None else adata
         if adata is None:
@@ -467,12 +479,24 @@ class SCALEXModel(
 
     @staticmethod
     def batch_names_of(manager: SCALEXDataManager) -> list[str]:
-        """Names of the batches of registered cells, in the order of their codes, as text."""
+        """Return the names of the batches of registered cells, in the order of their codes.
+
+        Parameters
+        ----------
+        manager
+            From :meth:`manager_of`.
+        """
         state = manager.get_state_registry(REGISTRY_KEYS.BATCH_KEY)
         return [text_of(name) for name in state["categorical_mapping"]]
 
     def get_var_names(self, legacy_mudata_format: bool = False) -> Any:
-        """Names of the model's features, which may be some of those of the AnnData."""
+        """Return the names of the model's features, which may be some of those of the AnnData.
+
+        Parameters
+        ----------
+        legacy_mudata_format
+            Without effect: an argument of scvi-tools' method.
+        """
         return self._expression_state[ExpressionField.COLUMN_NAMES_KEY]
 
 

@@ -120,7 +120,7 @@ class PublishedMixin(_Base):
         names, scale = _read_run(run / "adata.h5ad", config, scale_by)
         cells = _stand_in(config.genes, names)
         cls.setup_anndata(cells, batch_key=BATCH_KEY, processed=True)
-        registry = cls._get_most_recent_anndata_manager(cells).registry
+        registry = cls._manager_to_forget(cells).registry
         model = cls(None, registry=registry, **architecture)
         try:
             model.module.load_state_dict(state)

@@ -100,6 +100,10 @@ class QueryMixin(_Base):
             ``min_gene_share``: see :func:`scalex_scvi.pp.prepare_query` (0.3). ``modalities``: of a
             MuData, see :meth:`setup_mudata`; default: those of the reference.
 
+        Returns
+        -------
+        A model of the new cells, with the weights of the reference.
+
         Raises
         ------
         KeyError, ValueError
@@ -146,7 +150,20 @@ class QueryMixin(_Base):
 
     @classmethod
     def as_model(cls, reference: str | os.PathLike[str] | Self) -> Self:
-        """Return a model as it is, or load the one in a folder, without its cells."""
+        """Return a model as it is, or load the one in a folder, without its cells.
+
+        Parameters
+        ----------
+        reference
+            A model, or the folder of a saved one.
+
+        Raises
+        ------
+        TypeError
+            For anything else.
+        FileNotFoundError, ValueError
+            As :meth:`load`.
+        """
         if isinstance(reference, str | os.PathLike):
             return cls.load(reference, adata=False)
         if not isinstance(reference, cls):
@@ -190,6 +207,11 @@ class QueryMixin(_Base):
             Whether to change ``adata`` (scvi-tools' default), or return a new AnnData.
         min_gene_share
             Share of the reference's genes that ``adata`` must have.
+
+        Returns
+        -------
+        ``None``; the new AnnData with ``inplace=False``, and the genes with
+        ``return_reference_var_names``.
 
         Raises
         ------

@@ -131,6 +131,10 @@ class SavingMixin(_Base):
         prefix
             Put before the file names when saving.
 
+        Returns
+        -------
+        The model, ready for use, with ``adata`` as its cells if there are any.
+
         Raises
         ------
         FileNotFoundError, ValueError

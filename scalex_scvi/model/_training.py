@@ -119,12 +119,11 @@ class TrainingMixin(MissingGenesMixin):
         Raises
         ------
         TypeError
-            For unknown names in ``plan_kwargs``.
+            For unknown names in ``recipe`` or ``plan_kwargs``, and for a ``recipe`` that is none.
         ValueError
             For numbers out of range, a model that is minified or has no cells, more than one
             device without ``strategy="ddp"``, or fewer than two cells for each process; for a
-            checkpoint of
-            other data or arguments, with what differs.
+            checkpoint of other data or arguments, with what differs.
         RuntimeError
             If the loss diverges.
         KeyboardInterrupt
@@ -135,7 +134,7 @@ class TrainingMixin(MissingGenesMixin):
         if max_epochs is not None:
             check_whole(max_epochs, 1, name="max_epochs")
         changes = {name: more.pop(name) for name in Recipe.names() if name in more}
-        recipe = DEFAULT.but(**(dict(recipe) | changes))
+        recipe = _changed(recipe, changes)
         n_processes = count_processes(accelerator, devices, more)
         module = self._module_to_train_on(
             more.get("datamodule"), _up_to_module(changes, train_size, validation_size), n_processes
@@ -386,6 +385,17 @@ class TrainingMixin(MissingGenesMixin):
             yield
         finally:
             self.is_trained_ = self.is_trained_ or was_trained
+
+
+def _changed(recipe: Any, changes: dict[str, Any]) -> Recipe:
+    """Return the recipe with changes."""
+    if not isinstance(recipe, Mapping):
+        msg = (
+            f"`recipe` is {recipe!r}; allowed are `scalex_scvi.train.DEFAULT`, `QUICK` and "
+            "`PUBLISHED`, and mappings of their options to values."
+        )
+        raise TypeError(msg)
+    return DEFAULT.but(**(dict(recipe) | changes))
 
 
 def _checked_shares(train_size: float | None, validation_size: float | None) -> float:

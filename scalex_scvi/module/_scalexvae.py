@@ -147,7 +147,14 @@ class SCALEXVAE(BaseMinifiedModeModuleClass):
 
     @auto_move_data
     def generative(self, z: Tensor, batch_index: Tensor) -> dict[str, Any]:
-        """Decode latent ``z`` of shape ``(..., n_cells, n_latent)`` with each cell's own batch.
+        """Decode the latent of cells, each by its own batch.
+
+        Parameters
+        ----------
+        z
+            Latent, ``(n_cells, n_latent)`` or ``(n_samples, n_cells, n_latent)``.
+        batch_index
+            Batch of each cell, ``(n_cells,)`` or ``(n_cells, 1)``.
 
         Returns
         -------
@@ -168,11 +175,22 @@ class SCALEXVAE(BaseMinifiedModeModuleClass):
     ) -> LossOutput:
         """Binary cross-entropy summed over genes + ``kl_weight`` · KL, averaged over cells.
 
-        With an ``alignment_weight``, which the published loss has not, that times the squared
-        distance of each batch's cells from those of all is added
-        (:class:`~scalex_scvi.nn.BatchOffset`).
-        ``reconstruction_loss`` and ``kl_local`` (unweighted) are per cell, in nats;
-        ``extra_metrics`` has that distance, unweighted.
+        Parameters
+        ----------
+        tensors
+            A minibatch: ``"X"``, cells × genes in [0, 1], and ``"batch"``.
+        inference_outputs, generative_outputs
+            What :meth:`inference` and :meth:`generative` return for it.
+        kl_weight
+            Weight of the KL divergence.
+        alignment_weight
+            Weight of the squared distance of each batch's cells from those of all
+            (:class:`~scalex_scvi.nn.BatchOffset`), which is added; the published loss has none.
+
+        Returns
+        -------
+        ``loss``, a scalar; ``reconstruction_loss`` and ``kl_local`` (unweighted) of each cell, in
+        nats; and in ``extra_metrics`` that distance, unweighted.
         """
         x = tensors[REGISTRY_KEYS.X_KEY]
         reconstruction = F.binary_cross_entropy_with_logits(

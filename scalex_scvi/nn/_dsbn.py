@@ -13,7 +13,7 @@ class DomainSpecificBatchNorm1d(nn.Module):
     """One :class:`torch.nn.BatchNorm1d` per domain, held in stacked tensors.
 
     Equal to a list of ``BatchNorm1d``, each fed with the rows of its own domain, but without a
-    loop over domains, without a device synchronisation and with shapes that depend on the
+    loop over domains, without a device synchronization and with shapes that depend on the
     input's shape alone, so that it compiles to one graph. The cost grows with
     ``min(n_cells, n_domains)``.
 

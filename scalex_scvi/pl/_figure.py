@@ -78,7 +78,8 @@ def _paths(save: Save) -> list[Path]:
     if isinstance(save, bool):
         msg = f"`save` must be a path such as 'figure.pdf', got {save!r}."
         raise TypeError(msg)
-    paths = [Path(p) for p in ([save] if isinstance(save, str | os.PathLike) else save)]
+    given = [save] if isinstance(save, str | os.PathLike) else save
+    paths = [Path(path).expanduser() for path in given]
     for path in paths:
         if not path.parent.is_dir():
             msg = f"`save` {str(path)!r}: there is no folder {str(path.parent)!r}. Make it first."

@@ -90,7 +90,7 @@ def report(
     ValueError
         If ``path`` does not end in ``.html``.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     if path.suffix.lower() != ".html":
         msg = f"`path` {str(path)!r} must end in '.html'."
         raise ValueError(msg)

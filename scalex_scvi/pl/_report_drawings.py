@@ -13,6 +13,7 @@ from scipy import sparse
 
 from scalex_scvi._core.colors import UNKNOWN
 from scalex_scvi._core.matrices import expression_in_raw
+from scalex_scvi._core.seeds import random_rows
 from scalex_scvi.io import whole_numbers
 from scalex_scvi.pp import can_unscale, unscale
 
@@ -35,8 +36,7 @@ def marker_dots(run: Run) -> dict[str, str] | None:
     if groups is None:
         return None
     cells = np.flatnonzero(groups.notna().to_numpy())
-    if len(cells) > MAX_CELLS:
-        cells = np.sort(np.random.default_rng(0).choice(cells, MAX_CELLS, replace=False))
+    cells = cells[random_rows(len(cells), MAX_CELLS, seed=0)]
     genes = run.adata.var_names
     values = _log_normalized(run.adata, cells)
     names = groups.iloc[cells].astype(str).to_numpy()

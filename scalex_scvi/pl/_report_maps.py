@@ -10,6 +10,7 @@ import pandas as pd
 
 from scalex_scvi._core.colors import UNKNOWN
 from scalex_scvi._core.keys import REFERENCE_UMAP_KEY, UMAP_KEY, UNCORRECTED_UMAP_KEY
+from scalex_scvi._core.seeds import random_rows
 
 from ._categories import categories_of
 from ._palette import colors_of
@@ -26,7 +27,7 @@ _MAPS = (UNCORRECTED_UMAP_KEY, UMAP_KEY, REFERENCE_UMAP_KEY)
 
 def map_data(run: Run) -> dict[str, Any]:
     """Return what the script needs: maps and columns as base64 of 16-bit numbers."""
-    cells = _drawn(run.adata.n_obs)
+    cells = random_rows(run.adata.n_obs, MAX_CELLS, seed=0)
     is_query = run.is_query
     places = {
         key: _quantized(np.asarray(run.adata.obsm[key])[cells])
@@ -44,10 +45,7 @@ def map_data(run: Run) -> dict[str, Any]:
 
 def map_groups(run: Run) -> list[dict[str, Any]]:
     """Return titles and panels of the groups of maps that these cells have."""
-    has, colored = (
-        run.adata.obsm.keys(),
-        ["labels", "batch"] if run.labels is not None else ["batch"],
-    )
+    colored = ["batch"] if run.labels is None else ["labels", "batch"]
     names = {"labels": str(run.labels_key), "batch": "batch", "clusters": "cluster"}
     if "leiden" in run.adata.obs:
         colored.append("clusters")
@@ -63,7 +61,7 @@ def map_groups(run: Run) -> list[dict[str, Any]]:
                 "layered": layered,
             }
             for key, column, name, layered in panels
-            if key in has
+            if key in run.adata.obsm
         ]
         if found:
             groups.append({"title": title, "text": text, "panels": found})
@@ -100,12 +98,6 @@ def map_groups(run: Run) -> list[dict[str, Any]]:
         [*before, *after],
     )
     return groups
-
-
-def _drawn(n_cells: int) -> np.ndarray:
-    if n_cells <= MAX_CELLS:
-        return np.arange(n_cells)
-    return np.sort(np.random.default_rng(0).choice(n_cells, MAX_CELLS, replace=False))
 
 
 def _columns(run: Run, cells: np.ndarray) -> dict[str, Any]:

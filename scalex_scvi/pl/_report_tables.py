@@ -12,6 +12,7 @@ from sklearn.metrics import f1_score
 from scalex_scvi import metrics
 from scalex_scvi._core.colors import UNKNOWN
 from scalex_scvi._core.gene_names import names_in
+from scalex_scvi._core.seeds import random_rows
 
 from ._report_run import Run, is_empty
 from ._report_usual import F1_LOWEST, F1_MEAN, F1_SETS, KNOWN_REFUSED, NEW_FOUND
@@ -158,11 +159,8 @@ def confusion_table(run: Run) -> dict[str, Any] | None:
 
 def scores_of(run: Run) -> list[dict[str, str]]:
     """Return how well batches mix, types hold together and labels were transferred."""
-    rng = np.random.default_rng(0)
     n_cells = run.adata.n_obs
-    cells = np.arange(n_cells)
-    if n_cells > MAX_SCORED:
-        cells = np.sort(rng.choice(n_cells, MAX_SCORED, replace=False))
+    cells = random_rows(n_cells, MAX_SCORED, seed=0)
     latent = next((run.adata.obsm[key] for key in LATENTS if key in run.adata.obsm), None)
     rows = []
     if latent is not None and n_cells > 3:

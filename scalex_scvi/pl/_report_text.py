@@ -8,6 +8,7 @@ from typing import Any
 from scalex_scvi._core.versions import versions_of
 
 from ._report_run import Run
+from ._report_tables import LATENTS
 
 PACKAGES = ("scalex-scvi", "scvi-tools", "torch", "anndata", "scanpy")
 
@@ -67,7 +68,7 @@ def methods(run: Run) -> str:
         f"SCALEX (Xiong et al., 2022) as implemented in scalex-scvi {versions['scalex-scvi']} on "
         f"scvi-tools {versions['scvi-tools']} (Gayoso et al., 2022)"
     )
-    latent = next((run.adata.obsm[k].shape[1] for k in ("latent",) if k in run.adata.obsm), None)
+    latent = next((run.adata.obsm[k].shape[1] for k in LATENTS if k in run.adata.obsm), None)
     space = "" if latent is None else f" into a latent space of {latent} dimensions"
     n_features = run.adata.n_vars
     if run.is_query is None:

@@ -19,11 +19,16 @@ from scalex_scvi._core.matrices import get_matrix, in_frames, to_csr
 
 from ._columns import MIN_GENE_SHARE
 from ._many import narrow, tally_cells, worth_compiling
-from ._prepare import report_empty_cells
 from ._profiles import get_profile
 from ._record import Preprocessing
 from ._transform import Transform
-from ._values import BatchValues, ValueSummary, check_counts, check_expression
+from ._values import (
+    BatchValues,
+    ValueSummary,
+    check_counts,
+    check_expression,
+    report_empty_cells,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -66,6 +71,12 @@ def fit_query(
         What was fitted to the reference.
     batch_key, layer, log_normalized, min_gene_share
         See :func:`scalex_scvi.pp.prepare_query`.
+
+    Returns
+    -------
+    ``record``, the reference's with the scale of the query's new batches added; ``transform``, from
+    the query's features to the record's, without a scale; and ``detected``, the number of detected
+    features of each cell.
 
     Raises
     ------

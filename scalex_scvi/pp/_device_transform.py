@@ -167,9 +167,8 @@ class DeviceTransform:
         lengths = counts.starts.diff().to(self.device)
         total = torch.segment_reduce(counted, "sum", lengths=lengths, unsafe=True)
         total[total == 0] = 1
-        target = 1e4 if transform.target_sum is None else transform.target_sum
         divisor = torch.repeat_interleave(
-            (total / target).float(), lengths, output_size=len(counts.values)
+            (total / transform.total).float(), lengths, output_size=len(counts.values)
         )
         values = counts.values / divisor
         return values.log1p_() if transform.log1p else values

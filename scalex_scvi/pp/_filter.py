@@ -40,6 +40,30 @@ def filter_cells(adata: AnnData, min_features: int, *, profile: str = "RNA") -> 
     features = get_profile(profile).features
     matrix, _ = get_matrix(adata, layer=None, features=features)
     detected = blocks_of(matrix, np.zeros(adata.n_obs, dtype=np.intp)).map(_detected)
+    keep = rich_enough(detected, min_features, features)
+    kept = adata[keep]
+    kept = kept.to_memory() if adata.isbacked else kept.copy()
+    kept.obs["n_genes"] = detected[keep]
+    return kept
+
+
+def rich_enough(detected: np.ndarray, min_features: int, features: str) -> np.ndarray:
+    """Return the mask of cells with enough detected features, and report how many there are.
+
+    Parameters
+    ----------
+    detected
+        Number of detected features of each cell.
+    min_features
+        How many a cell must have.
+    features
+        What they are called in messages.
+
+    Raises
+    ------
+    ValueError
+        If no cell has as many.
+    """
     keep = detected >= min_features
     if not keep.any():
         msg = (
@@ -48,10 +72,7 @@ def filter_cells(adata: AnnData, min_features: int, *, profile: str = "RNA") -> 
         )
         raise ValueError(msg)
     logger.info("Kept %d of %d cells (min_features=%d).", keep.sum(), len(keep), min_features)
-    kept = adata[keep]
-    kept = kept.to_memory() if adata.isbacked else kept.copy()
-    kept.obs["n_genes"] = detected[keep]
-    return kept
+    return keep
 
 
 def _detected(block: Any, codes: np.ndarray) -> np.ndarray:

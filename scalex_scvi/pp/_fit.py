@@ -23,6 +23,7 @@ from scalex_scvi._core.gene_names import are_ids
 from scalex_scvi._core.ranges import check_whole
 
 from ._columns import Columns, check_unique_genes
+from ._filter import rich_enough
 from ._fit_blocks import (
     How,
     Tally,
@@ -246,19 +247,17 @@ class _Fitting:
     def _how(self, over: Columns, target_sum: Any = "as given") -> How:
         target = self.options["target_sum"] if target_sum == "as given" else target_sum
         how = How(
-            self.options["min_features"],
-            over,
-            self.profile.name,
-            None,
-            self.options["log1p"],
-            self.log_normalized,
-            Columns.all_but(~self._own_type),
+            min_features=self.options["min_features"],
+            over=over,
+            profile=self.profile.name,
+            target_sum=None,
+            log1p=self.options["log1p"],
+            log_normalized=self.log_normalized,
+            own=Columns.all_but(~self._own_type),
         )
-        if target == "median" and not self.log_normalized:
-            target = self._median_total(how)
-        elif target == "median":
-            target = None
-        return How(**{**how.__dict__, "target_sum": target})
+        if target == "median":
+            target = None if self.log_normalized else self._median_total(how)
+        return replace(how, target_sum=target)
 
     def _median_total(self, how: How) -> float:
         total = np.concatenate(self.blocks.fold(totals_in_list, join_lists, how))
@@ -284,17 +283,7 @@ class _Fitting:
             profile=self.profile,
             strict=self.preparation.processed,
         )
-        least = self.options["min_features"]
-        kept = tally.detected >= least
-        if not kept.any():
-            detected = tally.detected
-            msg = (
-                f"No cell has `min_features`={least!r} {self.profile.features}: the median cell "
-                f"has {np.median(detected):.0f}, the best {detected.max()}. Lower `min_features`."
-            )
-            raise ValueError(msg)
-        logger.info("Kept %d of %d cells (min_features=%d).", kept.sum(), len(kept), least)
-        return kept
+        return rich_enough(tally.detected, self.options["min_features"], self.profile.features)
 
     def _passed(self, tally: Tally, considered: Columns, columns: pd.DataFrame) -> np.ndarray:
         columns["n_cells"] = tally.n_cells

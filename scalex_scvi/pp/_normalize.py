@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from numbers import Real
+
 import numpy as np
 from scipy import sparse
 
@@ -42,8 +44,8 @@ def row_divisor(total: np.ndarray, target_sum: float) -> np.ndarray:
 
 def check_target_sum(target_sum: float) -> None:
     """Raise unless it is positive and finite."""
-    if not 0 < target_sum < np.inf:
-        msg = f"`target_sum` must be positive, or None for the median, got {target_sum!r}."
+    if not (isinstance(target_sum, Real) and 0 < float(target_sum) < np.inf):
+        msg = f"`target_sum` must be positive and finite, got {target_sum!r}."
         raise ValueError(msg)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import replace
 from typing import Any
 
@@ -18,14 +17,28 @@ from scalex_scvi._core.keys import MEASURED_KEY
 from scalex_scvi._core.matrices import get_matrix, in_frames, is_lazy, without_matrix
 from scalex_scvi.io import with_raw
 
+from ._batch_scale import fit_query
 from ._columns import MIN_GENE_SHARE, Columns
 from ._fit import Fit, fit
 from ._preparation import Preparation
 from ._profiles import ATAC, get_profile
 from ._record import Preprocessing
 from ._transform import Transform, divide_by_batch
+from ._values import report_empty_cells
 
-logger = logging.getLogger(__name__)
+UNSCALED_ROWS = 8_192
+"""Cells whose factors are held at once."""
+
+_OF_SELECTION = (
+    "highly_variable",
+    "means",
+    "dispersions",
+    "dispersions_norm",
+    "highly_variable_nbatches",
+    "highly_variable_intersection",
+    "variance_within_batches",
+)
+"""Columns of ``var`` that say how features were selected."""
 
 
 def fit_adata(
@@ -66,6 +79,11 @@ def prepare(
     Returns
     -------
     See :func:`scalex_scvi.pp.rna`.
+
+    Raises
+    ------
+    KeyError, TypeError, ValueError, FileNotFoundError
+        See :func:`scalex_scvi.pp.rna`.
     """
     check_adata(adata, lazy_obs=True)
     adata, layer = with_raw(adata, layer)
@@ -119,17 +137,6 @@ def _annotated(adata: AnnData, found: Fit) -> AnnData:
     result.obs["n_genes"] = found.detected[found.kept]
     result.uns["_passed"] = passed.drop(columns=[c for c in passed if c in _OF_SELECTION])
     return result
-
-
-_OF_SELECTION = (
-    "highly_variable",
-    "means",
-    "dispersions",
-    "dispersions_norm",
-    "highly_variable_nbatches",
-    "highly_variable_intersection",
-    "variance_within_batches",
-)
 
 
 def _as_scanpy(columns: pd.DataFrame) -> pd.DataFrame:
@@ -206,8 +213,6 @@ def prepare_query(
         As :func:`rna`; also if too few genes are shared, a reference gene occurs more than once, or
         counts are given where the reference's peaks or proteins came normalized.
     """
-    from ._batch_scale import fit_query
-
     check_adata(adata, lazy_obs=True)
     adata, layer = with_raw(adata, layer)
     matrix, _ = get_matrix(adata, layer, features=get_profile(preprocessing.profile).features)
@@ -233,21 +238,6 @@ def prepare_query(
         query.var[MEASURED_KEY] = transform.measured
     replace(found.record, scale=found.record.scale[names]).to_adata(query)
     return query
-
-
-UNSCALED_ROWS = 8_192
-"""Cells whose factors are held at once."""
-
-
-def report_empty_cells(n_empty: int, shape: tuple[int, int], profile: str) -> None:
-    """Warn of cells without any selected feature."""
-    if n_empty:
-        logger.warning(
-            "%d of %d cells have none of the %d selected %s; their values are all zero.",
-            n_empty,
-            *shape,
-            get_profile(profile).features,
-        )
 
 
 def unscale(adata: AnnData) -> sparse.csr_matrix:
@@ -288,7 +278,13 @@ def unscale(adata: AnnData) -> sparse.csr_matrix:
 
 
 def can_unscale(adata: AnnData) -> bool:
-    """Tell whether cells are in memory, with a record of the scale of each of their batches."""
+    """Whether cells are in memory, with a record of the scale of each of their batches.
+
+    Parameters
+    ----------
+    adata
+        Cells × genes, as :func:`rna` or :meth:`scalex_scvi.SCALEXModel.get_prepared` return them.
+    """
     record = Preprocessing.from_adata(adata)
     if record is None or adata.X is None or is_lazy(adata.X):
         return False

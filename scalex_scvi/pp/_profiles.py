@@ -98,7 +98,12 @@ PROFILES = {profile.name: profile for profile in (RNA, ATAC, ADT)}
 
 
 def get_profile(name: str) -> Profile:
-    """Find a profile by its name, upper or lower case.
+    """Return a kind of data: what its features are called, and what is done by default.
+
+    Parameters
+    ----------
+    name
+        ``"RNA"``, ``"ATAC"`` or ``"ADT"``, upper or lower case.
 
     Raises
     ------

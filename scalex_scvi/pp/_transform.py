@@ -7,7 +7,7 @@ or dask, in a minibatch of the training, of a reference or of a query.
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -127,9 +127,8 @@ class Transform:
                 wanted = find_features(
                     names[over.places >= 0], genes, profile=profile, report=report
                 )
-                if not _found(
-                    record, names
-                ).all():  # totals of genes that both have can be compared
+                if not _found(record, names).all():
+                    # Totals of genes that both have can be compared.
                     panel = pd.Index(record.normalized_over)
                     over, wanted = Columns.find(names, panel), Columns.find(panel, genes)
         return cls(profile.name, _total_of(record, names), record.log1p, over, wanted)
@@ -155,15 +154,18 @@ class Transform:
 
     def with_scale(self, scale: np.ndarray) -> Transform:
         """Return the transform that also divides; ``scale`` is batches × features."""
-        return Transform(
-            self.profile, self.target_sum, self.log1p, self.over, self.wanted, scale=scale
-        )
+        return replace(self, scale=scale)
 
     @property
     def shape(self) -> tuple[int, int]:
         """Features that go in, and that come out."""
         first = self.wanted if self.over is None else self.over
         return len(first.places), self.wanted.n_wanted
+
+    @property
+    def total(self) -> float:
+        """What the total of a cell is brought to."""
+        return 1e4 if self.target_sum is None else self.target_sum
 
     @cached_property
     def direct(self) -> Columns:
@@ -199,7 +201,7 @@ class Transform:
         # A product with ones and zeros is a sum, and nothing is copied for it.
         total = csr @ self._counted
         take = log_normalize if self.log1p else normalize_total
-        return take(picked, self.target_sum if self.target_sum is not None else 1e4, total)
+        return take(picked, self.total, total)
 
     def __call__(self, block: Any, codes: np.ndarray) -> sparse.csr_matrix:
         """Return values in [0, 1], cells × the record's features, CSR float32.
@@ -218,7 +220,7 @@ class Transform:
 
 
 def normalized(
-    csr: sparse.csr_matrix, profile: str, target_sum: float | None, log1p: bool, n_measured: int
+    csr: sparse.csr_matrix, profile: str, target_sum: float, log1p: bool, n_measured: int
 ) -> sparse.csr_matrix:
     """Normalize each cell as its kind of data needs it; ``csr`` may be overwritten.
 
@@ -234,7 +236,7 @@ def normalized(
     if profile == ADT.name:
         return centered_log_ratio(csr, n_measured)
     take = log_normalize if log1p else normalize_total
-    return take(csr, target_sum if target_sum is not None else 1e4)
+    return take(csr, target_sum)
 
 
 def _without_zeros(picked: sparse.csr_matrix, csr: sparse.csr_matrix) -> sparse.csr_matrix:

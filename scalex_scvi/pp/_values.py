@@ -15,7 +15,7 @@ from scalex_scvi._core.blocks import ROWS, blocks_of
 from scalex_scvi._core.matrices import is_lazy
 from scalex_scvi._core.reading import reading
 
-from ._profiles import RNA, Profile
+from ._profiles import RNA, Profile, get_profile
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +62,19 @@ class ValueSummary:
 
 
 def summarize(matrix: Any) -> ValueSummary:
-    """Summarize all values of a matrix, wherever it is, in one pass over blocks of rows."""
+    """Summarize all values of a matrix, wherever it is, in one pass over blocks of rows.
+
+    Parameters
+    ----------
+    matrix
+        Cells × features: dense or sparse, in memory, of a backed AnnData, of a store or of dask.
+
+    Returns
+    -------
+    Number of stored values (``n_values``) and of those that are NaN or infinite
+    (``n_not_finite``), smallest and largest of the others (``minimum``, ``maximum``), and whether
+    any is no whole number (``fractional``).
+    """
     if sparse.issparse(matrix):
         return ValueSummary.of(matrix.data)
     if isinstance(matrix, np.ndarray):
@@ -96,6 +108,17 @@ def check_expression(values: ValueSummary, *, name: str) -> None:
     if values.n_values == 0:
         msg = f"{name} holds no value other than zero."
         raise ValueError(msg)
+
+
+def report_empty_cells(n_empty: int, shape: tuple[int, int], profile: str) -> None:
+    """Warn of cells without any selected feature."""
+    if n_empty:
+        logger.warning(
+            "%d of %d cells have none of the %d selected %s; their values are all zero.",
+            n_empty,
+            *shape,
+            get_profile(profile).features,
+        )
 
 
 @dataclass(frozen=True)
@@ -233,12 +256,12 @@ def _check_no_counts(
     msg = (
         f"{name} is declared to be normalized, but in the batches {_some(batch_names, counts)} all "
         f"values are whole numbers (up to {values.maximum[counts].max():.3g}), as counts are. "
-        "Leave the declaration (`log_normalized`, `processed`) out to have counts normalized; "
-        "`scalex_scvi.pp.batch_scale` scales values as they are."
     )
+    leave_out = "leave the declaration (`log_normalized`, `processed`) out to have them normalized"
     if strict or values.fractional.any():
+        msg += f"Give normalized values of all batches, or counts of all: {leave_out}."
         raise ValueError(msg)
-    logger.warning("%s", msg)
+    logger.warning("%sThey are used as they are: %s.", msg, leave_out)
 
 
 def _some(names: Sequence[str], chosen: np.ndarray) -> list[str]:
@@ -246,7 +269,13 @@ def _some(names: Sequence[str], chosen: np.ndarray) -> list[str]:
 
 
 def looks_scaled(matrix: Any) -> bool:
-    """Whether the first cells have values in [0, 1] that are not just zeros and ones."""
+    """Whether the first 4096 cells have values in [0, 1] that are not just zeros and ones.
+
+    Parameters
+    ----------
+    matrix
+        See :func:`summarize`.
+    """
     with reading(matrix):
         some = matrix[:ROWS]
     values = summarize(some.compute() if is_lazy(some) else some)
@@ -254,7 +283,20 @@ def looks_scaled(matrix: Any) -> bool:
 
 
 def check_unit_interval(matrix: Any, *, name: str) -> None:
-    """Raise unless all values are finite and in [0, 1]; reads backed matrices in blocks."""
+    """Raise unless all values are finite and in [0, 1]; reads backed matrices in blocks.
+
+    Parameters
+    ----------
+    matrix
+        See :func:`summarize`.
+    name
+        What to call it in the message.
+
+    Raises
+    ------
+    ValueError
+        With the smallest and the largest value.
+    """
     if is_lazy(matrix) or matrix.shape[0]:
         values = summarize(matrix)
         if values.n_not_finite or (values.n_values and not _in_unit_interval(values)):

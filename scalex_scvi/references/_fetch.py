@@ -42,7 +42,13 @@ def fetched(where: str | os.PathLike[str], sha256: str | None, *, update: bool) 
 
 
 def is_remote(where: str) -> bool:
-    """Whether it is an address on the hub or on a server."""
+    """Whether it is an address on the hub or on a server.
+
+    Parameters
+    ----------
+    where
+        See :func:`load`.
+    """
     return where.startswith((_hub.SCHEME, *_url.SCHEMES))
 
 

@@ -177,7 +177,13 @@ def load(
 
 
 def is_reference(folder: Path) -> bool:
-    """Whether a folder holds a reference."""
+    """Whether a folder holds a reference: what :func:`save` wrote.
+
+    Parameters
+    ----------
+    folder
+        The folder; it need not exist.
+    """
     return (folder / ABOUT_FILE).is_file()
 
 

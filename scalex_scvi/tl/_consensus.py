@@ -32,8 +32,8 @@ class Consensus:
         Linear discriminants of the labels in the latent, or another representation.
     by_expression, by_ridge
         Linear discriminants and a ridge regression in the components of the expression. ``None``:
-        the others count alone; without ``by_ridge`` neighbors have no say, either (a representation
-        alone, and references of before).
+        the others count alone. Without ``by_ridge`` neighbors are not asked, either: so it is with
+        a representation alone, and with references that earlier versions saved.
     """
 
     by_latent: Discriminants

@@ -58,7 +58,8 @@ def embed(
     use_rep
         Key in ``obsm``.
     n_neighbors
-        Neighbors of the graph (scanpy's default); fewer if there are fewer cells.
+        Neighbors of the graph, the cell itself included, at least 2 (15: scanpy's default); fewer
+        if there are fewer cells.
     seed
         Seed; ``None``: ``scvi.settings.seed``, else 124.
     max_cells
@@ -73,12 +74,13 @@ def embed(
     KeyError
         If there is no such key.
     TypeError, ValueError
-        If ``max_cells`` is not a whole number of at least 4; if a sample is taken of a
-        representation that is sparse, or not finite.
+        If ``n_neighbors`` or ``max_cells`` is no whole number or too small; if a sample is taken
+        of a representation that is sparse, or not finite.
     """
     if use_rep not in adata.obsm:
         msg = f"`use_rep` {use_rep!r} is not in adata.obsm: {list(adata.obsm)!r}."
         raise KeyError(msg)
+    check_whole(n_neighbors, 2, name="n_neighbors")
     if max_cells is not None:
         check_whole(max_cells, FEWEST_CELLS, name="max_cells")
     if adata.n_obs < FEWEST_CELLS:

@@ -12,12 +12,10 @@ from scalex_scvi._core.keys import LATENT_KEY
 from scalex_scvi._core.messages import messages_on_console
 from scalex_scvi.io import with_raw
 from scalex_scvi.model import SCALEXModel
+from scalex_scvi.pp import get_profile
 from scalex_scvi.train import DEFAULT, Recipe
 
 logger = logging.getLogger(__name__)
-
-N_TOP_FEATURES = {"RNA": 2_000, "ATAC": 30_000}
-"""Variable features that are selected where ``adata`` has more and marks none."""
 
 
 def integrate(
@@ -90,5 +88,5 @@ def _features(adata: AnnData, profile: str, given: Any) -> Any:
     if "highly_variable" in adata.var:
         logger.info("The model has the features that adata.var['highly_variable'] marks.")
         return "highly_variable"
-    usual = N_TOP_FEATURES.get(str(profile).upper())
-    return usual if usual is not None and adata.n_vars > usual else -1
+    usual = get_profile(profile).n_top_features
+    return usual if 0 < usual < adata.n_vars else -1

@@ -95,6 +95,10 @@ class LabelModel:
         batch_key
             Column of ``ref.obs`` with the batches, each of which is held out once.
 
+        Returns
+        -------
+        The statistics, for :meth:`scores`.
+
         Raises
         ------
         KeyError

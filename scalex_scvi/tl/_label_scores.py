@@ -9,15 +9,14 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
+from scalex_scvi._core.colors import UNKNOWN
+
 from ._held_out import MisfitCalibration, neighborhood_p_values, pseudo_batches, sizes_of
 from ._label_probabilities import Labeling, Method, check_method
 from ._label_statistics import KeptBatches, LabelStatistics
 from ._labeled_cells import LabeledCells
 from ._pair import Pair
 from ._unknown import Novelty, check_max_refused, check_novelty, fit_p_values
-
-UNKNOWN = "unknown"
-"""Label of query cells that fit no reference cells."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,7 +164,7 @@ def label_scores(
         nearest label mean, relative to a low quantile of the same of its batch, so that the other
         cells of the query matter. It needs the same genes in ``X`` of both, prepared alike, as
         :meth:`~scalex_scvi.model.SCALEXModel.get_prepared` of the reference's and the query's
-        model are, and no latent. ``"expression"`` (before): 1 − correlation of the cell's own
+        model are, and no latent. ``"expression"``: 1 − correlation of the cell's own
         ``X`` with the mean of its reference neighbors in ``use_rep``, over their agreement on a
         label. ``"latent"``: mean distance to these neighbors over their agreement, which needs no
         expression. The first found by far the most new cells (docs/label_transfer.md).
@@ -180,9 +179,8 @@ def label_scores(
         If ``use_rep``, ``labels_key`` or ``batch_key`` is absent.
     ValueError
         If ``method`` is unknown or cannot use ``use_rep``, labels or batches are missing, the two
-        representations differ in width, the genes differ (unless
-        ``novelty="latent"``), or there are
-        too few held-out cells for ``max_refused``.
+        representations differ in width, the genes differ (unless ``novelty="latent"``), or there
+        are too few held-out cells for ``max_refused``.
 
     Notes
     -----

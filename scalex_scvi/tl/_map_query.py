@@ -105,10 +105,11 @@ def map_query(
 
     Raises
     ------
-    KeyError, ValueError
-        For a label that the reference does not have, a reference without cells where labels are
-        wanted, and as :meth:`scalex_scvi.SCALEXModel.load_query_data`. Nothing is added then but
-        scvi-tools' registration.
+    KeyError, TypeError, ValueError
+        For a reference of another type, a label that the reference does not have, a reference
+        without cells where labels are wanted, and as
+        :meth:`scalex_scvi.SCALEXModel.load_query_data`. Nothing is added then but scvi-tools'
+        registration.
     """
     with messages_on_console(True):
         check_adata(query, name="query", is_filled=True)
@@ -140,6 +141,12 @@ def _open(
 ) -> SCALEXModel | Reference:
     if isinstance(reference, SCALEXModel | Reference):
         return reference
+    if not isinstance(reference, str | os.PathLike):
+        msg = (
+            f"`reference` is a {type(reference).__name__!r}; allowed are a trained SCALEXModel, "
+            "what `scalex_scvi.references.load` returns, and a folder, name or address of these."
+        )
+        raise TypeError(msg)
     text = os.fspath(reference)
     folder = Path(text).expanduser()
     if is_remote(text) or is_reference(folder) or not folder.exists():

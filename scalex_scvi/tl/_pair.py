@@ -17,6 +17,7 @@ from scalex_scvi._core.columns import as_text, batch_codes, check_no_missing
 from scalex_scvi._core.inputs import check_adata
 from scalex_scvi._core.matrices import to_csr
 from scalex_scvi._core.measured import measured_genes
+from scalex_scvi._core.ranges import check_whole
 from scalex_scvi.pp import can_unscale, unscale
 
 from ._neighborhoods import Neighbors, neighbors_by_batch
@@ -50,7 +51,8 @@ class Pair:
     TypeError
         If a representation is sparse.
     ValueError
-        If no cell is labeled, or the two representations differ in width or are not finite.
+        If no cell is labeled, the two representations differ in width or are not finite, or
+        ``n_neighbors`` is less than 1.
         Reference cells without a label are left out, with a warning.
     """
 
@@ -64,6 +66,7 @@ class Pair:
     def __post_init__(self) -> None:
         check_adata(self.ref, name="ref")
         check_adata(self.query, name="query")
+        check_whole(self.n_neighbors, 1, name="n_neighbors")
         key = self.batch_key
         if key is not None and key not in self.ref.obs and key not in self.query.obs:
             columns = list(self.ref.obs.columns)

@@ -18,8 +18,9 @@ from anndata import AnnData
 from scipy import sparse
 from threadpoolctl import threadpool_limits
 
-from scalex_scvi._core.blocks import RowsInPlace, computed_blocks
+from scalex_scvi._core.blocks import RowsInPlace
 from scalex_scvi._core.csr_in_parts import CsrInParts
+from scalex_scvi._core.dask_blocks import computed_blocks
 from scalex_scvi._core.keys import LATENT_KEY
 from scalex_scvi._core.seeds import DEFAULT_SEED
 

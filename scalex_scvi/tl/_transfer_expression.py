@@ -12,6 +12,7 @@ from scipy import sparse
 from sklearn.neighbors import NearestNeighbors
 
 from scalex_scvi._core.matrices import is_lazy
+from scalex_scvi._core.ranges import check_whole
 
 from ._points import points_of
 
@@ -153,9 +154,7 @@ def _neighbor_weights(
     if weights not in ("uniform", "distance"):
         msg = f"`weights` must be 'uniform' or 'distance', got {weights!r}."
         raise ValueError(msg)
-    if n_neighbors < 1:
-        msg = f"`n_neighbors` must be at least 1, got {n_neighbors!r}."
-        raise ValueError(msg)
+    check_whole(n_neighbors, 1, name="n_neighbors")
     points, targets = points_of(ref, use_rep, "ref"), points_of(query, use_rep, "query")
     if points.shape[1] != targets.shape[1]:
         msg = (

@@ -274,6 +274,10 @@ def share_of_nonzero(manager: AnnDataManager, n_cells: int = 64) -> float:
         A model's ``adata_manager``.
     n_cells
         Cells to look at: a minibatch, so that it costs nothing on disk either.
+
+    Returns
+    -------
+    In [0, 1].
     """
     blocks = list(cells_all_over(manager, n_cells))
     n_values = sum(block.size for block in blocks)
@@ -283,7 +287,21 @@ def share_of_nonzero(manager: AnnDataManager, n_cells: int = 64) -> float:
 def cells_all_over(
     manager: AnnDataManager, n_cells: int, at_a_time: int = 512
 ) -> Iterator[np.ndarray]:
-    """Expression of cells spread evenly over the data, dense, in blocks of ``at_a_time``."""
+    """Yield the expression of cells that are spread evenly over the data, block by block.
+
+    Parameters
+    ----------
+    manager
+        A model's ``adata_manager``.
+    n_cells
+        Number of cells, at most all.
+    at_a_time
+        Cells of a block.
+
+    Yields
+    ------
+    Cells × genes, dense, in [0, 1].
+    """
     dataset = manager.create_torch_dataset(data_and_attributes=[REGISTRY_KEYS.X_KEY])
     cells = evenly_spread(manager.adata.n_obs, n_cells)
     for start in range(0, len(cells), at_a_time):

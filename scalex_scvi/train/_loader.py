@@ -20,7 +20,6 @@ from ._checkpoint import ResumableData
 BLOCK_BYTES = 2**22
 """Expression, dense, that is taken from the data at once: 8 minibatches of 64 × 2 000 genes."""
 
-
 DEVICE_BYTES = 2**26
 """The same on a GPU, where each call costs more than the values."""
 

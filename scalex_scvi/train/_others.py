@@ -12,6 +12,7 @@ from scipy import sparse
 from scvi import REGISTRY_KEYS
 from torch import Tensor
 
+from scalex_scvi._core.blocks import evenly_spread
 from scalex_scvi.pp import Transform
 
 Result = TypeVar("Result")
@@ -59,7 +60,7 @@ class MinibatchBlocks:
         self.n_batches = n_batches
         self.shape = (n_cells, n_features)
         self.n_seen = 0
-        self._wanted = np.linspace(0, n_cells - 1, min(n_kept, n_cells)).round().astype(int)
+        self._wanted = evenly_spread(n_cells, n_kept)
         self._kept: list[tuple[sparse.csr_matrix, np.ndarray]] = []
 
     def __iter__(self) -> Iterator[tuple[sparse.csr_matrix, np.ndarray]]:

@@ -169,6 +169,15 @@ def store_data_module(
 
     ``None`` also without annbatch: scvi-tools' own loader reads the store too, row by row.
 
+    Parameters
+    ----------
+    manager
+        A model's ``adata_manager``.
+    batch_size, seed
+        See :class:`StoreDataModule`.
+    train_size
+        Share of the cells to train on, which must be 1.
+
     Raises
     ------
     ValueError

@@ -75,6 +75,9 @@ def test_one_line_and_what_is_left(
     assert "Exception raised" not in out
     if quiet:
         assert len(err.splitlines()) == 1
+    if how is broken:
+        in_log = "; the traceback is in 'run/log.txt')"
+        assert "(in scalex_scvi.train._runner, line " in err and in_log in err
     # A first run leaves nothing but its training, and the log of what does not explain itself.
     if where == SAVE or how is broken:
         assert "Traceback" in Path("run/log.txt").read_text()

@@ -49,7 +49,10 @@ ERRORS = {
         "integrate k.h5ad -o out --min-features 0 --n-top-features x",
         ["--n-top-features 'x' is neither"],
     ),
-    "a half": ("integrate k.h5ad -o out --fraction 1.5", ["--fraction must lie in (0, 1]"]),
+    "a half": (
+        "integrate k.h5ad -o out --fraction 1.5",
+        ["--fraction is a share and must be in (0, 1]"],
+    ),
     "few genes": (
         "project few.h5ad -r ref -o out",
         ["pass --min-gene-share below 0.2", "(--min-gene-share)"],

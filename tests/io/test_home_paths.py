@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from anndata import AnnData
 from conftest import simulate_counts, small_model
+from scipy.io import mmwrite
 
 import scalex_scvi as sx
 
@@ -24,7 +25,12 @@ FAST = {
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A home folder with a file, a run folder and a model."""
     folder = tmp_path_factory.mktemp("home")
-    simulate_counts().write_h5ad(folder / "cells.h5ad")
+    counts = simulate_counts()
+    counts.write_h5ad(folder / "cells.h5ad")
+    (folder / "mtx").mkdir()
+    mmwrite(folder / "mtx" / "matrix.mtx", counts.X.T)
+    for name, names in (("barcodes", counts.obs_names), ("genes", counts.var_names)):
+        (folder / "mtx" / f"{name}.tsv").write_text("\n".join(names) + "\n")
     sx.SCALEX(simulate_counts(), outdir=folder / "run", **FAST)
     return folder
 
@@ -35,11 +41,19 @@ def model() -> sx.SCALEXModel:
     return made
 
 
+def on_map() -> AnnData:
+    counts = simulate_counts()
+    counts.obsm["X_umap"] = counts.X[:, :2].toarray()
+    return counts
+
+
 READ: dict[str, Callable[[], AnnData]] = {
     "SCALEX": lambda: sx.SCALEX("~/cells.h5ad", **FAST),
     "read": lambda: sx.io.read("~/cells.h5ad"),
     "pattern": lambda: sx.io.read("~/cell*.h5ad"),
     "read_file": lambda: sx.io.read_file("~/cells.h5ad"),
+    "read_h5ad": lambda: sx.io.read_h5ad("~/cells.h5ad"),
+    "read_mtx": lambda: sx.io.read_mtx("~/mtx"),
     "backed": lambda: sx.io.read("~/cells.h5ad", backed=True),
     "read_lazy": lambda: sx.io.read_lazy("~/cells.h5ad"),
     "projection": lambda: sx.SCALEX(simulate_counts(), projection="~/run", repeat=True, **FAST),
@@ -61,6 +75,8 @@ WRITTEN: dict[str, Callable[[], object]] = {
     "imputed.h5ad": lambda: model().impute(path="~/imputed.h5ad"),
     "concat.h5ad": lambda: sx.io.concat("~/cells.h5ad", save="~/concat.h5ad"),
     "latent.h5ad": lambda: model().project_store("~/cells.h5ad", "~/latent.h5ad"),
+    "picture.png": lambda: sx.pl.umap(on_map(), "batch", show=False, save="~/picture.png"),
+    "report.html": lambda: sx.pl.report(on_map(), "~/report.html"),
 }
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 
 import numpy as np
 import pandas as pd
@@ -140,9 +139,9 @@ def test_anndata_and_arrays_agree_and_nothing_is_changed() -> None:
         ({"batches": "batch"}, ValueError, "`batches` is 'batch'; with an array"),
         ({"data": np.full((90, 2), np.nan)}, ValueError, "data contains NaN"),
         ({"data": np.zeros(90)}, ValueError, "Expected 2D array"),
-        ({"n_neighbors": 0}, ValueError, "`n_neighbors` is 0; it must be 1 or more"),
-        ({"n_pools": 0}, ValueError, "`n_pools` is 0"),
-        ({"n_samples_per_pool": -1}, ValueError, "`n_samples_per_pool` is -1"),
+        ({"n_neighbors": 0}, ValueError, "`n_neighbors` must be a whole number of at least 1"),
+        ({"n_pools": 0}, ValueError, "`n_pools` must be .* at least 1, got 0"),
+        ({"n_samples_per_pool": -1}, ValueError, "`n_samples_per_pool` must be .*, got -1"),
         ({"scale": "log2"}, ValueError, "`scale` is 'log2'; it must be one of"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else None,
@@ -167,9 +166,3 @@ def test_refuses_an_anndata(options: dict, error: type, message: str) -> None:
     obs = named(pd.DataFrame({"batch": pd.Categorical([None, *batches[1:]])}))
     with pytest.raises(error, match=message):
         batch_entropy_mixing_score(AnnData(obs=obs, obsm={"latent": points}), **options)
-
-
-def test_without_jax_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "jax", None)
-    with pytest.raises(ImportError, match=r"'jax'.*scalex-scvi\[benchmark\]"):
-        batch_entropy_mixing_score(*example())

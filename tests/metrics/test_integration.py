@@ -32,6 +32,13 @@ def test_each_is_the_function_of_its_name(integrated: AnnData) -> None:
     )
 
 
+def test_the_matrix_itself_may_be_sparse(integrated: AnnData) -> None:
+    dense = integrated.copy()
+    dense.X = dense.X.toarray()
+    found = sx.metrics.integration_scores(integrated, "X", seed=1)
+    assert found == pytest.approx(sx.metrics.integration_scores(dense, "X", seed=1), abs=1e-3)
+
+
 def test_cells_without_a_type_count_for_mixing_only(integrated: AnnData) -> None:
     whole = sx.metrics.integration_scores(integrated)
     labeled = np.arange(150) < 100

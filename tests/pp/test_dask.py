@@ -15,7 +15,7 @@ from conftest import real_data, simulate_counts, trained_model
 from scipy import sparse
 
 import scalex_scvi as sx
-from scalex_scvi._core.blocks import stack_rows
+from scalex_scvi._core.dask_blocks import stack_rows
 from scalex_scvi.pp import Preprocessing
 
 dask = pytest.importorskip("dask")
