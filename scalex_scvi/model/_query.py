@@ -135,8 +135,7 @@ class QueryMixin(_Base):
         new = model.batch_names[len(reference.batch_names) :]
         model.untrained_batches_ = [*reference.untrained_batches_, *new]
         if missing_genes == "expected":
-            measured = model.adata_manager.measured
-            if measured is not None and not measured.all():
+            if not model.adata_manager.measured.all():
                 reference._learn_factors()
             model.gene_factors_ = reference.gene_factors_
         model.freeze_reference()

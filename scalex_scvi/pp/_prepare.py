@@ -14,8 +14,8 @@ from scipy import sparse
 from scalex_scvi._core.blocks import blocks_of
 from scalex_scvi._core.columns import batch_codes, check_batch_column
 from scalex_scvi._core.inputs import check_adata
-from scalex_scvi._core.keys import MEASURED_KEY
 from scalex_scvi._core.matrices import get_matrix, in_frames, is_lazy, without_matrix
+from scalex_scvi._core.measured import mark_measured
 from scalex_scvi.io import with_raw
 
 from ._columns import MIN_GENE_SHARE, Columns
@@ -229,8 +229,7 @@ def prepare_query(
         obsm=dict(light.obsm),
         uns=light.uns,
     )
-    if not transform.measured.all():
-        query.var[MEASURED_KEY] = transform.measured
+    mark_measured(query.var, transform.measured)
     replace(found.record, scale=found.record.scale[names]).to_adata(query)
     return query
 
