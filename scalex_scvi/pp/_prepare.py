@@ -186,7 +186,10 @@ def prepare_query(
         Layer with the counts, instead of ``adata.X``; ``"raw"``: ``adata.raw``, with its genes.
     log_normalized
         Whether the values are normalized already, like the reference's. ``None``: counts are
-        expected, and values that look normalized raise an error.
+        expected, and values that look normalized raise an error. If all cells of RNA have the same
+        total before log1p (to 1 %, of at least 10 cells) over the genes of ``adata``, and not that
+        of the reference over these, log1p is undone, and they are normalized as counts are, with a
+        warning. Cells that were normalized over more genes stay as they are.
     min_gene_share
         Share of the reference's genes that the query must have, 0 to 1. A query with fewer is
         refused, since most of its genes would have to be guessed. Genes are found by ``var_names``;
