@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
+from anndata import AnnData
 
-from .keys import MEASURED_KEY
+from .keys import MEASURED_IN_QUERY_KEY, MEASURED_KEY
 
 
 def measured_genes(var: pd.DataFrame, key: str = MEASURED_KEY) -> np.ndarray | None:
@@ -42,3 +43,22 @@ def mark_measured(var: pd.DataFrame, measured: np.ndarray | None, key: str = MEA
     """
     if measured is not None and not measured.all():
         var[key] = measured
+
+
+def query_cells(joined: AnnData, is_query: np.ndarray) -> AnnData:
+    """Return a query's cells from beside their reference, with the mark of their own genes.
+
+    Parameters
+    ----------
+    joined
+        Cells of both, see :func:`scalex_scvi.SCALEX`.
+    is_query
+        Mask of the query's cells.
+    """
+    query = joined[is_query]
+    in_query = measured_genes(joined.var, MEASURED_IN_QUERY_KEY)
+    if in_query is not None:
+        query = query.copy()
+        del query.var[MEASURED_IN_QUERY_KEY]
+        mark_measured(query.var, in_query)
+    return query

@@ -149,7 +149,7 @@ class Transform:
                 "logarithms are undone, and cells brought to a total of %g over the genes that the "
                 "reference has, too, as theirs is there.",
                 own_total,
-                len(var),
+                (names != _NO_NAME).sum(),
                 total,
             )
         return cls(profile.name, total, record.log1p, over, wanted, from_logarithms=undone)

@@ -74,7 +74,8 @@ class SCALEXDataManager(AnnDataManager):
         genes = pd.Index(self.get_state_registry(REGISTRY_KEYS.X_KEY)[LayerField.COLUMN_NAMES_KEY])
         names = names_in(self.owner.var, genes)[0]
         marked = measured_genes(self.owner.var)
-        return genes.isin(names if marked is None else names[marked])
+        found = genes.isin(names if marked is None else names[marked])
+        return found if found.any() else np.ones(len(genes), dtype=bool)
 
     @property
     def transform(self) -> Transform | None:
