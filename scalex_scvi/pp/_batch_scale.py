@@ -45,7 +45,8 @@ class QueryFit:
     detected
         Number of detected features of each cell.
     own_total
-        See :func:`_own_total`.
+        Total that log-normalized cells were brought to over their own features, if all have the
+        same; else ``None``.
     """
 
     record: Preprocessing
