@@ -13,8 +13,9 @@ from scipy import sparse
 
 from . import pl
 from ._core.columns import as_text
-from ._core.keys import LATENT_KEY, REFERENCE_UMAP_KEY, UMAP_KEY
+from ._core.keys import LATENT_KEY, MEASURED_IN_QUERY_KEY, REFERENCE_UMAP_KEY, UMAP_KEY
 from ._core.matrices import is_lazy
+from ._core.measured import mark_measured, measured_genes
 from ._core.seeds import random_rows, resolve_seed
 from ._outputs import Outputs
 from ._results import about_run, as_given, forget_registration, results_folder, write_report
@@ -140,6 +141,7 @@ def _beside(
         obs=obs.astype({column: "category" for column in obs if obs[column].dtype == object}),
         var=query.var[[]],
     )
+    mark_measured(joined.var, measured_genes(query.var), MEASURED_IN_QUERY_KEY)
     joined.obs_names_make_unique()
     joined.uns[BATCH_COLUMN_KEY] = batch_column(query)
     in_ref = reference.model.get_latent_representation()[rows]

@@ -154,6 +154,13 @@ def _lost_in_each(before: pd.Series, after: pd.Series) -> str:
     return ", ".join(f"{name} {n_lost[name]} of {n_before[name]}" for name in order)
 
 
+def add_imputed(adata: AnnData, model: SCALEXModel, outputs: Outputs) -> None:
+    """Add the layer of imputed expression, if it is wanted."""
+    if outputs.impute:
+        batch = outputs.impute if isinstance(outputs.impute, str) else model.batch_names[0]
+        model.impute(adata, layer=IMPUTED, transform_batch=batch, chunk_size=outputs.chunk_size)
+
+
 def finish(
     adata: AnnData,
     model: SCALEXModel,
@@ -169,9 +176,6 @@ def finish(
     ``before`` are cells as they came, ``options`` what the run was told beside ``outputs``; both
     are for the report.
     """
-    if outputs.impute:
-        batch = outputs.impute if isinstance(outputs.impute, str) else model.batch_names[0]
-        model.impute(adata, layer=IMPUTED, transform_batch=batch, chunk_size=outputs.chunk_size)
     forget_registration(adata)
     has_map = not outputs.ignore_umap and embed(adata, seed=seed)
     if has_map:

@@ -17,12 +17,14 @@ from scipy import sparse
 
 from . import pl, pp
 from ._core.columns import as_text, set_groups
-from ._core.keys import MEASURED_KEY, REFERENCE_UMAP_KEY, UMAP_KEY
+from ._core.keys import MEASURED_IN_QUERY_KEY, MEASURED_KEY, REFERENCE_UMAP_KEY, UMAP_KEY
 from ._core.matrices import is_lazy
+from ._core.measured import mark_measured, measured_genes
 from ._core.messages import messages_on_console
 from ._core.options import options_in
 from ._outputs import Outputs
 from ._results import (
+    add_imputed,
     as_given,
     check_outputs,
     finish,
@@ -235,7 +237,9 @@ def SCALEX(
     ``obs["leiden"]``. Where the data have an ``obs["batch"]`` that differs from the batches, it
     stays as it is, and the batches are in the column named; ``uns["scalex_batch_key"]`` says which
     column they are in. After a projection also ``obs["projection"]``, ``"reference"`` or
-    ``"query"``, and the reference's cells unless ``repeat``.
+    ``"query"``, and the reference's cells unless ``repeat``. If the projected cells lack genes,
+    which are zero then, these are False in ``var["scalex_measured_in_query"]`` (with ``repeat``,
+    ``"scalex_measured"``).
 
     Raises
     ------
@@ -324,6 +328,7 @@ def integrate(
             model.train(recipe=recipe, seed=seed, **how)
         with kept(model, outputs):
             adata.obsm["latent"] = model.get_latent_representation(batch_stats=outputs.batch_stats)
+            add_imputed(adata, model, outputs)
             options = (reading, preparation, recipe)
             finish(adata, model, outputs, folder, seed=seed, before=counts, options=options)
     return adata
@@ -411,6 +416,8 @@ def project(
         alone = outputs.repeat or ref is None
         if not alone:
             _place_on_own_map(ref, query)
+        for each in (query,) if alone else (ref, query):  # apart: a query may lack genes
+            add_imputed(each, model, outputs)
         adata = _query_alone(query) if alone else _together(ref, query)
         _keep_colors(adata, ref, query, outputs.label)
         if ref is None and not outputs.repeat:
@@ -658,6 +665,7 @@ def _together(ref: AnnData, query: AnnData) -> AnnData:
         logger.warning(
             "%d cell names are in both: '-reference' or '-query' is added to all.", len(shared)
         )
+    in_query = measured_genes(query.var)
     for each in (ref, query):  # what one came with is not said of the other
         each.var = each.var.drop(columns=MEASURED_KEY, errors="ignore")
     del ref.raw  # of all the reference's genes, which the prepared query does not have
@@ -669,6 +677,7 @@ def _together(ref: AnnData, query: AnnData) -> AnnData:
         merge="first",
         index_unique="-" if shared else None,
     )
+    mark_measured(joined.var, in_query, MEASURED_IN_QUERY_KEY)
     joined.uns[BATCH_COLUMN_KEY] = batch_column(query)
     record, of_query = (pp.Preprocessing.from_adata(adata) for adata in (ref, query))
     if record is not None and of_query is not None:

@@ -169,6 +169,7 @@ def test_a_query_that_lacks_genes_says_nothing_of_the_reference(
     query.obs["batch"] = "new"
     both = sx.SCALEX(query, projection=tmp_path / "ref", **FAST)
     assert "scalex_measured" not in both.var
+    assert list(both.var["scalex_measured_in_query"]) == list(both.var_names.isin(query.var_names))
     known = both[both.obs["projection"] == "reference"].copy()
     model = sx.SCALEXModel.load(tmp_path / "ref" / "checkpoint", adata=False)
     again = model.get_latent_representation(known)
@@ -228,6 +229,25 @@ def test_a_projection_is_imputed_with_its_reference(
     for batch in ("batch7", "new"):
         with pytest.raises(ValueError, match=f"{batch!r} is not a batch of the reference"):
             sx.SCALEX(query, projection=tmp_path / "ref", impute=batch, **FAST)
+
+
+def test_a_projection_that_lacks_genes_is_imputed_by_itself(
+    counts: AnnData, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    ref = sx.SCALEX(counts, outdir=tmp_path / "ref", impute=True, **FAST)
+    query = simulate_counts(50, n_batches=1, seed=3)[:, ::2].copy()
+    query.obs["batch"] = "new"
+    both, alone = (
+        sx.SCALEX(query, projection=tmp_path / "ref", impute="batch0", repeat=repeat, **FAST)
+        for repeat in (False, True)
+    )
+    is_query = (both.obs["projection"] == "query").to_numpy()
+    np.testing.assert_allclose(both.layers["impute"][~is_query], ref.layers["impute"], atol=1e-6)
+    np.testing.assert_allclose(both.layers["impute"][is_query], alone.layers["impute"], atol=1e-6)
+    caplog.clear()
+    model = sx.SCALEXModel.load(tmp_path / "ref" / "checkpoint", adata=False)
+    model.get_latent_representation(both)  # one cannot tell here whose zeros are whose
+    assert "The query's cells among these lack" in caplog.text
 
 
 def test_assess_adds_scores(counts: AnnData) -> None:

@@ -20,6 +20,12 @@ MAPPING_KEY = "scalex_mapping"
 MEASURED_KEY = "scalex_measured"
 """In ``var``: whether the cells came with the gene. Absent: they have all."""
 
+MEASURED_IN_QUERY_KEY = "scalex_measured_in_query"
+"""The same of a query's cells that are joined with their reference, which has all genes."""
+
+UNMEASURED_KEY = "scalex_unmeasured"
+"""In ``attrs`` of a data frame, cells × genes: names of the genes that the cells came without."""
+
 UNCORRECTED_UMAP_KEY = "X_umap_uncorrected"
 """Of the map before integration, in ``obsm``."""
 

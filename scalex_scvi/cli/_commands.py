@@ -16,6 +16,7 @@ from anndata import AnnData
 from scalex_scvi import SCALEXModel, metrics, pl, references, workflow
 from scalex_scvi._core.files import SUFFIXES, whole_file
 from scalex_scvi._core.keys import IMPUTED_KEY
+from scalex_scvi._core.measured import query_cells
 from scalex_scvi._core.options import options_in
 from scalex_scvi._demo import demo
 from scalex_scvi._mapping import map_onto
@@ -109,10 +110,10 @@ def _transfer(args: argparse.Namespace) -> None:
     if args.query is not None:
         query = _read_results(args.query)
         if "projection" in query.obs:
-            query = query[query.obs["projection"] == "query"]
+            query = query_cells(query, (query.obs["projection"] == "query").to_numpy())
     elif "projection" in ref.obs:
         is_query = (ref.obs["projection"] == "query").to_numpy()
-        ref, query = ref[~is_query], ref[is_query]
+        ref, query = ref[~is_query], query_cells(ref, is_query)
     else:
         msg = f"{args.reference!r} holds no projection: name the query, too."
         raise ValueError(msg)

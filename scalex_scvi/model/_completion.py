@@ -33,8 +33,13 @@ class Completion:
         return Completion(*(part.to(device) for part in (self.read, self.write, self.offset)))
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Fill values in, cells × genes, dense; those of missing genes are zero before."""
-        return x + (x @ self.read) @ self.write + self.offset
+        """Fill values in, cells × genes, dense; cells with values of these genes stay as they are.
+
+        Minibatches are of any cells: such a cell was measured for the genes, whatever others lack.
+        """
+        expected = (x @ self.read) @ self.write + self.offset
+        lacks = ((x != 0) & (self.offset != 0)).sum(dim=1, keepdim=True) == 0
+        return x + expected * lacks
 
     def of_layer(self, weight: Tensor) -> Completion:
         """Return what filled values add to a linear layer's output, as a function of the others.

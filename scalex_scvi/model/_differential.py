@@ -65,6 +65,9 @@ class DifferentialMixin(_Base):
     ) -> pd.DataFrame:
         """Genes whose normalized expression differs between groups of cells.
 
+        Genes that the cells lack (``get_prepared().var["scalex_measured"]`` is False) are left out,
+        with a warning: the decoder knows them from the other genes alone.
+
         Arguments, comparison and columns of the result are those of
         :meth:`scvi.model.SCVI.differential_expression`; the expression is that of
         :meth:`get_normalized_expression`. Draws are seeded, so that a call repeats. Nothing of
@@ -109,7 +112,7 @@ class DifferentialMixin(_Base):
 
         Returns
         -------
-        One row per gene and comparison, the most different first.
+        One row per gene that the cells have and comparison, the most different first.
 
         Raises
         ------
@@ -134,14 +137,15 @@ class DifferentialMixin(_Base):
         compared = _compared(adata.obs, idx1, idx2)
         if has_no_counts(adata):
             all_stats = _without_counts(all_stats, mode, kwargs)
-        cells = self._grouped_cells(adata)
+        genes = self._genes_of_cells(adata)
+        cells = self._grouped_cells(adata, genes)
         if batch_correction and batchid1 is None and batchid2 is None:
             batchid1 = batchid2 = self._batches_with_a_decoder()
         latent = cells.posterior.mean
         with seeded(None), seeded_numpy(None):
             return compare_groups(
                 cells,
-                partial(self._draws_of_group, cells.posterior, batch_size or _DRAWS_AT_ONCE),
+                partial(self._draws_of_group, cells.posterior, genes, batch_size or _DRAWS_AT_ONCE),
                 (lambda _, indices: latent[indices]) if filter_outlier_cells else None,
                 groupby,
                 group1,
@@ -149,7 +153,7 @@ class DifferentialMixin(_Base):
                 *compared,
                 all_stats,
                 count_statistics,
-                list(self.get_var_names()),
+                [self.get_var_names()[gene] for gene in genes],
                 mode,
                 batchid1,
                 batchid2,
@@ -163,6 +167,7 @@ class DifferentialMixin(_Base):
     def _draws_of_group(
         self,
         posterior: Posterior,
+        genes: np.ndarray,
         size: int,
         _: AnnData,
         indices: np.ndarray,
@@ -170,7 +175,6 @@ class DifferentialMixin(_Base):
         n_samples_overall: int,
     ) -> np.ndarray:
         """Decode draws from the cells of a group: normalized expression, draws × genes."""
-        genes = np.arange(len(self.get_var_names()))
         batches = self._decoder_batches(transform_batch)
         chosen = indices[torch.randint(len(indices), (n_samples_overall,)).numpy()]
         these = posterior.at(chosen)
@@ -180,15 +184,27 @@ class DifferentialMixin(_Base):
     def _batches_with_a_decoder(self) -> list[Any]:
         return [name for name in self.batch_names if name not in self.untrained_batches_]
 
-    def _grouped_cells(self, adata: Cells) -> GroupedCells:
+    def _genes_of_cells(self, adata: Cells) -> np.ndarray:
+        """Return the numbers of the model's genes that cells have."""
+        measured = self.get_anndata_manager(adata, required=True).measured
+        if not measured.all():
+            logger.warning(
+                "The cells lack %d of %d genes, which are left out of the comparison: nothing was "
+                "measured of them. `get_normalized_expression` gives what is expected of them.",
+                (~measured).sum(),
+                len(measured),
+            )
+        return np.flatnonzero(measured)
+
+    def _grouped_cells(self, adata: Cells, chosen: np.ndarray) -> GroupedCells:
         self._to_counts(np.arange(0), 1.0)  # raises where there is no normalized expression
         manager = self.get_anndata_manager(adata, required=True)
         posterior = self._posterior_of_cells(adata, np.arange(adata.n_obs), None)
-        genes = pd.Index(self.get_var_names())
+        genes = pd.Index(self.get_var_names())[chosen]
         counts = sparse.csr_matrix((adata.n_obs, len(genes)), dtype=np.float32)
         if not has_no_counts(adata):
             if manager.get_state_registry(REGISTRY_KEYS.X_KEY)[PROCESSED_KEY]:
-                counts = self._normalized_counts(adata)
+                counts = self._normalized_counts(adata)[:, chosen]
             else:
                 counts = _counts_of_genes(manager, manager.owner.var_names, genes)
         light = AnnData(obs=adata.obs.copy())
@@ -211,7 +227,7 @@ class DifferentialMixin(_Base):
 
 @dataclass(frozen=True)
 class GroupedCells:
-    """What scvi-tools' comparison asks a data manager for, over the model's genes.
+    """What scvi-tools' comparison asks a data manager for, over the genes that are compared.
 
     Attributes
     ----------
@@ -220,7 +236,7 @@ class GroupedCells:
     manager
         What the cells are registered with.
     counts
-        Cells × the model's genes; of cells that came prepared, normalized counts.
+        Cells × these genes; of cells that came prepared, normalized counts.
     posterior
         Where each cell is in the latent.
     """
@@ -266,7 +282,7 @@ def _flat(values: Any) -> np.ndarray:
 def _counts_of_genes(
     manager: SCALEXDataManager, available: pd.Index, genes: pd.Index
 ) -> sparse.csr_matrix:
-    """Read counts over the model's genes, in its order; genes that cells lack are zero."""
+    """Read counts over some genes, in their order."""
     places = genes.get_indexer(available.astype(str))
     found = np.flatnonzero(places >= 0)
     ones = np.ones(len(found), dtype=np.float32)

@@ -128,7 +128,9 @@ class ExpressionMixin(_Base):
         Returns
         -------
         Cells × genes, float32; ``(n_samples, n_cells, n_genes)`` with ``return_mean=False`` and
-        several draws; ``(n_samples_overall, n_genes)`` with ``n_samples_overall``.
+        several draws; ``(n_samples_overall, n_genes)`` with ``n_samples_overall``. Genes that the
+        cells lack are expected from the others; their names are in the data frame's
+        ``attrs["scalex_unmeasured"]``.
 
         Raises
         ------
@@ -165,8 +167,7 @@ class ExpressionMixin(_Base):
             if return_numpy is False:
                 logger.warning("A data frame cannot hold this result: an array is returned.")
             return expression
-        names = np.asarray(self.get_var_names())[genes]
-        return pd.DataFrame(expression, index=adata.obs_names[cells], columns=names)
+        return self._table(expression, adata, cells, genes)
 
     def _posterior_of_cells(
         self, adata: Cells, cells: np.ndarray, batch_size: int | None
@@ -184,12 +185,13 @@ class ExpressionMixin(_Base):
     ) -> Posterior:
         self._check_if_trained(warn=False)
         parts = []
-        for tensors in self._prepared(dataloader):
-            inputs = self.module._get_inference_input(tensors)
-            qz = self.module.inference(**inputs)[MODULE_KEYS.QZ_KEY]
-            codes = tensors[REGISTRY_KEYS.BATCH_KEY]
-            assert codes is not None, "each cell has a batch"
-            parts.append((qz.loc.cpu(), qz.scale.square().cpu(), codes.reshape(-1).cpu()))
+        with self._completed_loader(dataloader):
+            for tensors in self._prepared(dataloader):
+                inputs = self.module._get_inference_input(tensors)
+                qz = self.module.inference(**inputs)[MODULE_KEYS.QZ_KEY]
+                codes = tensors[REGISTRY_KEYS.BATCH_KEY]
+                assert codes is not None, "each cell has a batch"
+                parts.append((qz.loc.cpu(), qz.scale.square().cpu(), codes.reshape(-1).cpu()))
         return Posterior(*(torch.cat(column).numpy() for column in zip(*parts, strict=True)))
 
     def _to_counts(

@@ -43,6 +43,9 @@ RECORD_KEY, PROCESSED_KEY, LOGARITHMS_KEY = "preprocessing", "processed", "log_n
 """Keys of the registry: the transform, and whether the matrix went through it already, or through
 its normalization."""
 
+OWN_TOTAL_KEY = "own_total"
+"""Key of the registry, of log-normalized cells of a query: see :meth:`pp.Transform.plan`."""
+
 MANY_GENES = 5_000
 
 HIGHLY_VARIABLE = "highly_variable"
@@ -190,7 +193,8 @@ class ExpressionField(LayerField):
             log_normalized=logarithms,
             min_gene_share=self.min_gene_share,
         )
-        return new_state(adata_target.n_obs, genes, found.record, False, bool(logarithms))
+        state = new_state(adata_target.n_obs, genes, found.record, False, bool(logarithms))
+        return state | {OWN_TOTAL_KEY: found.own_total}
 
 
 def _point_to_raw(adata: AnnData, layer: str | None) -> None:

@@ -18,6 +18,8 @@ from scalex_scvi._core.chosen import chosen_cells
 from scalex_scvi._core.columns import text_of
 from scalex_scvi._core.files import check_store_path
 from scalex_scvi._core.gene_names import names_in
+from scalex_scvi._core.keys import UNMEASURED_KEY
+from scalex_scvi._core.measured import mark_measured
 from scalex_scvi._core.modalities import Cells
 from scalex_scvi._core.ranges import check_whole
 from scalex_scvi._core.scvi_private import SETUP_ARGS_KEY
@@ -77,7 +79,8 @@ class ImputationMixin(_Base):
 
         Returns
         -------
-        Cells × genes, float32.
+        Cells × genes, float32. Genes that the cells lack are expected from the others; their names
+        are in the data frame's ``attrs["scalex_unmeasured"]``.
 
         Raises
         ------
@@ -105,8 +108,18 @@ class ImputationMixin(_Base):
             expression[rows] = decoded
         if return_numpy:
             return expression
+        return self._table(expression, adata, cells, genes)
+
+    def _table(
+        self, expression: np.ndarray, adata: Cells, cells: np.ndarray, genes: np.ndarray
+    ) -> pd.DataFrame:
+        """Return expression with its names, and those of the genes that were not measured."""
         names = np.asarray(self.get_var_names())[genes]
-        return pd.DataFrame(expression, index=adata.obs_names[cells], columns=names)
+        table = pd.DataFrame(expression, index=adata.obs_names[cells], columns=names)
+        measured = self.get_anndata_manager(adata, required=True).measured[genes]
+        if not measured.all():
+            table.attrs[UNMEASURED_KEY] = [str(name) for name in names[~measured]]
+        return table
 
     def impute(
         self,
@@ -139,8 +152,9 @@ class ImputationMixin(_Base):
             Write ``.h5ad`` or ``.zarr`` here instead, whole or not at all: ``X`` is the imputed
             expression, cells × genes of the model, ``obs`` is that of ``adata``, and ``var`` has
             the rows of ``adata.var`` for these genes (missing values for a gene that ``adata``
-            lacks). An earlier file is replaced. Read it with :func:`anndata.read_h5ad`
-            (``backed="r"`` for large data) or :func:`anndata.read_zarr`.
+            lacks, and False in a column ``"scalex_measured"``). An earlier file is replaced. Read
+            it with :func:`anndata.read_h5ad` (``backed="r"`` for large data) or
+            :func:`anndata.read_zarr`.
         transform_batch
             Batch whose decoder is used for all cells: see :meth:`get_imputed_expression`.
         gene_list
@@ -168,7 +182,8 @@ class ImputationMixin(_Base):
             msg = f"`threshold` must be positive, got {threshold!r}."
             raise ValueError(msg)
         adata = self._validate_anndata(adata)
-        owner = self.get_anndata_manager(adata, required=True).owner
+        manager = self.get_anndata_manager(adata, required=True)
+        owner = manager.owner
         if path is None:
             self._check_layer(layer, gene_list)
             genes = self._genes_of_layer(owner)
@@ -188,7 +203,9 @@ class ImputationMixin(_Base):
             decoded if threshold is None else _sparse(decoded, threshold) for _, decoded in chunks
         )
         if path is not None:
-            write_store(path, blocks, adata.obs, self._var_of_genes(owner.var, genes))
+            var = self._var_of_genes(owner.var, genes)
+            mark_measured(var, manager.measured[genes])
+            write_store(path, blocks, adata.obs, var)
             logger.info("Imputed expression of %d cells is in %s.", adata.n_obs, path)
             return
         if layer in owner.layers:

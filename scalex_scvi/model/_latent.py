@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from scipy import sparse
 from scvi import REGISTRY_KEYS, settings
@@ -15,8 +17,9 @@ from torch.distributions import Categorical, Independent, MixtureSameFamily, Nor
 
 from scalex_scvi._core.blocks import blocks_of
 from scalex_scvi._core.chosen import chosen_cells
-from scalex_scvi._core.keys import MEASURED_KEY
+from scalex_scvi._core.keys import MEASURED_IN_QUERY_KEY, MEASURED_KEY
 from scalex_scvi._core.matrices import in_memory
+from scalex_scvi._core.measured import measured_genes
 from scalex_scvi._core.modalities import Cells
 from scalex_scvi._core.ranges import check_whole
 from scalex_scvi._core.scvi_private import minify_type
@@ -24,6 +27,8 @@ from scalex_scvi._core.seeds import seeded
 
 from ._inference import BatchStats, BlockEncoder, check_batch_stats, encode_cells
 from ._missing_genes import MissingGenesMixin
+
+logger = logging.getLogger(__name__)
 
 
 class LatentMixin(MissingGenesMixin):
@@ -66,8 +71,9 @@ class LatentMixin(MissingGenesMixin):
             Whether to return mean and variance.
         dataloader
             Minibatches to use instead of ``adata``, for ``batch_stats="running"``: values in
-            [0, 1]; of a model of a data module, counts, as the module gives them. Genes that cells
-            lack are zero there.
+            [0, 1]; of a model of a data module, counts, as the module gives them. Genes that the
+            model's own cells lack are expected from the others here, too, with a warning, but of
+            cells that have values of them. Of a model without cells, genes that are zero stay so.
         batch_stats
             Statistics of the encoder's batch normalization. ``"running"`` (default): those of the
             training, so that, given the scale of its batch, the latent of a cell depends on that
@@ -101,15 +107,16 @@ class LatentMixin(MissingGenesMixin):
             msg = "`batch_stats='batch'` reads the expression twice: it needs `adata`, unminified."
             raise ValueError(msg)
         if encoded:
-            return super().get_latent_representation(
-                adata=adata,
-                indices=indices,
-                give_mean=give_mean,
-                mc_samples=mc_samples,
-                batch_size=batch_size,
-                return_dist=return_dist,
-                dataloader=self._prepared(dataloader),
-            )
+            with self._completed_loader(dataloader):
+                return super().get_latent_representation(
+                    adata=adata,
+                    indices=indices,
+                    give_mean=give_mean,
+                    mc_samples=mc_samples,
+                    batch_size=batch_size,
+                    return_dist=return_dist,
+                    dataloader=self._prepared(dataloader),
+                )
         self._check_if_trained(warn=False)
         mean, var = self._encode(adata, indices, batch_size, batch_stats)
         if return_dist:
@@ -179,6 +186,7 @@ class LatentMixin(MissingGenesMixin):
     ) -> np.ndarray:
         """Mean and variance, ``(2, n_cells, n_latent)``, in the order of ``indices``."""
         manager = self.manager_of(adata)
+        _warn_of_zeros(manager.owner.var)
         matrix = manager.get_from_registry(REGISTRY_KEYS.X_KEY)
         wanted = chosen_cells(indices, matrix.shape[0])
         order = np.argsort(wanted, kind="stable")
@@ -303,7 +311,7 @@ class LatentMixin(MissingGenesMixin):
     ) -> AbstractContextManager[None]:
         """Complete minibatches of cells that a method of scvi-tools is called with."""
         if dataloader is not None or (adata is None and self.adata is None):
-            return nullcontext()
+            return self._completed_loader(dataloader)
         return self._completed_minibatches(self._validate_anndata(adata))
 
     def _with_prepared(self, kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -332,6 +340,19 @@ class LatentMixin(MissingGenesMixin):
                 "`indices` of cells of the other batches."
             )
             raise ValueError(msg)
+
+
+def _warn_of_zeros(var: pd.DataFrame) -> None:
+    """Say so if some of the cells alone lack genes, those of a query beside its reference."""
+    in_query = measured_genes(var, MEASURED_IN_QUERY_KEY)
+    if in_query is not None and not in_query.all():
+        logger.warning(
+            "The query's cells among these lack %d genes (var[%r]), which are taken for zero. Give "
+            "the query's cells by themselves, with this column renamed to %r.",
+            (~in_query).sum(),
+            MEASURED_IN_QUERY_KEY,
+            MEASURED_KEY,
+        )
 
 
 def _checked_mask(measured: Any, n_genes: int) -> np.ndarray:

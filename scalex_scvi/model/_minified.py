@@ -14,6 +14,7 @@ from scvi import REGISTRY_KEYS
 from scvi.data.fields import CategoricalObsField
 
 from scalex_scvi._core.keys import own_keys
+from scalex_scvi._core.measured import mark_measured
 from scalex_scvi._core.scvi_private import (
     ADATA_MINIFY_TYPE,
     FIELD_REGISTRIES_KEY,
@@ -90,10 +91,12 @@ class MinifiedMixin(_Base):
         columns = list(dict.fromkeys([*([] if batch_key is None else [batch_key]), *obs]))
         names = pd.Index([f"reference_{i}" for i in range(adata.n_obs)])
         mean, var = self.get_latent_representation(return_dist=True)
+        of_genes = pd.DataFrame(index=pd.Index(genes))
+        mark_measured(of_genes, self.adata_manager.measured)
         light = AnnData(
             sparse.csr_matrix((adata.n_obs, len(genes)), dtype=np.float32),
             obs=adata.obs[columns].set_axis(names),
-            var=pd.DataFrame(index=genes),
+            var=of_genes,
             obsm={key: np.array(adata.obsm[key]) for key in obsm},
         )
         light.obsm[self._LATENT_QZM_KEY], light.obsm[self._LATENT_QZV_KEY] = mean, var

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -123,6 +123,25 @@ class MissingGenesMixin(_Base):
             return None
         self._learn_factors()
         return None if self.gene_factors_ is None else completion(self.gene_factors_, measured)
+
+    def _completed_loader(self, dataloader: Any) -> AbstractContextManager[None]:
+        """Let the module complete minibatches of a loader as those of the model's own cells.
+
+        Which genes the cells of a loader came with is not known otherwise.
+
+        Parameters
+        ----------
+        dataloader
+            ``None``: there is none, and nothing is done.
+        """
+        if dataloader is None or self.adata is None or self.adata_manager.measured.all():
+            return nullcontext()
+        logger.warning(
+            "The minibatches given are taken to lack the %d genes that the model's own cells lack; "
+            "cells with values of these stay as they are.",
+            (~self.adata_manager.measured).sum(),
+        )
+        return self._completed_minibatches(None)
 
     @contextmanager
     def _completed_minibatches(

@@ -19,8 +19,9 @@ from scvi.model.base import (
 from scalex_scvi._core.chosen import chosen_cells
 from scalex_scvi._core.columns import check_batch_column, text_of
 from scalex_scvi._core.inputs import check_adata
-from scalex_scvi._core.keys import MEASURED_KEY, own_keys
+from scalex_scvi._core.keys import own_keys
 from scalex_scvi._core.matrices import without_matrix
+from scalex_scvi._core.measured import mark_measured
 from scalex_scvi._core.modalities import Cells, check_cells, one_modality
 from scalex_scvi._core.ranges import check_whole
 from scalex_scvi._core.scvi_private import (
@@ -48,6 +49,7 @@ from ._differential import DifferentialMixin
 from ._expression import ExpressionMixin
 from ._fields import (
     LOGARITHMS_KEY,
+    OWN_TOTAL_KEY,
     PROCESSED_KEY,
     RECORD_KEY,
     BatchField,
@@ -442,8 +444,7 @@ class SCALEXModel(
         matrix = prepared_values(manager, len(genes), rows)
         prepared = AnnData(matrix, obs=light.obs[own], obsm=dict(light.obsm), uns=light.uns)
         prepared.var_names = genes
-        if manager.measured is not None and not manager.measured.all():
-            prepared.var[MEASURED_KEY] = manager.measured
+        mark_measured(prepared.var, manager.measured)
         record = record_in(manager.get_state_registry(REGISTRY_KEYS.X_KEY))
         if record is not None:
             record.to_adata(prepared)
@@ -513,7 +514,11 @@ def transform_of(manager: SCALEXDataManager) -> Transform | None:
     record = record_in(state)
     assert record is not None, "counts are registered with their transform"
     transform = Transform.plan(
-        record, owner.var, log_normalized=bool(state[LOGARITHMS_KEY]), report=False
+        record,
+        owner.var,
+        log_normalized=bool(state[LOGARITHMS_KEY]),
+        own_total=state.get(OWN_TOTAL_KEY),
+        report=False,
     )
     one_batch = manager.registry[SETUP_ARGS_KEY]["batch_key"] is None
     names = ["0"] if one_batch else SCALEXModel.batch_names_of(manager)

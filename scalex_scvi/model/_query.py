@@ -88,11 +88,12 @@ class QueryMixin(_Base):
             is then a new object); default: that of the reference.
         **more
             ``log_normalized``: whether the values are log-normalized already (``None`` decides,
-            and raises when it looks like it). ``processed``: whether they are scaled to [0, 1]
-            already (``None``: they are if ``adata`` carries the record of
-            :func:`scalex_scvi.pp.rna` or :func:`scalex_scvi.pp.prepare_query`, or if the reference
-            has none). Further arguments of scvi-tools' method (``freeze_expression`` …) have one
-            possible value here each; another has no effect, with a warning.
+            and raises when it looks like it); see :func:`scalex_scvi.pp.prepare_query`.
+            ``processed``: whether they are scaled to [0, 1] already (``None``: they are if
+            ``adata`` carries the record of :func:`scalex_scvi.pp.rna` or
+            :func:`scalex_scvi.pp.prepare_query`, or if the reference has none). Further arguments
+            of scvi-tools' method (``freeze_expression`` …) have one possible value here each;
+            another has no effect, with a warning.
             ``missing_genes``: what genes that ``adata`` lacks are for the encoder. ``"expected"``
             (default): what the reference's cells tell of them by the genes that the cell has
             (probabilistic PCA); ``"zero"``: zeros, as the published method takes. The totals of
@@ -139,8 +140,7 @@ class QueryMixin(_Base):
         new = model.batch_names[len(reference.batch_names) :]
         model.untrained_batches_ = [*reference.untrained_batches_, *new]
         if missing_genes == "expected":
-            measured = model.adata_manager.measured
-            if measured is not None and not measured.all():
+            if not model.adata_manager.measured.all():
                 reference._learn_factors()
             model.gene_factors_ = reference.gene_factors_
         model.freeze_reference()

@@ -51,7 +51,7 @@ def marker_dots(run: Run) -> dict[str, str] | None:
         values,
         obs=pd.DataFrame({"group": pd.Categorical(names)}, index=np.arange(len(cells)).astype(str)),
         var=pd.DataFrame(index=genes),
-    )
+    )[:, run.measured].copy()
     sc.tl.rank_genes_groups(bare, "group", groups=usable, n_genes=MARKERS_EACH, method="t-test")
     found = bare.uns["rank_genes_groups"]["names"]
     markers = list(dict.fromkeys(str(gene) for name in usable for gene in found[name]))
@@ -62,9 +62,14 @@ def marker_dots(run: Run) -> dict[str, str] | None:
         "text": "The features that set each label apart most (t-test, three each). Size: share "
         "of the label's cells that have it. Color: mean expression, from the lowest label's to the "
         "highest's. Labels that are right show their known markers; those of unknown cells say "
-        "what they may be.",
+        "what they may be." + _without_unmeasured(run),
         "svg": _dots(bare[:, markers], rows, markers),
     }
+
+
+def _without_unmeasured(run: Run) -> str:
+    n_missing = int((~run.measured).sum())
+    return f" Left out are {n_missing:,} features that the query lacks." if n_missing else ""
 
 
 def _log_normalized(adata: AnnData, cells: np.ndarray) -> Any:

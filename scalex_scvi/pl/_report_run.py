@@ -12,6 +12,8 @@ from anndata import AnnData
 from scipy import sparse
 
 from scalex_scvi._core.colors import UNKNOWN
+from scalex_scvi._core.keys import MEASURED_IN_QUERY_KEY, MEASURED_KEY
+from scalex_scvi._core.measured import measured_genes
 
 from ._categories import categories_of
 
@@ -37,6 +39,14 @@ class Run:
             return None
         is_query = (self.adata.obs["projection"].astype(str) == "query").to_numpy()
         return is_query if is_query.any() else None
+
+    @cached_property
+    def measured(self) -> np.ndarray:
+        """Which genes were measured in all cells, or in all of the query."""
+        var = self.adata.var
+        marks = [measured_genes(var, key) for key in (MEASURED_KEY, MEASURED_IN_QUERY_KEY)]
+        found = [mark for mark in marks if mark is not None]
+        return np.logical_and.reduce(found) if found else np.ones(len(var), dtype=bool)
 
     @cached_property
     def batches(self) -> pd.Series:

@@ -8,6 +8,7 @@ import pandas as pd
 from anndata import AnnData
 
 from scalex_scvi._core.colors import UNKNOWN
+from scalex_scvi._core.measured import query_cells
 from scalex_scvi.tl import unknown_clusters
 
 from ._report_run import Run, is_empty
@@ -35,7 +36,8 @@ def unknown_cells(run: Run) -> dict[str, Any] | None:
     if not run.may_be_unknown:
         return None
     assert run.transferred is not None
-    query = run.adata[run.is_query]
+    assert run.is_query is not None
+    query = query_cells(run.adata, run.is_query)
     is_unknown = (run.transferred[run.is_query] == UNKNOWN).rename("unknown")
     clusters = _clusters(run, query, is_unknown)
     odd = clusters[clusters["share_unknown"] >= MOSTLY]

@@ -13,15 +13,16 @@ import pandas as pd
 from anndata import AnnData
 from scipy import sparse
 
-from scalex_scvi._core.blocks import blocks_of
+from scalex_scvi._core.blocks import Blocks, blocks_of
 from scalex_scvi._core.columns import batch_codes, check_batch_column
 from scalex_scvi._core.matrices import get_matrix, in_frames, to_csr
 
 from ._columns import MIN_GENE_SHARE
 from ._many import narrow, tally_cells, worth_compiling
-from ._profiles import get_profile
+from ._normalize import totals, without_logarithms
+from ._profiles import RNA, get_profile
 from ._record import Preprocessing
-from ._transform import Transform
+from ._transform import SAME_TOTAL, Transform
 from ._values import (
     BatchValues,
     ValueSummary,
@@ -31,6 +32,9 @@ from ._values import (
 )
 
 logger = logging.getLogger(__name__)
+
+FEWEST_TO_COMPARE = 10
+"""Cells whose totals are the same by chance, if there are fewer."""
 
 
 @dataclass(frozen=True)
@@ -45,11 +49,15 @@ class QueryFit:
         From the query's features to the record's, without a scale.
     detected
         Number of detected features of each cell.
+    own_total
+        Total that log-normalized cells were brought to over their own features, if all have the
+        same; else ``None``.
     """
 
     record: Preprocessing
     transform: Transform
     detected: np.ndarray
+    own_total: float | None
 
 
 def fit_query(
@@ -88,15 +96,17 @@ def fit_query(
     light = in_frames(adata)
     check_batch_column(light, batch_key, lone_cells=True)
     codes, names = batch_codes(light, batch_key)
+    blocks = blocks_of(matrix, codes)
+    own_total = _own_total(blocks, reference) if log_normalized else None
     # What is not declared is either counts or refused.
     transform = Transform.plan(
         reference,
         light.var,
         log_normalized=bool(log_normalized),
+        own_total=own_total,
         min_gene_share=min_gene_share,
     )
     scale_is_known = reference.new_batches == "reference" and len(reference.scale.columns) > 0
-    blocks = blocks_of(matrix, codes)
     found = blocks.fold(_scan, _merge, transform, len(names), not scale_is_known)
     check_expression(found.values, name=name)
     check_counts(
@@ -118,7 +128,29 @@ def fit_query(
         record = replace(reference, scale=own, batch_key=batch_key)
     else:
         record = reference.with_new_batches(own, batch_key)
-    return QueryFit(record, transform, found.detected)
+    return QueryFit(record, transform, found.detected, own_total)
+
+
+def _own_total(blocks: Blocks, reference: Preprocessing) -> float | None:
+    """Return the total that log-normalized cells were brought to, over the features they have.
+
+    ``None`` if totals differ, so that cells were normalized over other features; if it cannot be
+    told of so few cells; or if the reference has none to bring them to.
+    """
+    if reference.profile != RNA.name or reference.log_normalized:
+        return None
+    with np.errstate(over="ignore"):
+        total = blocks.map(_total_before_logarithm)
+    total = total[total > 0]
+    if len(total) < FEWEST_TO_COMPARE:
+        return None
+    middle = float(np.median(total))
+    return middle if np.allclose(total, middle, rtol=SAME_TOTAL, atol=0) else None
+
+
+def _total_before_logarithm(block: Any, codes: np.ndarray) -> np.ndarray:
+    csr = to_csr(block, name="The matrix").astype(np.float64)
+    return totals(without_logarithms(csr))
 
 
 @dataclass(frozen=True)

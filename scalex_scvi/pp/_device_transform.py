@@ -121,7 +121,7 @@ class DeviceTransform:
     @staticmethod
     def takes(transform: Transform) -> bool:
         """Whether a transform can be done here."""
-        return transform.profile != ADT.name
+        return transform.profile != ADT.name and not transform.from_logarithms
 
     def _there(self, array: np.ndarray) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(array)).to(self.device)

@@ -58,6 +58,11 @@ def log_normalize(
     return csr
 
 
+def without_logarithms(csr: sparse.csr_matrix) -> sparse.csr_matrix:
+    """Return what values are the log1p of; ``csr`` is not changed."""
+    return sparse.csr_matrix((np.expm1(csr.data), csr.indices, csr.indptr), shape=csr.shape)
+
+
 def centered_log_ratio(csr: sparse.csr_matrix, n_proteins: int) -> sparse.csr_matrix:
     r"""Centered log-ratio of each cell, in the form that is never negative.
 

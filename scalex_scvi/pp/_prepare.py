@@ -13,8 +13,8 @@ from scipy import sparse
 from scalex_scvi._core.blocks import blocks_of
 from scalex_scvi._core.columns import batch_codes, check_batch_column
 from scalex_scvi._core.inputs import check_adata
-from scalex_scvi._core.keys import MEASURED_KEY
 from scalex_scvi._core.matrices import get_matrix, in_frames, is_lazy, without_matrix
+from scalex_scvi._core.measured import mark_measured
 from scalex_scvi.io import with_raw
 
 from ._batch_scale import fit_query
@@ -193,7 +193,10 @@ def prepare_query(
         Layer with the counts, instead of ``adata.X``; ``"raw"``: ``adata.raw``, with its genes.
     log_normalized
         Whether the values are normalized already, like the reference's. ``None``: counts are
-        expected, and values that look normalized raise an error.
+        expected, and values that look normalized raise an error. If all cells of RNA have the same
+        total before log1p (to 1 %, of at least 10 cells) over the genes of ``adata``, and not that
+        of the reference over these, log1p is undone, and they are normalized as counts are, with a
+        warning. Cells that were normalized over more genes stay as they are.
     min_gene_share
         Share of the reference's genes that the query must have, 0 to 1. A query with fewer is
         refused, since most of its genes would have to be guessed. Genes are found by ``var_names``;
@@ -234,8 +237,7 @@ def prepare_query(
         obsm=dict(light.obsm),
         uns=light.uns,
     )
-    if not transform.measured.all():
-        query.var[MEASURED_KEY] = transform.measured
+    mark_measured(query.var, transform.measured)
     replace(found.record, scale=found.record.scale[names]).to_adata(query)
     return query
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass, replace
 from functools import cached_property
+from math import isclose
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from scalex_scvi._core.matrices import to_shared_csr
 from scalex_scvi._core.measured import measured_genes
 
 from ._columns import Columns, check_share_found, find_features
-from ._normalize import centered_log_ratio, log_normalize, normalize_total
+from ._normalize import centered_log_ratio, log_normalize, normalize_total, without_logarithms
 from ._profiles import ADT, RNA, get_profile
 from ._symbols import starts_with
 
@@ -53,6 +54,8 @@ class Transform:
         Of these (or of all), the record's features.
     scale
         Batches × features: what is divided by; 0 where a feature has no counts in a batch.
+    from_logarithms
+        Whether the data are logarithms of what is to be normalized.
     """
 
     profile: str
@@ -61,6 +64,7 @@ class Transform:
     over: Columns | None
     wanted: Columns
     scale: np.ndarray | None = None
+    from_logarithms: bool = False
 
     @classmethod
     def plan(
@@ -69,6 +73,7 @@ class Transform:
         var: pd.DataFrame,
         *,
         log_normalized: bool,
+        own_total: float | None = None,
         report: bool = True,
         min_gene_share: float | None = None,
     ) -> Transform:
@@ -86,6 +91,10 @@ class Transform:
             Annotation of the features that the data set has.
         log_normalized
             Whether its values are normalized already.
+        own_total
+            Total that its cells were brought to over the features that it has, before logarithms
+            were taken. If the reference has another one over these, the logarithms are undone, and
+            cells are normalized as counts are. ``None``: not known.
         report
             Whether to log what was found, and what was assumed.
         min_gene_share
@@ -113,11 +122,12 @@ class Transform:
             )
         if min_gene_share is not None:
             check_share_found(var, names, genes, min_gene_share, profile)
-        over = None
-        if log_normalized:
+        over, undone = None, log_normalized and _is_another_total(record, names, own_total)
+        if log_normalized and not undone:
             wanted = find_features(names, genes, profile=profile, report=report)
         else:
-            _check_came_as_counts(record, report)
+            if not log_normalized:
+                _check_came_as_counts(record, report)
             if record.panel or profile is not RNA:
                 panel = pd.Index(record.panel or record.genes)
                 over = find_features(names, panel, profile=profile, report=report)
@@ -131,7 +141,17 @@ class Transform:
                     # Totals of genes that both have can be compared.
                     panel = pd.Index(record.normalized_over)
                     over, wanted = Columns.find(names, panel), Columns.find(panel, genes)
-        return cls(profile.name, _total_of(record, names), record.log1p, over, wanted)
+        total = _total_of(record, names)
+        if undone and report:
+            logger.warning(
+                "The query's cells were log-normalized to a total of %g over its own %d genes. The "
+                "logarithms are undone, and cells brought to a total of %g over the genes that the "
+                "reference has, too, as theirs is there.",
+                own_total,
+                (names != _NO_NAME).sum(),
+                total,
+            )
+        return cls(profile.name, total, record.log1p, over, wanted, from_logarithms=undone)
 
     @classmethod
     def by_position(cls, record: Preprocessing, over: Columns, chosen: np.ndarray) -> Transform:
@@ -192,6 +212,8 @@ class Transform:
     def normalize(self, block: Any) -> sparse.csr_matrix:
         """Do all but the scaling: cells × the record's features, normalized."""
         csr = to_shared_csr(block, name="The matrix")
+        if self.from_logarithms:
+            csr = without_logarithms(csr)
         if self.over is not None and self.profile == ADT.name:
             over = centered_log_ratio(self.over.pick(csr), self.over.n_found)
             return _without_zeros(self.wanted.pick(over), csr)
@@ -289,6 +311,18 @@ def _total_of(record: Preprocessing, names: pd.Index) -> float | None:
         return record.target_sum
     share = float(np.asarray(record.shares)[found].sum())
     return record.target_sum * share if share > 0 else record.target_sum
+
+
+SAME_TOTAL = 0.01
+"""By which share totals may differ, from one to another, to be the same."""
+
+
+def _is_another_total(record: Preprocessing, names: pd.Index, own_total: float | None) -> bool:
+    """Whether cells were brought to another total than they would be here."""
+    wanted = _total_of(record, names)
+    if own_total is None or wanted is None:
+        return False
+    return not isclose(own_total, wanted, rel_tol=SAME_TOTAL)
 
 
 def _check_came_as_counts(record: Preprocessing, report: bool) -> None:

@@ -11,7 +11,9 @@ from anndata import AnnData
 from scipy import sparse
 from sklearn.neighbors import NearestNeighbors
 
+from scalex_scvi._core.keys import MEASURED_KEY
 from scalex_scvi._core.matrices import is_lazy
+from scalex_scvi._core.measured import mark_measured, measured_genes
 from scalex_scvi._core.ranges import check_whole
 
 from ._points import points_of
@@ -44,9 +46,9 @@ def transfer_expression(
     query
         Cells or spots with ``obsm[use_rep]`` in the same space. It is not changed.
     genes
-        Genes of the reference to transfer. ``None``: those that are not in ``query.var_names``.
-        The ``adata`` of a query model has all of the model's genes, with zeros for the missing
-        ones: list them.
+        Genes of the reference to transfer. ``None``: those that are not in ``query.var_names``, or
+        are marked as missing there, ``var["scalex_measured"]``, as those of ``get_prepared()`` and
+        :func:`scalex_scvi.pp.prepare_query` are.
     use_rep
         Key in ``obsm`` of both.
     n_neighbors
@@ -63,7 +65,8 @@ def transfer_expression(
     Returns
     -------
     A new AnnData, query cells × ``genes``: ``X`` (float32; CSR where the reference is sparse) in
-    the units of the reference, ``obs`` and ``obsm`` of the query, ``var`` of the reference.
+    the units of the reference, ``obs`` and ``obsm`` of the query, and ``var`` of the reference,
+    where ``"scalex_measured"`` is False for genes that the query lacks.
 
     Raises
     ------
@@ -80,12 +83,20 @@ def transfer_expression(
     transferred = neighbors @ _columns(matrix, var.index.get_indexer_for(wanted))
     if sparse.issparse(transferred):
         transferred = sparse.csr_matrix(transferred)
+    own = var.loc[wanted].drop(columns=MEASURED_KEY, errors="ignore")
+    mark_measured(own, own.index.isin(_own_genes(query)))
     return AnnData(
         X=transferred.astype(np.float32),
         obs=query.obs.copy(),
-        var=var.loc[wanted].copy(),
+        var=own,
         obsm={key: value.copy() for key, value in query.obsm.items()},
     )
+
+
+def _own_genes(query: AnnData) -> pd.Index:
+    """Return the genes that the query has, and did not get as zeros."""
+    measured = measured_genes(query.var)
+    return query.var_names if measured is None else query.var_names[measured]
 
 
 def _source(ref: AnnData, layer: str | None, use_raw: bool | None) -> tuple[Any, pd.DataFrame]:
@@ -106,12 +117,11 @@ def _source(ref: AnnData, layer: str | None, use_raw: bool | None) -> tuple[Any,
 
 def _wanted_genes(available: pd.Index, query: AnnData, genes: Sequence[str] | None) -> list[str]:
     if genes is None:
-        wanted = list(available[~available.isin(query.var_names)])
+        wanted = list(available[~available.isin(_own_genes(query))])
         if not wanted:
             msg = (
-                f"The query has all {len(available)} genes of the reference (the `adata` of a "
-                "query model has, with zeros for missing ones). List the genes to transfer in "
-                "`genes`."
+                f"The query has all {len(available)} genes of the reference. List the genes to "
+                "transfer in `genes`."
             )
             raise ValueError(msg)
     else:

@@ -13,9 +13,11 @@ from anndata import AnnData
 from scipy import sparse
 from scvi import REGISTRY_KEYS
 from scvi.data import AnnDataManager
+from scvi.data.fields import LayerField
 from torch.utils.data import Dataset, Subset
 
 from scalex_scvi._core.blocks import LocalBlocks, blocks_of, evenly_spread
+from scalex_scvi._core.gene_names import names_in
 from scalex_scvi._core.matrices import by_rows, in_memory, is_lazy
 from scalex_scvi._core.measured import measured_genes
 from scalex_scvi._core.modalities import annotated, one_modality, owner_of
@@ -65,11 +67,15 @@ class SCALEXDataManager(AnnDataManager):
         return manager
 
     @property
-    def measured(self) -> np.ndarray | None:
-        """Mask of the model's genes that the cells came with; ``None``: all, as far as is known."""
+    def measured(self) -> np.ndarray:
+        """Mask of the model's genes that the cells came with."""
         if self.transform is not None:
             return self.transform.measured
-        return measured_genes(self.owner.var)
+        genes = pd.Index(self.get_state_registry(REGISTRY_KEYS.X_KEY)[LayerField.COLUMN_NAMES_KEY])
+        names = names_in(self.owner.var, genes)[0]
+        marked = measured_genes(self.owner.var)
+        found = genes.isin(names if marked is None else names[marked])
+        return found if found.any() else np.ones(len(genes), dtype=bool)
 
     @property
     def transform(self) -> Transform | None:

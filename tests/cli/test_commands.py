@@ -220,6 +220,24 @@ def test_transfer_writes_a_table(projected: str, tmp_path: Path) -> None:
     assert list(labels["celltype_transfer"][accepted]) == list(plain[labels.index[accepted]])
 
 
+def test_genes_that_the_query_lacks_do_not_decide_a_transfer(
+    inputs: dict[str, str], run: str, tmp_path: Path
+) -> None:
+    some = ad.read_h5ad(inputs["query"])[:, ::2].copy()
+    some.write_h5ad(tmp_path / "some.h5ad")
+    argv = ["project", str(tmp_path / "some.h5ad"), "-r", run, "--ignore-umap", "--quiet"]
+    both, alone = str(tmp_path / "both"), str(tmp_path / "alone")
+    assert cli.main([*argv, "-o", both]) == 0
+    assert cli.main([*argv, "-o", alone, "--repeat"]) == 0
+    tables = []
+    for places in ([both], [run, both], [run, alone]):
+        out = str(tmp_path / "labels.csv")
+        assert cli.main(["transfer", *places, "-o", out, "-q"]) == 0
+        tables.append(pd.read_csv(out, index_col="cell"))
+    for table in tables[:2]:
+        pd.testing.assert_frame_equal(table, tables[2], atol=1e-4)
+
+
 def test_impute_writes_expression(run: str, tmp_path: Path) -> None:
     out = tmp_path / "imputed.h5ad"
     assert cli.main(["impute", run, "--batch", "batch1", "-o", str(out), "-q"]) == 0

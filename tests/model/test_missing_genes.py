@@ -6,8 +6,10 @@ import re
 from pathlib import Path
 from typing import Any
 
+import anndata as ad
 import numpy as np
 import pytest
+import scanpy as sc
 import torch
 from anndata import AnnData
 from conftest import QUIET
@@ -239,6 +241,119 @@ def test_a_mask_of_genes_says_true_or_false_of_each(
         model.get_latent_of_prepared(prepared.X, mask)
     found = model.get_latent_of_prepared(prepared.X, prepared.var["scalex_measured"])
     np.testing.assert_allclose(found, latent(query, model), atol=1e-5)
+
+
+def missing_genes(query: AnnData, model: SCALEXModel) -> set[str]:
+    return set(model.get_var_names()) - set(query.var_names)
+
+
+@pytest.mark.parametrize("minified", [False, True], ids=["counts", "minified"])
+def test_genes_that_cells_lack_are_not_compared(
+    model: SCALEXModel, query: AnnData, minified: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    missing = missing_genes(query, model)
+    mapped = SCALEXModel.load_query_data(query, model)
+    if minified:
+        mapped.adata.obsm["qzm"], mapped.adata.obsm["qzv"] = mapped.get_latent_representation(
+            return_dist=True
+        )
+        mapped.minify_adata(use_latent_qzm_key="qzm", use_latent_qzv_key="qzv")
+    groups = query.obs["celltype"].value_counts().index[:2]
+    table = mapped.differential_expression(
+        groupby="celltype", group1=[groups[0]], group2=groups[1], silent=True
+    )
+    assert set(table.index) == set(model.get_var_names()) - missing
+    assert f"lack {len(missing)} of {len(model.get_var_names())} genes" in caplog.text
+    if not minified:
+        cells = query[query.obs["celltype"] == groups[0], table.index]
+        np.testing.assert_allclose(
+            table["raw_mean1"], np.asarray(cells.X.mean(axis=0)).ravel(), rtol=1e-5
+        )
+        ready = sx.pp.prepare_query(query, model.preprocessing, batch_key="batch")
+        of_ready = SCALEXModel.load_query_data(ready, model)
+        again = of_ready.differential_expression(
+            groupby="celltype", group1=[groups[0]], group2=groups[1], silent=True
+        )
+        assert set(again.index) == set(table.index)
+        np.testing.assert_allclose(
+            again["bayes_factor"], table["bayes_factor"][again.index], atol=0.1
+        )
+
+
+def test_all_genes_of_complete_cells_are_compared(
+    model: SCALEXModel, whole: AnnData, caplog: pytest.LogCaptureFixture
+) -> None:
+    mapped = SCALEXModel.load_query_data(whole, model)
+    groups = whole.obs["celltype"].value_counts().index[:2]
+    table = mapped.differential_expression(
+        groupby="celltype", group1=[groups[0]], group2=groups[1], silent=True
+    )
+    assert set(table.index) == set(model.get_var_names())
+    assert "left out of the comparison" not in caplog.text
+
+
+def test_decoded_expression_says_which_genes_were_measured(
+    model: SCALEXModel, whole: AnnData, query: AnnData, tmp_path: Path
+) -> None:
+    missing = missing_genes(query, model)
+    mapped = SCALEXModel.load_query_data(query, model)
+    for decode in (mapped.get_imputed_expression, mapped.get_normalized_expression):
+        assert set(decode().attrs["scalex_unmeasured"]) == missing
+        some = [*sorted(missing)[:2], *sorted(set(model.get_var_names()) - missing)[:2]]
+        assert decode(gene_list=some).attrs["scalex_unmeasured"] == some[:2]
+        assert not decode(gene_list=some[2:]).attrs
+        assert not decode(whole.copy()).attrs
+    mapped.impute(path=tmp_path / "imputed.h5ad")
+    var = ad.read_h5ad(tmp_path / "imputed.h5ad").var
+    assert set(var.index[~var["scalex_measured"]]) == missing
+
+
+def test_minibatches_lack_what_the_model_s_cells_lack(
+    model: SCALEXModel, whole: AnnData, query: AnnData, caplog: pytest.LogCaptureFixture
+) -> None:
+    mapped = SCALEXModel.load_query_data(query, model)
+    minibatches = mapped._make_data_loader(mapped.adata)
+    found = mapped.get_latent_representation(dataloader=minibatches)
+    assert "are taken to lack" in caplog.text
+    np.testing.assert_allclose(found, mapped.get_latent_representation(), atol=1e-4)
+    np.testing.assert_allclose(
+        mapped.get_normalized_expression(dataloader=minibatches, transform_batch="CEL-seq"),
+        mapped.get_normalized_expression(return_numpy=True, transform_batch="CEL-seq"),
+        atol=1e-5,
+    )
+    complete = SCALEXModel.load_query_data(whole, model)
+    found = mapped.get_latent_representation(dataloader=complete._make_data_loader(complete.adata))
+    np.testing.assert_allclose(found, complete.get_latent_representation(), atol=1e-4)
+    caplog.clear()
+    complete.get_latent_representation(dataloader=complete._make_data_loader(complete.adata))
+    assert "are taken to lack" not in caplog.text
+
+
+def test_models_without_counts_still_know_what_was_measured(
+    model: SCALEXModel, query: AnnData
+) -> None:
+    mapped = SCALEXModel.load_query_data(query, model).without_counts()
+    found = mapped.get_imputed_expression().attrs["scalex_unmeasured"]
+    assert set(found) == missing_genes(query, model)
+
+
+def test_a_log_normalized_panel_lies_where_its_counts_lie(
+    model: SCALEXModel, query: AnnData, tmp_path: Path
+) -> None:
+    log = AnnData(query.X.copy(), obs=query.obs[["batch"]], var=query.var)
+    sc.pp.normalize_total(log)
+    sc.pp.log1p(log)
+    log.write_h5ad(tmp_path / "log.h5ad")
+    expected = latent(query, model)
+    mapped = SCALEXModel.load_query_data(log, model, log_normalized=True)
+    np.testing.assert_allclose(mapped.get_latent_representation(), expected, atol=1e-4)
+    mapped.save(tmp_path / "query", save_anndata=True)
+    again = SCALEXModel.load(tmp_path / "query")
+    np.testing.assert_allclose(again.get_latent_representation(), expected, atol=1e-4)
+    pytest.importorskip("dask", reason="needs the extra 'scale'")
+    model.project_store(tmp_path / "log.h5ad", tmp_path / "out.h5ad", log_normalized=True)
+    stored = ad.read_h5ad(tmp_path / "out.h5ad").obsm["latent"]
+    np.testing.assert_allclose(stored, expected, atol=1e-4)
 
 
 def test_only_two_ways_are_known(model: SCALEXModel, query: AnnData) -> None:

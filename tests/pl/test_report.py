@@ -17,6 +17,7 @@ import pytest
 import scanpy as sc
 from anndata import AnnData
 from conftest import trained_model
+from scipy import sparse
 
 import scalex_scvi as sx
 from scalex_scvi.pl import _report_usual
@@ -205,6 +206,37 @@ def test_genes_that_the_query_lacks_are_counted(projected: AnnData, tmp_path: Pa
     query = projected[projected.obs["projection"] == "query", :15].copy()
     text = sx.pl.report(projected, tmp_path / "r.html", before=query).read_text("utf-8")
     assert re.search(r"named in the query&#39;s file</td>.*?15 of 60.*?light poor", text)
+
+
+@pytest.mark.parametrize("key", ["scalex_measured_in_query", "scalex_measured"])
+def test_genes_that_the_query_lacks_describe_no_cells(
+    projected: AnnData, tmp_path: Path, key: str
+) -> None:
+    path = tmp_path / "r.html"
+
+    def genes_named() -> tuple[str, set[str], set[str]]:
+        text = sx.pl.report(projected, path, labels_key="celltype").read_text("utf-8")
+        dots = re.search(r'<svg[^>]*aria-label="Marker dot plot".*?</svg>', text)
+        table = re.search(r'<section id="why">.*?</section>', text, re.DOTALL)
+        assert dots is not None
+        assert table is not None
+        return text, *(set(re.findall(r"gene\d+", found[0])) for found in (dots, table))
+
+    text, markers, of_clusters = genes_named()
+    assert "features that the query lacks" not in text
+    lacking = set(list(projected.var_names)[::2])
+    assert markers & lacking
+    assert of_clusters & lacking
+    is_query = (projected.obs["projection"] == "query").to_numpy()
+    x = projected.X.toarray()
+    x[np.ix_(is_query, projected.var_names.isin(lacking))] = 0
+    projected.X = sparse.csr_matrix(x)
+    projected.var[key] = ~projected.var_names.isin(lacking)
+    text, markers, of_clusters = genes_named()
+    assert markers
+    assert of_clusters
+    assert not (markers | of_clusters) & lacking
+    assert "Left out are 30 features that the query lacks." in text
 
 
 def test_options_that_differ_from_their_defaults_come_first(

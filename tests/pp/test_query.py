@@ -304,6 +304,67 @@ def test_log_normalized_query(counts: AnnData, prepared: AnnData, record: Prepro
     np.testing.assert_array_equal(query.X.toarray(), prepared.X.toarray())
 
 
+def log_normalized(counts: AnnData, total: float | None, over: AnnData | None = None) -> AnnData:
+    """Return log1p of counts over the total of the genes of ``over``, or of these."""
+    sums = np.asarray((counts if over is None else over).X.sum(axis=1))
+    wanted = np.median(sums) if total is None else total
+    values = sparse.csr_matrix(counts.X.multiply(wanted / sums), dtype=np.float32)
+    return AnnData(values.log1p(), obs=counts.obs, var=counts.var)
+
+
+@pytest.mark.parametrize("total", [1e4, 1e6, None], ids=["1e4", "1e6", "median"])
+@pytest.mark.parametrize("new_batches", ["own", "reference"])
+@pytest.mark.parametrize("genes", [slice(0, 20), slice(None)], ids=["panel", "all"])
+def test_logarithms_of_the_query_s_own_total_are_undone(
+    counts: AnnData,
+    total: float | None,
+    new_batches: str,
+    genes: slice,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    own = sx.pp.Preparation(new_batches=new_batches)
+    record = Preprocessing.fit(counts, own, batch_key="batch")
+    counts.obs["batch"] = "new " + counts.obs["batch"].astype(str)
+    some = counts[:, genes].copy()
+    expected = sx.pp.prepare_query(some, record, batch_key="batch")
+    log = log_normalized(some, total)
+    before = log.X.copy()
+    found = sx.pp.prepare_query(log, record, batch_key="batch", log_normalized=True)
+    np.testing.assert_allclose(found.X.toarray(), expected.X.toarray(), rtol=1e-4)
+    assert (log.X != before).nnz == 0
+    is_as_the_reference = total == 1e4 and genes == slice(None)
+    assert ("logarithms are undone" in caplog.text) != is_as_the_reference
+
+
+def test_logarithms_of_other_totals_stay(counts: AnnData, record: Preprocessing) -> None:
+    """Cells that were normalized over more genes than are here have totals that differ."""
+    panel = counts[:, :20].copy()
+    log = log_normalized(panel, 1e4, over=counts)
+    found = sx.pp.prepare_query(log, record, batch_key="batch", log_normalized=True)
+    whole = sx.pp.prepare_query(counts, record, batch_key="batch")
+    has = whole.var_names.isin(panel.var_names)
+    np.testing.assert_allclose(found.X[:, has].toarray(), whole.X[:, has].toarray(), rtol=1e-4)
+
+
+def test_logarithms_of_a_few_cells_stay(counts: AnnData, record: Preprocessing) -> None:
+    few = log_normalized(counts[:5, :20].copy(), 1e4)
+    found = sx.pp.prepare_query(few, record, batch_key="batch", log_normalized=True)
+    scale = record.scale.loc[few.var_names, list(few.obs["batch"])].to_numpy().T
+    expected = np.minimum(few.X.toarray() / scale, 1)
+    np.testing.assert_allclose(found[:, few.var_names].X.toarray(), expected, rtol=1e-5)
+
+
+def test_logarithms_for_a_reference_of_logarithms_stay(counts: AnnData) -> None:
+    """Of such a reference nobody knows the total."""
+    reference = log_normalized(counts, 1e4)
+    record = Preprocessing.fit(reference, sx.pp.Preparation(log_normalized=True), batch_key="batch")
+    query = log_normalized(counts[:, :20].copy(), 1e3)
+    found = sx.pp.prepare_query(query, record, batch_key="batch", log_normalized=True)
+    scale = record.scale.loc[query.var_names, list(query.obs["batch"])].to_numpy().T
+    expected = np.minimum(query.X.toarray() / scale, 1)
+    np.testing.assert_allclose(found[:, query.var_names].X.toarray(), expected, rtol=1e-5)
+
+
 def test_reindex_keeps_values_and_cells(counts: AnnData) -> None:
     counts.obsm["spatial"] = np.ones((counts.n_obs, 2))
     genes = ["gene7", "nowhere", "gene0"]

@@ -87,6 +87,21 @@ def test_unmeasured_genes_in_the_place_of_the_query(ref: AnnData, query: AnnData
         assert not now.uns
 
 
+def test_genes_that_the_query_got_as_zeros_are_transferred(ref: AnnData, query: AnnData) -> None:
+    expected = sx.tl.transfer_expression(ref, query)
+    names = sorted({*ref.var_names, *query.var_names})
+    padded = AnnData(
+        np.zeros((query.n_obs, len(names)), np.float32),
+        obs=query.obs,
+        var=pd.DataFrame({"scalex_measured": np.isin(names, query.var_names)}, index=names),
+        obsm=dict(query.obsm),
+    )
+    found = sx.tl.transfer_expression(ref, padded)
+    pd.testing.assert_frame_equal(found.to_df(), expected.to_df())
+    both = sx.tl.transfer_expression(ref, padded, ["a", "b"])
+    assert list(both.var["scalex_measured"]) == [False, True]
+
+
 def test_raw_layer_or_x(ref: AnnData, query: AnnData) -> None:
     ref.raw = AnnData(X=ref.X * 10, var=ref.var)
     ref.layers["hundred"] = ref.X * 100
