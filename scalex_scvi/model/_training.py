@@ -135,7 +135,7 @@ class TrainingMixin(MissingGenesMixin):
         if max_epochs is not None:
             check_whole(max_epochs, 1, name="max_epochs")
         changes = {name: more.pop(name) for name in Recipe.names() if name in more}
-        recipe = DEFAULT.but(**(dict(recipe) | changes))
+        recipe = Recipe.of(recipe).but(**changes)
         n_processes = count_processes(accelerator, devices, more)
         module = self._module_to_train_on(
             more.get("datamodule"), _up_to_module(changes, train_size, validation_size), n_processes
@@ -237,6 +237,8 @@ class TrainingMixin(MissingGenesMixin):
                 "model with the cells that it was trained on."
             )
             raise ValueError(msg)
+        if self.adata is not None:
+            self.adata_manager.validate()
 
     def _drop_residual(self) -> None:
         """Make the decoder linear, as if it had been built so: all other weights are the same."""

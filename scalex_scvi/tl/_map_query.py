@@ -140,6 +140,14 @@ def _open(
 ) -> SCALEXModel | Reference:
     if isinstance(reference, SCALEXModel | Reference):
         return reference
+    if not isinstance(reference, str | os.PathLike):
+        msg = (
+            f"`reference` is a {type(reference).__name__!r}; allowed are a trained SCALEXModel, "
+            "what `scalex_scvi.references.load` returns, and the folder or name of one."
+        )
+        if isinstance(reference, AnnData):
+            msg += " Of cells make a model first: `model = scalex_scvi.integrate(reference, ...)`."
+        raise TypeError(msg)
     text = os.fspath(reference)
     folder = Path(text).expanduser()
     if is_remote(text) or is_reference(folder) or not folder.exists():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from dataclasses import dataclass
+from numbers import Real
 from typing import Literal, get_args
 
 import numpy as np
@@ -234,7 +235,7 @@ def p_values(scores: np.ndarray, held_out: np.ndarray) -> np.ndarray:
 
 def check_max_refused(max_refused: float) -> None:
     """Raise unless the share is in (0, 1)."""
-    if not 0 < max_refused < 1:
+    if not isinstance(max_refused, Real) or not 0 < max_refused < 1:
         msg = f"`max_refused` is a share of cells between 0 and 1, both excluded: {max_refused!r}."
         raise ValueError(msg)
 
