@@ -129,6 +129,31 @@ def test_a_label_that_reads_as_none_is_pointed_to(
     assert name not in list(query.obs["partly_transfer"])
 
 
+@pytest.mark.parametrize("reference_is", ["model", "by name"])
+def test_a_batch_of_one_label_is_pointed_to(
+    counts: AnnData, caplog: pytest.LogCaptureFixture, tmp_path: Path, reference_is: str
+) -> None:
+    model = sx.integrate(counts, "batch", **FEW)
+    source = model
+    if reference_is == "by name":
+        sx.references.save(model, tmp_path / "ref", labels=["celltype"], license="mit")
+        source = sx.references.load(tmp_path / "ref")
+    mixed = counts[counts.obs["batch"] == "batch0"].copy()
+    mixed.obs["batch"] = "whole"
+    caplog.clear()
+    sx.map_query(mixed, source, labels="celltype")
+    assert "get one celltype" not in caplog.text
+    of_one = counts[counts.obs["celltype"] == "type1"].copy()
+    of_one.obs["batch"] = "sorted"
+    sx.map_query(of_one, source, labels="celltype")
+    assert "one celltype: 'sorted' 'type1'." in caplog.text
+    caplog.clear()
+    both = sc.concat([mixed, of_one], index_unique="-")
+    both.obs["batch"] = "together"
+    sx.map_query(both, source, labels="celltype")
+    assert "get one celltype" not in caplog.text
+
+
 @pytest.mark.parametrize("kind", ["model", "run"])
 def test_a_reference_in_a_folder(
     counts: AnnData, query: AnnData, tmp_path: Path, kind: str
