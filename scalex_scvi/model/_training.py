@@ -134,7 +134,7 @@ class TrainingMixin(MissingGenesMixin):
         if max_epochs is not None:
             check_whole(max_epochs, 1, name="max_epochs")
         changes = {name: more.pop(name) for name in Recipe.names() if name in more}
-        recipe = _changed(recipe, changes)
+        recipe = Recipe.of(recipe).but(**changes)
         n_processes = count_processes(accelerator, devices, more)
         module = self._module_to_train_on(
             more.get("datamodule"), _up_to_module(changes, train_size, validation_size), n_processes
@@ -236,6 +236,8 @@ class TrainingMixin(MissingGenesMixin):
                 "model with the cells that it was trained on."
             )
             raise ValueError(msg)
+        if self.adata is not None:
+            self.adata_manager.validate()
 
     def _drop_residual(self) -> None:
         """Make the decoder linear, as if it had been built so: all other weights are the same."""
@@ -385,17 +387,6 @@ class TrainingMixin(MissingGenesMixin):
             yield
         finally:
             self.is_trained_ = self.is_trained_ or was_trained
-
-
-def _changed(recipe: Any, changes: dict[str, Any]) -> Recipe:
-    """Return the recipe with changes."""
-    if not isinstance(recipe, Mapping):
-        msg = (
-            f"`recipe` is {recipe!r}; allowed are `scalex_scvi.train.DEFAULT`, `QUICK` and "
-            "`PUBLISHED`, and mappings of their options to values."
-        )
-        raise TypeError(msg)
-    return DEFAULT.but(**(dict(recipe) | changes))
 
 
 def _checked_shares(train_size: float | None, validation_size: float | None) -> float:

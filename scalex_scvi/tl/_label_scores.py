@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -10,13 +11,19 @@ import pandas as pd
 from anndata import AnnData
 
 from scalex_scvi._core.colors import UNKNOWN
+from scalex_scvi._core.columns import as_text
 
 from ._held_out import MisfitCalibration, neighborhood_p_values, pseudo_batches, sizes_of
 from ._label_probabilities import Labeling, Method, check_method
-from ._label_statistics import KeptBatches, LabelStatistics
+from ._label_statistics import MIN_CELLS, KeptBatches, LabelStatistics
 from ._labeled_cells import LabeledCells
 from ._pair import Pair
 from ._unknown import Novelty, check_max_refused, check_novelty, fit_p_values
+
+logger = logging.getLogger(__name__)
+
+FEWEST_CELLS = 20
+"""Cells from which on the offset of a batch is taken off for the most part (:func:`.offset`)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -194,7 +201,10 @@ def label_scores(
     p_values = _p_values(pair, max_refused, novelty)
     probabilities = Labeling(pair, method).probabilities()
     p, misfit = p_values()
-    return scores_of(best_labels(pair, probabilities), probabilities, p, misfit, max_refused)
+    found = scores_of(best_labels(pair, probabilities), probabilities, p, misfit, max_refused)
+    if novelty == "neighborhood":
+        point_to_lone_labels(found, query, batch_key)
+    return found
 
 
 def scores_of(
@@ -250,6 +260,41 @@ def _statistics_and_calibrations(
     batches, real = pseudo_batches(pair.codes, pair.ref_batches())
     ref = LabeledCells.of(pair.normalized(pair.ref), pair.codes, batches)
     return KeptBatches(ref).label_statistics(), MisfitCalibration.for_sizes(ref, sizes, learns=real)
+
+
+def point_to_lone_labels(scores: LabelScores, query: AnnData, batch_key: str | None) -> None:
+    """Say which batches of the query got a single label, in which unseen types are not told.
+
+    What all cells of a batch have in common is taken off as the batch's offset, and so is what
+    tells a type that the reference lacks from the one next to it, if a batch has no other cells.
+
+    Parameters
+    ----------
+    scores
+        Of all cells of the query.
+    query
+        Its cells.
+    batch_key
+        Column of ``query.obs`` with the batches; ``None``, or absent: they are one batch.
+    """
+    has_batches = batch_key is not None and batch_key in query.obs
+    batch = as_text(query.obs[batch_key]) if has_batches else np.zeros(query.n_obs, dtype=int)
+    counts = pd.crosstab(np.asarray(batch), scores.labels.cat.codes.to_numpy())
+    refused = scores.is_unknown.groupby(np.asarray(batch)).mean()
+    n_cells, most = counts.sum(axis=1), counts.max(axis=1)
+    lone = (n_cells >= FEWEST_CELLS) & (n_cells - most < MIN_CELLS) & (refused < 0.5)
+    names = list(counts.index[lone])
+    if names:
+        labels = scores.labels.cat.categories[counts.loc[names].idxmax(axis=1)]
+        shown = list(zip(names if has_batches else ["all cells"], labels, strict=True))
+        logger.warning(
+            "All or nearly all cells of a batch get one %s: %s. So would cells of one type that "
+            "the reference lacks: with no others beside them, they are hardly ever called unknown. "
+            "Give them together with other cells of their batch, if there are any.",
+            scores.labels.name,
+            ", ".join(f"{batch!r} {label!r}" for batch, label in shown[:5])
+            + (f" and {len(shown) - 5} more" if len(shown) > 5 else ""),
+        )
 
 
 def best_labels(pair: Pair, probabilities: np.ndarray) -> pd.Series:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from scalex_scvi.pp import MIN_GENE_SHARE
 from scalex_scvi.references import Reference, is_reference, is_remote, load
 
 from ._label_model import label_model
-from ._label_scores import LabelScores, label_scores
+from ._label_scores import LabelScores, label_scores, point_to_lone_labels
 from ._nested_labels import in_agreement
 from ._pair import Pair
 from ._place_on_map import place_on_map
@@ -146,6 +146,8 @@ def _open(
             f"`reference` is a {type(reference).__name__!r}; allowed are a trained SCALEXModel, "
             "what `scalex_scvi.references.load` returns, and a folder, name or address of these."
         )
+        if isinstance(reference, AnnData):
+            msg += " Of cells make a model first: `model = scalex_scvi.integrate(reference, ...)`."
         raise TypeError(msg)
     text = os.fspath(reference)
     folder = Path(text).expanduser()
@@ -205,6 +207,7 @@ def _latent_and_scores(
         ref.obsm[LATENT_KEY] = _encoding(source, ref)(ref.X)
     if is_lazy(query.X):
         latent, scores = _in_parts(ref, mapped, query, wanted, max_refused)
+        _point_to_lone_labels(scores, query, mapped.batch_key)
     else:
         query.obsm[LATENT_KEY] = latent = mapped.get_latent_representation()
         scores = {
@@ -228,12 +231,22 @@ def _by_statistics(
     if is_lazy(query.X):
         models = {label: source.label_models[label] for label in wanted}
         parts = QueryParts(query, mapped.batch_key, _encoding(mapped, query))
-        return parts.latent_and_scores(models, max_refused)
-    query.obsm[LATENT_KEY] = latent = mapped.get_latent_representation()
-    return latent, {
-        label: source.label_scores(query, label, use_rep=LATENT_KEY, max_refused=max_refused)
-        for label in wanted
-    }
+        latent, scores = parts.latent_and_scores(models, max_refused)
+    else:
+        query.obsm[LATENT_KEY] = latent = mapped.get_latent_representation()
+        scores = {
+            label: source.label_scores(query, label, use_rep=LATENT_KEY, max_refused=max_refused)
+            for label in wanted
+        }
+    _point_to_lone_labels(scores, query, mapped.batch_key)
+    return latent, scores
+
+
+def _point_to_lone_labels(
+    scores: Mapping[str, LabelScores], query: AnnData, batch_key: str | None
+) -> None:
+    for found in scores.values():
+        point_to_lone_labels(found, query, batch_key)
 
 
 def _in_parts(

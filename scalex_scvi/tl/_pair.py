@@ -26,6 +26,11 @@ from ._unknown import Votes, count_votes
 
 logger = logging.getLogger(__name__)
 
+NO_LABEL = frozenset(
+    ("", "<na>", "n/a", "na", "nan", "none", "null", "unassigned", "undefined", "unknown")
+)
+"""Labels, in lower case, that are mostly written where a cell has none."""
+
 
 @dataclass(frozen=True, eq=False)
 class Pair:
@@ -87,6 +92,7 @@ class Pair:
         """Keep the labeled cells of the reference alone, in this object and not in the user's."""
         if self.labels_key not in self.ref.obs:
             return
+        self._point_to_no_labels()
         labeled = self.ref.obs[self.labels_key].notna().to_numpy()
         if labeled.all():
             return
@@ -100,6 +106,21 @@ class Pair:
             self.labels_key,
         )
         object.__setattr__(self, "ref", self.ref[labeled])
+
+    def _point_to_no_labels(self) -> None:
+        """Say which labels read as if their cells had none: they are labels like all others."""
+        key = self.labels_key
+        names = as_text(self.ref.obs[key])
+        for code, name in enumerate(names.categories):
+            if name.strip().casefold() in NO_LABEL:
+                logger.warning(
+                    "%d of %d reference cells have the %r %r, which query cells get like any other "
+                    "label. If these cells have no label, let it be missing: "
+                    "`adata.obs[%r] = adata.obs[%r].where(adata.obs[%r] != %r)`.",
+                    (names.codes == code).sum(),
+                    len(names),
+                    *(key, name, key, key, key, name),
+                )
 
     def _leave_out_unmeasured(self) -> None:
         """Leave out genes that the reference lacks: zeros in their place say nothing."""

@@ -36,6 +36,9 @@ TransformOf = Callable[["SCALEXDataManager"], "Transform | None"]
 
 _UNKNOWN = object()
 
+MANY_VALUES, SOME_CELLS = 10_000, 10
+"""Values of a sparse matrix, and cells of a dense one, that tell whether it still holds counts."""
+
 
 class SCALEXDataManager(AnnDataManager):
     """scvi-tools' data manager, whose expression goes through a transform as it is read.
@@ -58,6 +61,7 @@ class SCALEXDataManager(AnnDataManager):
     on_device: DeviceRows | None = None
     _transform: Any = None
     _registered: AnnData | None = None
+    _held_counts: bool = False
 
     def transfer_fields(self, adata_target: Any, **kwargs: Any) -> AnnDataManager:
         """Register other cells in the same way; their batches may be new."""
@@ -90,15 +94,42 @@ class SCALEXDataManager(AnnDataManager):
         self._registered = None
         if isinstance(adata, AnnData):
             super().register_fields(adata, *args, **kwargs)
-            return
-        if adata.is_view:
-            check_if_view(adata)
-        cells = one_modality(adata, self.registry[SETUP_ARGS_KEY])
+        else:
+            self._register_modality(adata, *args, **kwargs)
+        self._held_counts = _are_counts(self.get_from_registry(REGISTRY_KEYS.X_KEY)) is True
+
+    def _register_modality(self, mdata: Any, *args: Any, **kwargs: Any) -> None:
+        if mdata.is_view:
+            check_if_view(mdata)
+        cells = one_modality(mdata, self.registry[SETUP_ARGS_KEY])
         super().register_fields(cells, *args, **kwargs)
         self._registered = AnnData(obs=cells.obs, uns=cells.uns)
-        self.adata = adata
+        self.adata = mdata
         self._assign_uuid()
         self._assign_most_recent_manager_uuid()
+
+    def validate(self) -> None:
+        """Register the cells again if another manager has since, and see that counts are there.
+
+        Raises
+        ------
+        ValueError
+            If the matrix held counts when it was registered, and does not any more.
+        """
+        super().validate()
+        if not self._held_counts or self.transform is None:
+            return
+        if _are_counts(self.get_from_registry(REGISTRY_KEYS.X_KEY)) is False:
+            where = self.data_registry[REGISTRY_KEYS.X_KEY]
+            name = "X" if where.attr_name == "X" else f"layers[{where.attr_key!r}]"
+            msg = (
+                f"{name} held counts when the model was given these cells, and now holds values "
+                "that are not whole numbers: it was normalized in place since, by "
+                "`scanpy.pp.log1p` for example. The model needs the counts: put them back, or "
+                "keep them in a layer and register that, `adata.layers['counts'] = "
+                "adata.X.copy()` and `layer='counts'`, before `adata.X` is normalized."
+            )
+            raise ValueError(msg)
 
     @property
     def owner(self) -> AnnData:
@@ -225,6 +256,14 @@ class TransformedDataset(AnnTorchDataset):
             return held[rows]
         counts = self._take(REGISTRY_KEYS.X_KEY, rows)
         return counts if transform is None else transform(counts, self.adata_manager.codes[rows])
+
+
+def _are_counts(matrix: Any) -> bool | None:
+    """Whether the first values of a matrix in memory are whole numbers; ``None``: none to see."""
+    if not in_memory(matrix):
+        return None  # nobody changes it in place
+    some = matrix.data[:MANY_VALUES] if sparse.issparse(matrix) else np.asarray(matrix[:SOME_CELLS])
+    return bool((some == np.rint(some)).all()) if some.any() else None
 
 
 def _row_numbers(indexes: Any, n_cells: int) -> np.ndarray:

@@ -113,6 +113,26 @@ class Recipe(Mapping[str, Any]):
         """Names of the options."""
         return tuple(field.name for field in fields(cls))
 
+    @classmethod
+    def of(cls, options: Any) -> Recipe:
+        """Return a recipe as it is, and that of other options with the default of the rest.
+
+        Raises
+        ------
+        TypeError
+            If it is no mapping, or for a name that is not in a recipe.
+        """
+        if isinstance(options, cls):
+            return options
+        if not isinstance(options, Mapping):
+            msg = (
+                f"`recipe` is {options!r}; allowed are `scalex_scvi.train.DEFAULT`, `QUICK` and "
+                "`PUBLISHED` of the same module, and a mapping of options, such as "
+                "`{'max_steps': 1_000}`."
+            )
+            raise TypeError(msg)
+        return DEFAULT.but(**options)
+
     def but(self, **changes: Any) -> Recipe:
         """Return the recipe with other values for some names.
 

@@ -111,6 +111,49 @@ def test_a_reference_that_is_partly_labeled(
     assert query.obs["partly_transfer"].notna().all()
 
 
+@pytest.mark.parametrize("name", ["", "nan", "Unknown", "unassigned"])
+def test_a_label_that_reads_as_none_is_pointed_to(
+    reference: sx.SCALEXModel, query: AnnData, caplog: pytest.LogCaptureFixture, name: str
+) -> None:
+    obs = reference.adata.obs
+    obs["partly"] = obs["celltype"].cat.rename_categories({"type1": name})
+    n_named = int((obs["partly"] == name).sum())
+    sx.map_query(query, reference, labels="partly")
+    assert f"{n_named} of 150 reference cells have the 'partly' {name!r}" in caplog.text
+    assert name in list(query.obs["partly_transfer"])
+    caplog.clear()
+    obs["partly"] = obs["partly"].where(obs["partly"] != name)  # as the message says
+    sx.map_query(query, reference, labels="partly")
+    assert f"{n_named} of 150 reference cells have no 'partly'" in caplog.text
+    assert "have the 'partly'" not in caplog.text
+    assert name not in list(query.obs["partly_transfer"])
+
+
+@pytest.mark.parametrize("reference_is", ["model", "by name"])
+def test_a_batch_of_one_label_is_pointed_to(
+    counts: AnnData, caplog: pytest.LogCaptureFixture, tmp_path: Path, reference_is: str
+) -> None:
+    model = sx.integrate(counts, "batch", **FEW)
+    source = model
+    if reference_is == "by name":
+        sx.references.save(model, tmp_path / "ref", labels=["celltype"], license="mit")
+        source = sx.references.load(tmp_path / "ref")
+    mixed = counts[counts.obs["batch"] == "batch0"].copy()
+    mixed.obs["batch"] = "whole"
+    caplog.clear()
+    sx.map_query(mixed, source, labels="celltype")
+    assert "get one celltype" not in caplog.text
+    of_one = counts[counts.obs["celltype"] == "type1"].copy()
+    of_one.obs["batch"] = "sorted"
+    sx.map_query(of_one, source, labels="celltype")
+    assert "one celltype: 'sorted' 'type1'." in caplog.text
+    caplog.clear()
+    both = sc.concat([mixed, of_one], index_unique="-")
+    both.obs["batch"] = "together"
+    sx.map_query(both, source, labels="celltype")
+    assert "get one celltype" not in caplog.text
+
+
 @pytest.mark.parametrize("kind", ["model", "run"])
 def test_a_reference_in_a_folder(
     counts: AnnData, query: AnnData, tmp_path: Path, kind: str
@@ -139,7 +182,39 @@ def test_mistakes(reference: sx.SCALEXModel, query: AnnData, tmp_path: Path) -> 
     reference.save(tmp_path / "ref")
     with pytest.raises(ValueError, match=r"no cells to take \['celltype'\] from.*save_anndata"):
         sx.map_query(query, tmp_path / "ref", labels="celltype")
+    with pytest.raises(TypeError, match=r"`reference` is a 'AnnData'; allowed.*integrate"):
+        sx.map_query(query, reference.adata)
+    with pytest.raises(ValueError, match="`max_refused` is a share .*: '0.1'"):
+        sx.map_query(query, reference, labels="celltype", max_refused="0.1")
     assert not query.obsm
+
+
+@pytest.mark.parametrize("matrix", ["csr", "csc", "dense", "layer"])
+def test_counts_that_were_normalized_in_place_are_not_taken_for_counts(
+    counts: AnnData, query: AnnData, matrix: str
+) -> None:
+    if matrix != "csr":
+        counts.X = counts.X.tocsc() if matrix == "csc" else counts.X.toarray()
+    if matrix == "layer":
+        counts.layers["counts"] = counts.X.copy()
+    model = sx.integrate(counts, "batch", layer="counts" if matrix == "layer" else None, **FEW)
+    latent, kept = counts.obsm["X_scalex"], counts.X.copy()
+    sc.pp.normalize_total(counts)
+    sc.pp.log1p(counts)
+    if matrix == "layer":
+        np.testing.assert_array_equal(model.get_latent_representation(), latent)
+        return
+    for use in (
+        model.get_latent_representation,
+        model.get_prepared,
+        model.get_imputed_expression,
+        lambda: model.train(**FEW),
+        lambda: sx.map_query(query, model, labels="celltype"),
+    ):
+        with pytest.raises(ValueError, match="X held counts .* normalized in place.*layer="):
+            use()
+    counts.X = kept
+    np.testing.assert_array_equal(model.get_latent_representation(), latent)
 
 
 def test_a_view_is_refused_by_its_name(reference: sx.SCALEXModel, query: AnnData) -> None:

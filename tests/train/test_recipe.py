@@ -22,6 +22,12 @@ def test_one_number_may_differ() -> None:
         DEFAULT.but(max_step=1)
 
 
+def test_what_is_no_recipe_is_refused(prepared: AnnData) -> None:
+    assert Recipe.of({"max_steps": 5}) == DEFAULT.but(max_steps=5)
+    with pytest.raises(TypeError, match="`recipe` is 'quick'; allowed are .*QUICK"):
+        small_model(prepared).train(recipe="quick", **QUIET)
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [
