@@ -20,6 +20,8 @@ ARGS ?=
 # Processes that share the tests, of one thread each; files stay whole, for the sake of what their
 # tests share. 0: the process that is started.
 WORKERS ?= 2
+# pytest's plugins: these alone, as zarr has one, too, for which pytest rewrites all of zarr.
+PLUGINS := -p xdist -p pytest_cov -p hypothesispytest
 
 .PHONY: demo test lint docs links clean
 
@@ -27,7 +29,8 @@ demo: $(VENV)/.installed
 	$(BIN)/scalex-scvi demo $(DATA) --outdir $(OUT) $(ARGS)
 
 test: $(VENV)/.installed-test
-	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 NUMBA_NUM_THREADS=1 $(BIN)/python -m pytest \
+	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 NUMBA_NUM_THREADS=1 PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 \
+		$(BIN)/python -m pytest $(PLUGINS) \
 		--numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: $(VENV)/.installed-dev

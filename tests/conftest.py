@@ -133,6 +133,13 @@ def trained_model(adata: AnnData, **kwargs: object) -> sx.SCALEXModel:
     return model
 
 
+@pytest.fixture(scope="module", autouse=True)
+def nothing_old_is_collected() -> None:
+    """Nor, in a file's tests, in what earlier files left: scib-metrics collects in each score."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Nothing of a test is noted in the user's cache."""

@@ -242,7 +242,8 @@ def test_a_left_out_technology_of_the_pancreas() -> None:
     adata = real_data("embedded/pancreas_5tech")
     is_query = (adata.obs["batch"].astype(str) == "indrop").to_numpy()  # the only droplets
     ref, query = adata[~is_query].copy(), adata[is_query].copy()
-    model = sx.integrate(ref, "batch", recipe=sx.train.QUICK, **QUIET)
+    recipe = sx.train.QUICK.but(max_steps=600)
+    model = sx.integrate(ref, "batch", n_top_features=1000, recipe=recipe, **QUIET)
     sc.pp.neighbors(ref, use_rep="X_scalex")
     sc.tl.umap(ref)
     sx.map_query(query, model, labels="celltype")
@@ -253,7 +254,7 @@ def test_a_left_out_technology_of_the_pancreas() -> None:
     for key in ("X_scalex", "X_umap"):
         by_neighbors = KNeighborsClassifier(15).fit(ref.obsm[key], ref.obs["celltype"].astype(str))
         found[key] = (by_neighbors.predict(query.obsm[key]) == truth).mean()
-    # The map is as right as the latent that it shows: 0.73 and 0.74.
+    # The map is as right as the latent that it shows: 0.73 and 0.67.
     assert found["X_umap"] >= found["X_scalex"] - 0.05
     assert found["X_umap"] >= 0.65
 
