@@ -307,7 +307,8 @@ def check_no_unknown(labels: pd.Series) -> None:
     """Raise if a label of the reference is called like the cells that fit none."""
     if UNKNOWN in list(labels.unique()):
         msg = (
-            f"The reference has a label {UNKNOWN!r} already, in {labels.name!r}. Rename it, or "
-            "leave those cells out of `ref`."
+            f"The reference has a label {UNKNOWN!r} already, in {labels.name!r}, which is what "
+            "cells are called that fit none. Rename it in the reference, or set it to missing "
+            "(NaN) there: cells without a label are left out."
         )
         raise ValueError(msg)
