@@ -96,9 +96,7 @@ def test_the_mean_over_draws_is_that_of_the_module(trained: sx.SCALEXModel) -> N
     codes = tensors["batch"].numpy().ravel()
     scale = trained.preprocessing.scale[["first", "second"]].to_numpy().T[codes]
     expected = np.expm1(draws * scale).mean(axis=0)
-    found = trained.get_normalized_expression(
-        indices=np.arange(6), library_size=1e4, n_samples=500
-    )
+    found = trained.get_normalized_expression(indices=np.arange(6), library_size=1e4, n_samples=500)
     assert list(found.columns) == list(trained.get_var_names())
     assert list(found.index) == [f"cell{i}" for i in range(6)]
     np.testing.assert_allclose(found, expected, rtol=0.25)
