@@ -150,13 +150,6 @@ def test_other_numbers(
         calls[entry](**{name: value})
 
 
-def test_a_recipe_by_its_name_is_refused() -> None:
-    model = small_model(simulate_counts())
-    with pytest.raises(TypeError, match=r"`recipe` is 'QUICK'; allowed are .*`QUICK`"):
-        model.train(recipe="QUICK", **QUIET)
-    assert not model.is_trained
-
-
 def test_the_cells_of_a_reference_are_no_reference() -> None:
     with pytest.raises(TypeError, match=r"`reference` is a 'AnnData'; allowed are a trained"):
         sx.map_query(simulate_counts(), simulate_counts())

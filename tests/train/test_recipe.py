@@ -24,8 +24,10 @@ def test_one_number_may_differ() -> None:
 
 def test_what_is_no_recipe_is_refused(prepared: AnnData) -> None:
     assert Recipe.of({"max_steps": 5}) == DEFAULT.but(max_steps=5)
+    model = small_model(prepared)
     with pytest.raises(TypeError, match="`recipe` is 'quick'; allowed are .*QUICK"):
-        small_model(prepared).train(recipe="quick", **QUIET)
+        model.train(recipe="quick", **QUIET)
+    assert not model.is_trained
 
 
 @pytest.mark.parametrize(
