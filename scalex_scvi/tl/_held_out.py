@@ -22,6 +22,7 @@ from scipy.optimize import minimize
 
 from scalex_scvi._core.seeds import DEFAULT_SEED
 
+from ._group_fits import GroupStandard
 from ._label_statistics import KeptBatches, LabelStatistics
 from ._labeled_cells import LabeledCells, centered, unit
 from ._misfits import FLOORS, MEASURES, Fitting
@@ -241,17 +242,41 @@ class MisfitCalibration:
             known = as_new_batch(np.concatenate(by_batch), weights, n_labels)
         return cls(np.sort(known), weights, np.median(baselines, axis=0), highest)
 
-    def relative(self, found: np.ndarray) -> np.ndarray:
+    def relative(self, found: np.ndarray, *, nothing_known: bool) -> np.ndarray:
         """Weighted sum of the measures of each cell of a batch, above the batch's baseline.
 
         The baseline of a small batch is averaged with the typical one. It is capped at the highest
         of the held-out batches (for the correlation: or the median distance between the means of
         nearest labels, if that is higher): without the cap, a query batch in which no cell is of a
-        known type would get a baseline so high that its cells seemed to fit.
+        known type would get a baseline so high that its cells seemed to fit. The baseline of a
+        batch that no label fits says nothing: it gets the typical one.
         """
-        weight = len(found) / (len(found) + PRIOR_CELLS)
+        weight = 0.0 if nothing_known else len(found) / (len(found) + PRIOR_CELLS)
         baseline = weight * _baseline(found) + (1 - weight) * self.typical
         return (found - np.minimum(baseline, self.highest)) @ self.weights
+
+
+@dataclass(frozen=True, eq=False)
+class Standards:
+    """What the batches of a query are compared with.
+
+    Attributes
+    ----------
+    misfits
+        Of held-out cells, by the number of neighbors that a cell is averaged with.
+    groups
+        Of held-out groups; ``None`` where these are no real batches, or too few: then every batch
+        of a query is taken to have known types.
+    """
+
+    misfits: Mapping[int, MisfitCalibration]
+    groups: GroupStandard | None
+
+    @classmethod
+    def of(cls, ref: LabeledCells, sizes: Sequence[int], *, learns: bool) -> Standards:
+        """Hold out each batch of a reference: see :meth:`MisfitCalibration.for_sizes`."""
+        misfits = MisfitCalibration.for_sizes(ref, sizes, learns=learns)
+        return cls(misfits, GroupStandard.of(ref) if learns else None)
 
 
 def as_one_batch(by_batch: Sequence[np.ndarray]) -> list[np.ndarray]:
@@ -370,7 +395,7 @@ def sizes_of(batch: np.ndarray) -> list[int]:
 
 def neighborhood_p_values(
     statistics: LabelStatistics,
-    calibrations: Mapping[int, MisfitCalibration],
+    standards: Standards,
     x: sparse.csr_matrix,
     neighbors: Sequence[Neighbors],
     max_refused: float,
@@ -381,9 +406,9 @@ def neighborhood_p_values(
     ----------
     statistics
         Statistics of the labels of the reference.
-    calibrations
-        What held-out cells show, by the number of neighbors that a cell is averaged with; for each
-        number that the query's batches need (:func:`sizes_of`).
+    standards
+        What held-out batches show, for each number of neighbors that the query's batches need
+        (:func:`sizes_of`).
     x
         Normalized expression of the query: cells × the genes of the reference.
     neighbors
@@ -403,14 +428,24 @@ def neighborhood_p_values(
         If there are too few held-out cells for ``max_refused``.
     """
     for batch in neighbors:
-        check_held_out(max_refused, len(calibrations[batch.nearest.shape[1]].known))
+        check_held_out(max_refused, len(standards.misfits[batch.nearest.shape[1]].known))
     p, misfit = np.empty(x.shape[0]), np.empty(x.shape[0])
     for batch in neighbors:
         own, size = batch.cells, batch.nearest.shape[1]
+        calibration = standards.misfits[size]
         cells = x if len(own) == x.shape[0] else x[own]
-        found = Fitting(statistics, cells, batch.nearest).neighborhoods(size).misfits()
-        misfit[own] = calibrations[size].relative(found)
-        p[own] = p_values(misfit[own], calibrations[size].known)
+        fitting = Fitting(statistics, cells, batch.nearest, standards.groups)
+        found = fitting.neighborhoods(size).misfits()
+        misfit[own] = calibration.relative(found, nothing_known=fitting.nothing_known)
+        p[own] = p_values(misfit[own], calibration.known)
+        if fitting.nothing_known:
+            logger.warning(
+                "%d cells, a batch of the query, look like none of the labels: those given to a "
+                "label are further from it on average than in the batches of the reference. Most "
+                "of them will be called unknown. A technology or a species that the reference "
+                "lacks can look the same.",
+                len(own),
+            )
     return p, misfit
 
 

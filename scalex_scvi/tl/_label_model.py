@@ -16,7 +16,8 @@ from scalex_scvi.pp import can_unscale, unscale
 from ._calibration import folds, temperature, tempered
 from ._consensus import Consensus
 from ._discriminant import Discriminants, can_discriminate
-from ._held_out import MisfitCalibration, neighborhood_p_values, pseudo_batches
+from ._group_fits import GroupStandard
+from ._held_out import MisfitCalibration, Standards, neighborhood_p_values, pseudo_batches
 from ._label_scores import LabelScores, scores_of
 from ._label_statistics import KeptBatches, LabelStatistics
 from ._labeled_cells import LabeledCells
@@ -55,7 +56,7 @@ class LabelModel:
     temperature
         Number by which the logarithms of probabilities are divided to calibrate them, at least 1.
     standards
-        Misfits of held-out cells, by the number of neighbors that a cell is averaged with.
+        What held-out batches of the reference show. Older files have nothing of groups.
     fewest_cells
         Fewest cells that each label must have (5): means of fewer cells would disclose the
         expression of single cells.
@@ -70,7 +71,7 @@ class LabelModel:
     by_ridge: Discriminants | None
     landmarks: LabelStatistics
     temperature: float
-    standards: Mapping[int, MisfitCalibration]
+    standards: Standards
 
     @classmethod
     def fit(
@@ -199,7 +200,12 @@ class LabelModel:
                 arrays |= {
                     f"{name}/{field}": getattr(found, field) for field in _DISCRIMINANT_FIELDS
                 }
-        for size, calibration in self.standards.items():
+        if self.standards.groups is not None:
+            arrays |= {
+                f"groups/{field}": np.array(getattr(self.standards.groups, field))
+                for field in _GROUP_FIELDS
+            }
+        for size, calibration in self.standards.misfits.items():
             arrays |= {
                 f"held_out/{size}/{field}": getattr(calibration, field)
                 for field in _CALIBRATION_FIELDS
@@ -240,6 +246,11 @@ class LabelModel:
             )
             for size in range(1, N_NEIGHBORS + 1)
         }
+        groups = None
+        if "groups/highest" in arrays:
+            groups = GroupStandard(
+                **{field: float(arrays[f"groups/{field}"]) for field in _GROUP_FIELDS}
+            )
         statistics = LabelStatistics(
             **{field: arrays[f"landmarks/{field}"] for field in _STATISTICS_FIELDS},
             discriminants=discriminants_if_any("expression"),
@@ -253,7 +264,7 @@ class LabelModel:
             by_ridge=discriminants_if_any("ridge"),
             landmarks=statistics,
             temperature=float(arrays["temperature"]),
-            standards=calibrations,
+            standards=Standards(calibrations, groups),
         )
 
     def _check(self, arrays: Mapping[str, np.ndarray]) -> None:
@@ -280,7 +291,7 @@ class LabelModel:
                     f"{name}/weights": (n_functions, n_components),
                     f"{name}/intercept": (n_functions,),
                 }
-        for size, calibration in self.standards.items():
+        for size, calibration in self.standards.misfits.items():
             wanted[f"held_out/{size}/known"] = (calibration.known.size,)
             for field in ("weights", "typical", "highest"):
                 wanted[f"held_out/{size}/{field}"] = (len(MEASURES),)
@@ -336,7 +347,7 @@ def label_model(pair: Pair, sizes: Sequence[int]) -> LabelModel:
         by_ridge=Discriminants.by_ridge(reference.points, pair.codes),
         landmarks=KeptBatches(reference).label_statistics(),
         temperature=temperature([pair.points, reference.points], pair.codes, parts),
-        standards=MisfitCalibration.for_sizes(reference, sizes, learns=real),
+        standards=Standards.of(reference, sizes, learns=real),
     )
 
 
@@ -347,6 +358,8 @@ _DISCRIMINANT_FIELDS = ("means", "weights", "intercept")
 _STATISTICS_FIELDS = ("used", "means", "mean", "directions", "centers", "whitening", "margins")
 
 _CALIBRATION_FIELDS = ("known", "weights", "typical", "highest")
+
+_GROUP_FIELDS = ("typical", "highest")
 
 _TEXT = ("labels_key", "labels", "genes")
 

@@ -13,7 +13,7 @@ from anndata import AnnData
 from scalex_scvi._core.colors import UNKNOWN
 from scalex_scvi._core.columns import as_text
 
-from ._held_out import MisfitCalibration, neighborhood_p_values, pseudo_batches, sizes_of
+from ._held_out import Standards, neighborhood_p_values, pseudo_batches, sizes_of
 from ._label_probabilities import Labeling, Method, check_method
 from ._label_statistics import MIN_CELLS, KeptBatches, LabelStatistics
 from ._labeled_cells import LabeledCells
@@ -235,10 +235,10 @@ def _p_values(
     """
     if novelty == "neighborhood":
         sizes = sizes_of(pair.query_batches())
-        statistics, calibrations = _statistics_and_calibrations(pair, sizes)
+        statistics, standards = _statistics_and_standards(pair, sizes)
         return lambda: neighborhood_p_values(
             statistics.of_genes(pair.measured),
-            calibrations,
+            standards,
             pair.compared(pair.normalized(pair.query)),
             pair.query_neighbors,
             max_refused,
@@ -253,13 +253,13 @@ def _p_values(
     )
 
 
-def _statistics_and_calibrations(
+def _statistics_and_standards(
     pair: Pair, sizes: list[int]
-) -> tuple[LabelStatistics, dict[int, MisfitCalibration]]:
+) -> tuple[LabelStatistics, Standards]:
     """Take from the reference all that a query is judged by, and keep none of its cells."""
     batches, real = pseudo_batches(pair.codes, pair.ref_batches())
     ref = LabeledCells.of(pair.normalized(pair.ref), pair.codes, batches)
-    return KeptBatches(ref).label_statistics(), MisfitCalibration.for_sizes(ref, sizes, learns=real)
+    return KeptBatches(ref).label_statistics(), Standards.of(ref, sizes, learns=real)
 
 
 def point_to_lone_labels(scores: LabelScores, query: AnnData, batch_key: str | None) -> None:

@@ -7,6 +7,7 @@ from functools import cached_property
 
 import numpy as np
 from scipy import sparse
+from sklearn.utils.extmath import row_norms
 
 from ._components import N_COMPONENTS, principal_directions, project
 
@@ -25,6 +26,8 @@ class LabeledCells:
         Principal components of all cells: mean of the genes, and genes × components.
     sums, counts
         Summed expression, batches × labels × genes, and number of cells, batches × labels.
+    squares
+        Summed mean square of a cell's expression over the genes: batches × labels.
     """
 
     x: sparse.csr_matrix
@@ -34,6 +37,7 @@ class LabeledCells:
     directions: np.ndarray
     sums: np.ndarray
     counts: np.ndarray
+    squares: np.ndarray
 
     @classmethod
     def of(cls, x: sparse.csr_matrix, codes: np.ndarray, batch: np.ndarray) -> LabeledCells:
@@ -47,7 +51,8 @@ class LabeledCells:
         member = sparse.csr_matrix((np.ones(n_cells, x.dtype), (groups, np.arange(n_cells))), shape)
         sums = (member @ x).toarray().reshape(n_batches, n_labels, n_genes)
         counts = np.bincount(groups, minlength=shape[0]).reshape(n_batches, n_labels)
-        return cls(x, codes, batch, mean, directions, sums, counts)
+        squares = (member @ row_norms(x, squared=True)).reshape(n_batches, n_labels) / n_genes
+        return cls(x, codes, batch, mean, directions, sums, counts, squares)
 
     @cached_property
     def points(self) -> np.ndarray:

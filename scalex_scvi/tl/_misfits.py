@@ -7,6 +7,7 @@ from scipy import sparse
 from scipy.spatial.distance import cdist
 from sklearn.utils.extmath import row_norms
 
+from ._group_fits import GroupStandard
 from ._label_statistics import LabelStatistics, offset
 from ._labeled_cells import centered, unit
 from ._neighborhoods import averaging
@@ -38,16 +39,31 @@ class Fitting:
         Cells × genes of the batch, normalized.
     nearest
         Positions of the cells that each cell is averaged with, itself first: cells × neighbors.
+    groups
+        What its groups are compared with; ``None``: the batch is taken to have known types.
+
+    Attributes
+    ----------
+    nothing_known
+        Whether no label fits the batch. Then its offset is not taken off.
     """
 
     def __init__(
-        self, statistics: LabelStatistics, x: sparse.csr_matrix, nearest: np.ndarray
+        self,
+        statistics: LabelStatistics,
+        x: sparse.csr_matrix,
+        nearest: np.ndarray,
+        groups: GroupStandard | None = None,
     ) -> None:
         self._statistics, self._x, self._nearest = statistics, x, nearest
         points = statistics.components(x)
         shares = statistics.shares(points)
-        self._offset = offset(x, shares, statistics.means)
-        points -= offset(points, shares, statistics.centers)
+        codes = (averaging(nearest, x.shape[0]) @ shares).argmax(axis=1)
+        self.nothing_known = groups is not None and groups.nothing_known(x, codes, statistics.means)
+        self._offset = np.zeros(x.shape[1])
+        if not self.nothing_known:
+            self._offset = offset(x, shares, statistics.means)
+            points -= offset(points, shares, statistics.centers)
         self._points = points
 
     def neighborhoods(self, n_neighbors: int) -> Neighborhoods:

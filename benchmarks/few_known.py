@@ -1,0 +1,135 @@
+"""Which cells of a query are called unknown where few or none of its types are known.
+
+    python -m benchmarks.few_known --data FOLDER [--sets NAME ...] [--queries 4] [--out runs/few_known.csv]
+
+Up to so many batches of a set, the largest ones, are cut anew, each as a query of the others:
+
+- *whole*: all its cells, all their types in the reference;
+- *one of several*: all its cells, one type taken out of the reference;
+- *one, alone* and *two*, *three, alone*: the cells of types that were taken out, no others;
+- *known, alone*: the cells of one type that is in the reference (sorted cells), and of two of them.
+
+Types have at least 20 cells in the batch and are in two other batches. At most 600 cells of a
+batch are taken, at random. Means over the cases of a set, then over sets.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import warnings
+from collections.abc import Iterator
+from itertools import combinations
+from pathlib import Path
+from tempfile import mkdtemp
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from tqdm import tqdm
+
+from benchmarks.cells import Case, Cells
+from benchmarks.sets import BATCH, LABELS, describe, read_set
+from benchmarks.unknown.methods import by_ours
+
+SETS = (
+    "embedded/pancreas_5tech",
+    "pancreas_3study_cepo",
+    "celllines_3cl_3platforms_832genes",
+    "kang_pbmc_ctrl_8donors",
+    "pancreas_baron_human_mouse_6donors",
+    "snare_mouse_cortex_rna",
+    "tonsil_pbmc_10samples_celltalker",
+)
+MIN_CELLS = 20
+MOST_PAIRS = 3
+"""Most pairs, and triples, of types of one batch."""
+
+
+def main() -> None:
+    args = _arguments()
+    warnings.simplefilter("ignore")
+    logging.disable(logging.WARNING)
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    rows: list[dict[str, object]] = []
+    for name in tqdm(args.sets, disable=None):
+        adata = _read(args.data, name)
+        for batch in adata.obs[BATCH].value_counts().index[: args.queries]:
+            for kind, removed, given in _queries(adata.obs, batch):
+                case = _case(adata, name, batch, removed, given)
+                unseen = case.query.obs[LABELS].astype(str).isin(removed).to_numpy()
+                unknown = by_ours(case, "neighborhood").unknown
+                rows.append(
+                    {
+                        "set": name,
+                        "batch": batch,
+                        "query": kind,
+                        "removed": "; ".join(removed),
+                        "found": unknown[unseen].mean() if unseen.any() else np.nan,
+                        "refused": unknown[~unseen].mean() if not unseen.all() else np.nan,
+                    }
+                )
+                pd.DataFrame(rows).to_csv(args.out, index=False)
+    _report(pd.DataFrame(rows))
+
+
+def _read(data: Path, name: str) -> AnnData:
+    adata = read_set(data, name)
+    adata = adata[~adata.obs[LABELS].isin(describe(name).unlabeled)]
+    order = np.random.default_rng(0).permutation(adata.n_obs)
+    shuffled = adata.obs[BATCH].iloc[order]
+    first = (shuffled.groupby(shuffled, observed=True).cumcount() < 600).to_numpy()
+    return adata[np.sort(order[first])].copy()
+
+
+def _queries(obs: pd.DataFrame, batch: str) -> Iterator[tuple[str, list[str], list[str]]]:
+    """Kind of query, types taken out of the reference, types that are given (none: all)."""
+    counts = pd.crosstab(obs[BATCH], obs[LABELS])
+    elsewhere = counts.drop(index=batch)
+    many = (counts.loc[batch] >= MIN_CELLS) & ((elsewhere > 0).sum() > 1)
+    types = [str(name) for name in counts.columns[many]]
+    n_labels = int((elsewhere.sum() > 0).sum())
+    rng = np.random.default_rng(0)
+    yield "whole", [], []
+    for one in types:
+        yield "known, alone", [], [one]
+        if n_labels > 2:
+            yield "one of several", [one], []
+            yield "one, alone", [one], [one]
+    for n, name in ((2, "two"), (3, "three")):
+        groups = list(combinations(types, n))
+        for i in rng.permutation(len(groups))[:MOST_PAIRS]:
+            chosen = list(groups[i])
+            yield f"{name} known", [], chosen
+            if n_labels > n + 1:
+                yield f"{name}, alone", chosen, chosen
+
+
+def _case(adata: AnnData, name: str, batch: str, removed: list[str], given: list[str]) -> Case:
+    is_query = (adata.obs[BATCH] == batch).to_numpy()
+    label = adata.obs[LABELS].astype(str)
+    is_removed, is_given = label.isin(removed).to_numpy(), label.isin(given).to_numpy()
+    query = adata[is_query & (is_given if given else True)]
+    ref = adata[~is_query & ~is_removed]
+    return Case(Cells(ref.copy(), describe(name)), query.copy(), Path(mkdtemp()))
+
+
+def _report(rows: pd.DataFrame) -> None:
+    means = rows.groupby(["query", "set"])[["found", "refused"]].mean()
+    table = means.groupby("query").mean()
+    table["cases"] = rows.groupby("query").size()
+    print(means.unstack().round(2).to_string())
+    print(table.round(3).to_string())
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True, help="folder with the data sets")
+    parser.add_argument("--sets", nargs="+", default=SETS)
+    parser.add_argument("--queries", type=int, default=2, help="batches of each set")
+    parser.add_argument("--out", type=Path, default=Path("runs/few_known.csv"))
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

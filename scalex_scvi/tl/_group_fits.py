@@ -1,0 +1,165 @@
+"""Whether a query batch has any cells of types that the reference has.
+
+Single cells are judged after the offset of their batch is taken off (:mod:`._misfits`). In a batch
+of nothing known, this offset is what tells its types from those of the reference, and without it
+they would seem to fit. So the cells that each label is given to are first compared with it as a
+group, as they are: a mean of many cells has little noise, so that even types that lie near each
+other differ. How far the groups of a new batch lie off is known from the batches of the reference,
+each held out once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import sparse
+from sklearn.utils.extmath import row_norms
+
+from ._labeled_cells import LabeledCells, centered, unit
+
+MIN_CELLS = 15
+"""Fewest cells of a group: what is made up for noise is itself uncertain for fewer."""
+
+MOST_FITTING = 0.1
+"""Largest share of the cells of a batch of nothing known that are in groups which fit: a few cells
+of each type are given to labels that happen to be near."""
+
+LEAST_APART = 0.5
+"""Smallest share of these cells in groups that still differ after what all groups have in common is
+subtracted: where the groups of a batch are moved alike, it is the batch that is odd."""
+
+QUANTILE = 0.95
+"""Quantile of the misfits of held-out groups that groups of known types seldom exceed."""
+
+FLOOR = 0.01
+"""Added to correlation distances before logarithms: ratios of smaller ones are noise."""
+
+LEAST_SIGNAL = 0.05
+"""Smallest share of the variance of a mean, over genes, that is taken for signal."""
+
+
+@dataclass(frozen=True, eq=False)
+class Groups:
+    """Sums over the cells of each group, which is a label of a batch.
+
+    Attributes
+    ----------
+    sums
+        Summed normalized expression: groups × genes.
+    squares
+        Summed mean square of a cell's expression over the genes: one number for each group.
+    counts
+        Number of cells of each group.
+    """
+
+    sums: np.ndarray
+    squares: np.ndarray
+    counts: np.ndarray
+
+    @classmethod
+    def of(cls, x: sparse.csr_matrix, codes: np.ndarray) -> Groups:
+        """Sum the cells of each code that has enough of them; ``x`` is cells × genes."""
+        counts = np.bincount(codes)
+        used = np.flatnonzero(counts >= MIN_CELLS)
+        cells = np.arange(len(codes))
+        member = sparse.csr_matrix((np.ones(len(codes), x.dtype), (codes, cells)))[used]
+        return cls(
+            (member @ x).toarray().astype(np.float64),
+            member @ row_norms(x, squared=True) / x.shape[1],
+            counts[used],
+        )
+
+    @property
+    def means(self) -> np.ndarray:
+        """Mean expression: groups × genes."""
+        return self.sums / self.counts[:, None]
+
+    def without(self, offset: np.ndarray) -> Groups:
+        """Return the groups after an offset, ``(n_genes,)``, is subtracted from each cell."""
+        twice = 2 * self.sums @ offset / len(offset)
+        squares = self.squares - twice + self.counts * np.square(offset).mean()
+        return Groups(self.sums - np.outer(self.counts, offset), squares, self.counts)
+
+    def correlations(self, means: np.ndarray) -> np.ndarray:
+        """Pearson correlation with the means of labels, labels × genes: groups × labels.
+
+        The noise of a mean of few cells lowers a correlation by the root of the share of the
+        variance that is signal, which is made up for.
+        """
+        own = self.means
+        noise = self.squares / self.counts - np.square(own).mean(axis=1)
+        noise /= np.maximum(self.counts - 1, 1)
+        variance = np.maximum(own.var(axis=1), np.finfo(float).tiny)
+        signal = np.clip((variance - noise) / variance, LEAST_SIGNAL, 1)
+        return unit(centered(own)) @ unit(centered(means)).T / np.sqrt(signal)[:, None]
+
+    def misfits(self, means: np.ndarray) -> np.ndarray:
+        """Logarithm of the correlation distance of each group from the label that is nearest."""
+        nearest = self.correlations(means).max(axis=1)
+        return np.log(np.maximum(1 - nearest, 0) + FLOOR)
+
+
+@dataclass(frozen=True, eq=False)
+class GroupStandard:
+    """How badly the cells of a label in a new batch fit the labels of the reference, as a group.
+
+    Attributes
+    ----------
+    typical
+        Median misfit (:meth:`Groups.misfits`) of the groups of held-out batches.
+    highest
+        Misfit that groups of known types seldom exceed in a new batch.
+    """
+
+    typical: float
+    highest: float
+
+    @classmethod
+    def of(cls, ref: LabeledCells) -> GroupStandard | None:
+        """Hold out each batch; ``None`` if only one has groups of labels that others have, too."""
+        by_batch = []
+        counts, sums = ref.counts.sum(axis=0), ref.sums.sum(axis=0)
+        for own in range(len(ref.counts)):
+            others = counts - ref.counts[own]
+            used = others > 0
+            groups = used & (ref.counts[own] >= MIN_CELLS)
+            if groups.any():
+                held_out = Groups(
+                    ref.sums[own, groups], ref.squares[own, groups], ref.counts[own, groups]
+                )
+                means = (sums - ref.sums[own])[used] / others[used, None]
+                by_batch.append(held_out.misfits(means))
+        if len(by_batch) < 2:
+            return None
+        misfits = np.concatenate(by_batch)
+        # A new batch may lie beyond those that were seen, the more so the fewer they are.
+        highest = np.quantile(misfits, QUANTILE) + 1 / len(by_batch) ** 2
+        return cls(float(np.median(misfits)), float(highest))
+
+    def nothing_known(self, x: sparse.csr_matrix, codes: np.ndarray, means: np.ndarray) -> bool:
+        """Whether no label fits the cells of a batch, as groups.
+
+        A new technology or species moves all groups alike. So of several groups that fit no label,
+        most have to differ even without what they have in common. Of one group that cannot be told.
+
+        Parameters
+        ----------
+        x
+            Cells × genes of the batch, normalized.
+        codes
+            Position among the labels of that which each cell is given to.
+        means
+            Mean of each label: labels × genes.
+        """
+        groups = Groups.of(x, codes)
+        n_cells = groups.counts.sum()
+        fits = groups.misfits(means) <= self.highest
+        if n_cells == 0 or groups.counts[fits].sum() > MOST_FITTING * n_cells:
+            return False
+        if len(groups.counts) == 1:
+            return True
+        nearest = means[groups.correlations(means).argmax(axis=1)]
+        apart = groups.without(np.median(groups.means - nearest, axis=0))
+        differs = apart.misfits(means) > (self.typical + self.highest) / 2
+        return bool(groups.counts[differs].sum() >= LEAST_APART * n_cells)
