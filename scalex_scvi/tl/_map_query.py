@@ -43,6 +43,7 @@ def map_query(
     labels: str | Sequence[str] | None = None,
     *,
     layer: str | None = None,
+    log_normalized: bool | None = None,
     max_refused: float = 0.05,
     min_gene_share: float = MIN_GENE_SHARE,
     vote_by: str | None = None,
@@ -88,6 +89,10 @@ def map_query(
     layer
         Layer of the query with the counts, ``"X"``, or ``"raw"`` for those in ``query.raw``;
         default: that of the reference. :func:`scalex_scvi.io.read_lazy` opens a layer as ``X``.
+    log_normalized
+        Whether the query's values are log-normalized already. ``None``: counts are expected, and
+        values that look log-normalized raise an error. See
+        :meth:`scalex_scvi.SCALEXModel.load_query_data`.
     max_refused
         Share of held-out reference cells that may be called unknown (see
         :func:`scalex_scvi.tl.label_scores`).
@@ -119,7 +124,11 @@ def map_query(
         _check_clusters(query, vote_by)
         model = source if isinstance(source, SCALEXModel) else source.model
         mapped = SCALEXModel.load_query_data(
-            query, model, layer=layer, min_gene_share=min_gene_share
+            query,
+            model,
+            layer=layer,
+            log_normalized=log_normalized,
+            min_gene_share=min_gene_share,
         )
         latent_of_reference = cache(model.get_latent_representation)  # labels and map need it
         latent, scores = _latent_and_scores(

@@ -146,8 +146,15 @@ def test_a_batch_of_one_label_is_pointed_to(
     of_one = counts[counts.obs["celltype"] == "type1"].copy()
     of_one.obs["batch"] = "sorted"
     sx.map_query(of_one, source, labels="celltype")
-    assert "one celltype: 'sorted' 'type1'." in caplog.text
+    assert caplog.text.count("one celltype: 'sorted' 'type1'.") == 1
     caplog.clear()
+    if reference_is == "by name":
+        mapped = sx.SCALEXModel.load_query_data(of_one, source.model)
+        prepared = mapped.get_prepared()
+        prepared.obsm["latent"] = mapped.get_latent_representation()
+        source.label_scores(prepared, "celltype", use_rep="latent")
+        assert caplog.text.count("one celltype: 'sorted' 'type1'.") == 1
+        caplog.clear()
     both = sc.concat([mixed, of_one], index_unique="-")
     both.obs["batch"] = "together"
     sx.map_query(both, source, labels="celltype")
@@ -227,6 +234,28 @@ def test_a_view_is_refused_by_its_name(reference: sx.SCALEXModel, query: AnnData
             call(view)
         assert view.is_view
         assert list(query.obs) == list(view.obs)
+
+
+def test_log_normalized_values_are_declared(counts: AnnData, query: AnnData) -> None:
+    """A query lies where its counts lie; a reference of them is used as it is."""
+    log = query.copy()
+    sc.pp.normalize_total(log, target_sum=1e4)
+    sc.pp.log1p(log)
+    reference = sx.integrate(counts, "batch", **FEW)
+    with pytest.raises(ValueError, match=r"does not look like counts.*log_normalized=True"):
+        sx.map_query(log, reference)
+    sx.map_query(log, reference, labels="celltype", log_normalized=True)
+    sx.map_query(query, reference, labels="celltype")
+    np.testing.assert_allclose(log.obsm["X_scalex"], query.obsm["X_scalex"], atol=1e-4)
+    assert log.obs["celltype_transfer"].equals(query.obs["celltype_transfer"])
+
+    counts = counts.copy()
+    sc.pp.normalize_total(counts)
+    sc.pp.log1p(counts)
+    with pytest.raises(ValueError, match=r"does not look like counts.*log_normalized=True"):
+        sx.integrate(counts, "batch", **FEW)
+    model = sx.integrate(counts, "batch", log_normalized=True, **FEW)
+    assert model.preprocessing.log_normalized
 
 
 def test_what_was_found_is_said(
