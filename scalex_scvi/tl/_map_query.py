@@ -241,13 +241,13 @@ def _by_statistics(
         models = {label: source.label_models[label] for label in wanted}
         parts = QueryParts(query, mapped.batch_key, _encoding(mapped, query))
         latent, scores = parts.latent_and_scores(models, max_refused)
+        _point_to_lone_labels(scores, query, mapped.batch_key)
     else:
         query.obsm[LATENT_KEY] = latent = mapped.get_latent_representation()
         scores = {
             label: source.label_scores(query, label, use_rep=LATENT_KEY, max_refused=max_refused)
             for label in wanted
         }
-    _point_to_lone_labels(scores, query, mapped.batch_key)
     return latent, scores
 
 
