@@ -121,7 +121,7 @@ def map_query(
         check_max_refused(max_refused)
         source = _open(reference)
         wanted = _wanted(source, labels)
-        _check_clusters(query, vote_by)
+        _check_clusters(query, vote_by, wanted)
         model = source if isinstance(source, SCALEXModel) else source.model
         mapped = SCALEXModel.load_query_data(
             query,
@@ -180,9 +180,12 @@ def _wanted(source: SCALEXModel | Reference, labels: str | Sequence[str] | None)
     return wanted
 
 
-def _check_clusters(query: AnnData, vote_by: str | None) -> None:
+def _check_clusters(query: AnnData, vote_by: str | None, labels: list[str]) -> None:
     if vote_by is None:
         return
+    if not labels:
+        msg = f"`vote_by` {vote_by!r}: no labels are transferred to vote for. Give `labels`."
+        raise ValueError(msg)
     if vote_by not in query.obs:
         msg = f"`vote_by` {vote_by!r} is not a column of the query's obs: {list(query.obs)!r}."
         raise KeyError(msg)

@@ -193,6 +193,8 @@ def test_mistakes(reference: sx.SCALEXModel, query: AnnData, tmp_path: Path) -> 
         sx.map_query(query, reference.adata)
     with pytest.raises(ValueError, match="`max_refused` is a share .*: '0.1'"):
         sx.map_query(query, reference, labels="celltype", max_refused="0.1")
+    with pytest.raises(ValueError, match="`vote_by` 'batch': no labels .* Give `labels`"):
+        sx.map_query(query, reference, vote_by="batch")
     assert not query.obsm
 
 
