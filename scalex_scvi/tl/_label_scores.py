@@ -63,7 +63,7 @@ class LabelScores:
         ValueError
             If the reference has a label ``"unknown"`` already.
         """
-        check_no_unknown(self.labels)
+        check_no_unknown(pd.Series(self.labels.cat.categories, name=self.labels.name))
         return self.labels.cat.add_categories(UNKNOWN).mask(self.is_unknown, UNKNOWN)
 
     def vote(self, clusters: pd.Series) -> pd.DataFrame:

@@ -327,5 +327,10 @@ def test_clusters_of_the_query_vote(reference: sx.SCALEXModel, query: AnnData) -
         assert cells["celltype_voted"].nunique() == 1
         assert cells["celltype_voted"].iloc[0] in list(counts[counts == counts.max()].index)
         assert cells["celltype_vote_share"].to_numpy() == pytest.approx(counts.max())
+    obs = reference.adata.obs
+    obs["celltype"] = obs["celltype"].astype(str)
+    obs.loc[obs.index[:5], "celltype"] = "unknown"  # as a label that no cell of the query gets
+    with pytest.raises(ValueError, match="has a label 'unknown' already"):
+        sx.map_query(query.copy(), reference, labels="celltype", vote_by="cluster")
     with pytest.raises(KeyError, match="'leiden' is not a column of the query's obs"):
         sx.map_query(query.copy(), reference, labels="celltype", vote_by="leiden")
