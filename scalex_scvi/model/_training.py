@@ -225,6 +225,12 @@ class TrainingMixin(MissingGenesMixin):
             yield
 
     def _check_trainable(self, module: TransformedDataModule | None) -> None:
+        if self.adata is None and module is None and self.is_trained_:
+            msg = (
+                f"The model was loaded without cells. To train it further load it with them, "
+                f"`{type(self).__name__}.load(folder, adata=adata)`, or give the `datamodule`."
+            )
+            raise ValueError(msg)
         if self.adata is None and module is None:
             msg = (
                 "The model was built from a registry, without cells, and the registry has no "

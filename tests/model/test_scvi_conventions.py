@@ -180,6 +180,12 @@ def test_names_that_are_not_there(adata: AnnData, setup: dict, name: str) -> Non
     assert not [key for key in [*adata.uns, *adata.obs] if key.startswith("_scvi")]
 
 
+def test_two_columns_of_one_name(adata: AnnData) -> None:
+    adata.obs = pd.concat([adata.obs, adata.obs[["batch"]]], axis=1)
+    with pytest.raises(ValueError, match=r"adata\.obs has 2 columns 'batch'\. Keep one: "):
+        SCALEXModel.setup_anndata(adata, batch_key="batch")
+
+
 def test_layers_that_there_are_are_named(adata: AnnData) -> None:
     with pytest.raises(KeyError, match=r"is not in adata\.layers: \['counts'\]\."):
         SCALEXModel.setup_anndata(adata, layer="conts")
@@ -386,6 +392,13 @@ def test_load_without_cells(model: SCALEXModel, adata: AnnData, tmp_path: Path) 
         np.testing.assert_allclose(loaded.get_latent_representation(adata), latent, atol=1e-6)
     with pytest.raises(ValueError, match="adata"):
         SCALEXModel.load(tmp_path / "m", adata=False).get_latent_representation()
+
+
+def test_train_without_cells(model: SCALEXModel, tmp_path: Path) -> None:
+    model.save(tmp_path / "m")
+    loaded = SCALEXModel.load(tmp_path / "m")
+    with pytest.raises(ValueError, match=r"loaded without cells.*SCALEXModel.load\(folder, adata"):
+        loaded.train(**FEW)
 
 
 def test_load_an_untrained_model(
