@@ -125,7 +125,7 @@ def _wanted_genes(available: pd.Index, query: AnnData, genes: Sequence[str] | No
             )
             raise ValueError(msg)
     else:
-        wanted = list(genes)
+        wanted = [genes] if isinstance(genes, str) else list(genes)
     unknown = [gene for gene in wanted if gene not in available]
     if unknown or not wanted:
         msg = (
