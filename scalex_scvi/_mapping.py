@@ -32,6 +32,9 @@ LABELS_TABLE = "mapped_labels.csv"
 MAX_DRAWN = 20_000
 """Cells of the reference that are drawn: more hide each other, and a map of them takes minutes."""
 
+LABEL_UNKNOWN = f"{UNKNOWN} (label)"
+"""What a label is called in pictures and report that somebody gave, beside cells that fit none."""
+
 _COLUMNS = ("transfer", "probability", "p_value", "unknown")
 
 
@@ -156,7 +159,7 @@ def _of_reference(reference: Reference, labels: Sequence[str]) -> pd.DataFrame:
     ref, key = reference.model.adata, reference.model.batch_key
     batch = np.full(ref.n_obs, reference.name) if key is None else np.asarray(as_text(ref.obs[key]))
     columns = {"projection": "reference", key or "batch": batch}
-    columns |= {label: np.asarray(as_text(ref.obs[label]), dtype=object) for label in labels}
+    columns |= {label: _labels_to_draw(ref.obs[label]) for label in labels}
     return pd.DataFrame(columns, index=ref.obs_names)
 
 
@@ -166,12 +169,18 @@ def _of_query(query: AnnData, labels: Sequence[str]) -> pd.DataFrame:
     columns: dict[str, Any] = {"projection": "query", key: np.asarray(as_text(obs[key]))}
     for label in labels:
         if label in obs:  # the query's own
-            columns[label] = np.asarray(as_text(obs[label]), dtype=object)
+            columns[label] = _labels_to_draw(obs[label])
         refused = obs[f"{label}_unknown"].to_numpy(bool)
-        transferred = obs[f"{label}_transfer"].astype(object)
-        columns[f"{label}_transfer"] = transferred.where(~refused, UNKNOWN)
+        transferred = _labels_to_draw(obs[f"{label}_transfer"])
+        columns[f"{label}_transfer"] = np.where(refused, UNKNOWN, transferred)
         columns |= {name: obs[name] for name in (f"{label}_probability", f"{label}_p_value")}
     return pd.DataFrame(columns, index=query.obs_names)
+
+
+def _labels_to_draw(labels: pd.Series) -> np.ndarray:
+    """Return labels as text; one that is called as cells are that fit none gets another name."""
+    names = np.asarray(as_text(labels), dtype=object)
+    return np.where(names == UNKNOWN, LABEL_UNKNOWN, names)
 
 
 def _keep_colors(

@@ -92,6 +92,7 @@ OF_OTHERS: dict[str, list[tuple[str, Any]]] = {
         ("fraction", "0.5"),
         ("n_obs", 0),
         ("n_obs", 2.5),
+        ("seed", -1),
     ],
     "rna": [
         ("target_sum", math.inf),
@@ -106,6 +107,8 @@ OF_OTHERS: dict[str, list[tuple[str, Any]]] = {
         ("n_layers_decoder", -1),
         ("n_residual", -1),
         ("dropout_rate", 1.0),
+        ("seed", "a"),
+        ("seed", 1.5),
     ],
     "latent": [("batch_size", 0), ("batch_size", -1)],
     "imputed": [("batch_size", -1)],

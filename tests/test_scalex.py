@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 from functools import partial
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
+import scvi
 from anndata import AnnData
 from conftest import QUIET, simulate_counts
 
@@ -351,6 +353,26 @@ def test_eval_means_running_statistics(counts: AnnData) -> None:
     )
     np.testing.assert_array_equal(default, running)
     assert np.abs(default - batch).max() > 1e-3
+
+
+@pytest.mark.parametrize("told", ["our logger", "scvi-tools"])
+def test_a_higher_level_of_the_user_stays(
+    counts: AnnData, capsys: pytest.CaptureFixture, told: str
+) -> None:
+    model = sx.integrate(counts, "batch", max_epochs=2, **QUIET)
+    assert "Processed data" in capsys.readouterr().err
+    logger = logging.getLogger("scalex_scvi" if told == "our logger" else "scvi")
+    before = logger.level
+    try:
+        if told == "our logger":
+            logger.setLevel(logging.ERROR)
+        else:
+            scvi.settings.verbosity = logging.ERROR
+        sx.map_query(counts.copy(), model)
+        assert "".join(capsys.readouterr()) == ""
+        assert logger.level == logging.ERROR
+    finally:
+        logger.setLevel(before)
 
 
 def test_verbose_prints_the_messages(counts: AnnData, capsys: pytest.CaptureFixture) -> None:

@@ -115,8 +115,15 @@ def check_batch_column(adata: AnnData, batch_key: str | None, *, lone_cells: boo
 
 
 def check_no_missing(adata: AnnData, key: str, *, what: str) -> None:
-    """Raise if ``adata.obs[key]`` is NaN or None for any cell."""
-    n_missing = int(adata.obs[key].isna().sum())
+    """Raise if ``adata.obs[key]`` is NaN or None for any cell, or there are two such columns."""
+    column = adata.obs[key]
+    if column.ndim > 1:
+        msg = (
+            f"adata.obs has {column.shape[1]} columns {key!r}. Keep one: "
+            "`adata.obs = adata.obs.loc[:, ~adata.obs.columns.duplicated()]`."
+        )
+        raise ValueError(msg)
+    n_missing = int(column.isna().sum())
     if n_missing:
         msg = (
             f"adata.obs[{key!r}] is missing (NaN or None) for {n_missing} of {adata.n_obs} cells. "

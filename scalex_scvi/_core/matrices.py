@@ -150,6 +150,11 @@ def to_shared_csr(block: Any, *, name: str) -> sparse.csr_matrix:
     return csr
 
 
+def layer_names(adata: AnnData) -> list[str]:
+    """Return the names of the layers, without the one of ``X``, which newer versions list, too."""
+    return [name for name in adata.layers if name]
+
+
 def get_matrix(adata: AnnData, layer: str | None, *, features: str = "genes") -> tuple[Any, str]:
     """Return ``adata.X`` or a layer, and what to call it in a message."""
     if adata.n_obs == 0 or adata.n_vars == 0:
@@ -157,13 +162,13 @@ def get_matrix(adata: AnnData, layer: str | None, *, features: str = "genes") ->
         raise ValueError(msg)
     if layer is None:
         if adata.X is None:
-            msg = f"`adata.X` is None. Pass `layer`, one of {list(adata.layers)!r}."
+            msg = f"`adata.X` is None. Pass `layer`, one of {layer_names(adata)!r}."
             raise ValueError(msg)
         check_numbers(adata.X, name="adata.X")
         return adata.X, "adata.X"
-    if layer not in adata.layers:
+    if layer not in layer_names(adata):
         msg = (
-            f"`layer` {layer!r} is not in adata.layers: {list(adata.layers)!r}. For the values in "
+            f"`layer` {layer!r} is not in adata.layers: {layer_names(adata)!r}. For the values in "
             "adata.X leave `layer` out, or, of a query whose reference was in a layer, give "
             "`layer='X'`."
         )

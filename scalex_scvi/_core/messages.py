@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 PACKAGE_LOGGER = logging.getLogger("scalex_scvi")
+SCVI_LOGGER = logging.getLogger("scvi")
 LIGHTNING_LOGGER = logging.getLogger("lightning.pytorch")
 
 _HINTS = (
@@ -41,8 +42,10 @@ def messages_on_console(
     """Print the package's messages while the block runs, if ``wanted``.
 
     Nothing is added where the user's own logging prints the messages already, or a caller of ours
-    has decided. ``worded`` is what a message becomes.
+    has decided. A higher level that the user gave our logger, or all of scvi-tools
+    (``scvi.settings.verbosity``), stays. ``worded`` is what a message becomes.
     """
+    level = max(level, PACKAGE_LOGGER.level, _of_scvi())
     if not wanted or _printed_already(level):
         yield
         return
@@ -72,7 +75,7 @@ def without_hints_of_lightning() -> Iterator[None]:
 @contextmanager
 def without_hints_of_scvi() -> Iterator[None]:
     """Leave out what scvi-tools tells those who register data, which a command does by itself."""
-    with _level(logging.getLogger("scvi"), logging.WARNING):
+    with _level(SCVI_LOGGER, max(SCVI_LOGGER.level, logging.WARNING)):
         yield
 
 
@@ -89,6 +92,12 @@ class _Worded(logging.Formatter):
 
 class _Console(logging.StreamHandler):
     """By which the block of a caller is known."""
+
+
+def _of_scvi() -> int:
+    """Level that the user gave scvi-tools, if it is above its default."""
+    level = SCVI_LOGGER.level
+    return level if level > logging.INFO else logging.NOTSET
 
 
 def _printed_already(level: int) -> bool:

@@ -109,6 +109,8 @@ def _modalities_of(mdata: MuData, arguments: Mapping[str, Any]) -> dict[str, str
         )
         raise TypeError(msg)
     allowed = (LAYER, *_COLUMNS)
+    if isinstance(given, Mapping):  # None is the MuData itself, as in scvi-tools
+        given = {argument: name for argument, name in given.items() if name is not None}
     if not isinstance(given, Mapping) or LAYER not in given or not set(given) <= set(allowed):
         msg = (
             f"`modalities` is {given!r}. It is a dictionary from arguments to modalities: "

@@ -12,6 +12,7 @@ from scvi.data._anntorchdataset import AnnTorchDataset
 from scvi.data._constants import _ADATA_MINIFY_TYPE_UNS_KEY as MINIFY_TYPE_KEY
 from scvi.data._constants import _FIELD_REGISTRIES_KEY as FIELD_REGISTRIES_KEY
 from scvi.data._constants import _MODEL_NAME_KEY as MODEL_NAME_KEY
+from scvi.data._constants import _SCVI_UUID_KEY as UUID_KEY
 from scvi.data._constants import _SETUP_ARGS_KEY as SETUP_ARGS_KEY
 from scvi.data._constants import _SETUP_METHOD_NAME as SETUP_METHOD_KEY
 from scvi.data._constants import _STATE_REGISTRY_KEY as STATE_REGISTRY_KEY
@@ -42,6 +43,7 @@ __all__ = [
     "SETUP_METHOD_KEY",
     "STATE_REGISTRY_KEY",
     "SUMMARY_STATS_KEY",
+    "UUID_KEY",
     "AnnTorchDataset",
     "check_if_view",
     "compare_groups",

@@ -9,6 +9,8 @@ import numpy as np
 import scvi
 import torch
 
+from .ranges import check_whole
+
 DEFAULT_SEED = 124
 """Seed of the published package."""
 
@@ -16,6 +18,7 @@ DEFAULT_SEED = 124
 def resolve_seed(seed: int | None) -> int:
     """Return ``seed``, else ``scvi.settings.seed`` if the user set it, else the default."""
     if seed is not None:
+        check_whole(seed, 0, name="seed")
         return int(seed)
     return DEFAULT_SEED if scvi.settings.seed is None else int(scvi.settings.seed)
 

@@ -11,7 +11,7 @@ import pandas as pd
 from anndata import AnnData
 
 from scalex_scvi._core.columns import as_text, check_no_missing, set_groups
-from scalex_scvi._core.matrices import check_no_mask
+from scalex_scvi._core.matrices import check_no_mask, layer_names
 from scalex_scvi._core.ranges import check_share, check_whole
 from scalex_scvi._core.seeds import random_rows, resolve_seed
 
@@ -315,7 +315,7 @@ def _with_matrix(adata: AnnData, use_layer: str, rows: np.ndarray) -> AnnData:
         matrix, var = _from_obsm(part.obsm[use_layer], use_layer)
     else:
         msg = (
-            f"`use_layer` {use_layer!r} must be 'X', 'raw', a layer, {list(adata.layers)!r}, "
+            f"`use_layer` {use_layer!r} must be 'X', 'raw', a layer, {layer_names(adata)!r}, "
             f"or a key of obsm: {list(adata.obsm)!r}."
         )
         raise KeyError(msg)

@@ -19,7 +19,7 @@ from scalex_scvi._core.gene_names import (
     share_of_ids,
     without_versions,
 )
-from scalex_scvi._core.matrices import is_lazy
+from scalex_scvi._core.matrices import is_lazy, layer_names
 from scalex_scvi._core.reading import reading
 
 logger = logging.getLogger(__name__)
@@ -116,7 +116,7 @@ def from_raw(adata: AnnData, *, name: str = "`adata`") -> AnnData:
     if adata.raw is None:
         msg = (
             f"{name} has no .raw to take counts from. It has X and the layers "
-            f"{[key for key in adata.layers if key]!r}."
+            f"{layer_names(adata)!r}."
         )
         raise KeyError(msg)
     matrix = adata.raw.X
@@ -188,7 +188,7 @@ def layers_of_counts(adata: AnnData) -> list[str]:
     """
     if whole_numbers(adata.X) is not False:
         return []
-    return [name for name in adata.layers if name and whole_numbers(adata.layers[name])]
+    return [name for name in layer_names(adata) if whole_numbers(adata.layers[name])]
 
 
 def _named_by(adata: AnnData, column: str, name: str) -> AnnData:
@@ -210,8 +210,7 @@ def _renamed(adata: AnnData, names: pd.Index) -> AnnData:
     var.index = make_index_unique(pd.Index(names, name=None))
     if adata.isbacked:
         adata = adata.to_memory()
-    # anndata 0.13 lists X among the layers, as None.
-    layers = {key: adata.layers[key] for key in adata.layers if key}
+    layers = {key: adata.layers[key] for key in layer_names(adata)}
     return AnnData(
         adata.X, obs=adata.obs, var=var, layers=layers, obsm=dict(adata.obsm), uns=dict(adata.uns)
     )

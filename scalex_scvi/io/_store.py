@@ -244,6 +244,12 @@ def _name(stored: Stored) -> str:
 
 def _open_group(stored: Stored) -> Any:
     """Open a file, a folder or an address for reading; an open group is returned."""
+    if not isinstance(stored, str | os.PathLike) and not hasattr(stored, "attrs"):
+        msg = (
+            f"`path` is a {type(stored).__name__!r}; allowed are a path, an address, and an open "
+            "zarr group. Cells in memory need no store."
+        )
+        raise TypeError(msg)
     name = _name(stored)
     if _is_path(stored) and not Path(name).exists():
         msg = f"There is no file {name!r}."

@@ -33,7 +33,7 @@ from scalex_scvi.train import (
 
 from ._checksum import checksum, checksum_of_arrays, impossible_numbers
 from ._fields import stored_record
-from ._files import CHECKSUM_KEY, read_plain, write_checked
+from ._files import KindOfFile, read_plain, write_checked
 from ._plain import from_plain, to_plain
 
 if TYPE_CHECKING:
@@ -41,7 +41,13 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-FORMAT_KEY, FORMAT = "scalex_scvi_training", 1
+TRAINING = KindOfFile(
+    "a checkpoint of a training by scalex-scvi",
+    "scalex_scvi_training",
+    1,
+    instead="Remove it to start anew.",
+    not_ours="It is not replaced: name another file.",
+)
 
 CELLS_COMPARED = 1024
 """Number of cells on disk whose expression is compared; of cells in memory all are."""
@@ -193,7 +199,7 @@ class KeptTraining:
         """Write the file, whole or not at all."""
         place = self.checkpoint.place
         content = {
-            FORMAT_KEY: FORMAT,
+            TRAINING.key: TRAINING.format,
             "training": self.training,
             "machine": self.machine,
             "finished": finished,
@@ -284,22 +290,7 @@ def read_training(path: Path) -> dict[str, Any]:
     ValueError
         If the file is not a checkpoint of ours, or changed since it was written.
     """
-    what = "a checkpoint of a training by scalex-scvi"
-    content = read_plain(path, what)
-    found = content.get(FORMAT_KEY) if isinstance(content, dict) else None
-    if isinstance(found, int) and found > FORMAT:
-        msg = (
-            f"{str(path)!r} is in format {found}; this version reads checkpoints up to format "
-            f"{FORMAT}. Update scalex-scvi, or start anew with another file."
-        )
-        raise ValueError(msg)
-    if found != FORMAT:
-        msg = f"{str(path)!r} is not {what}. It is not replaced: name another file."
-        raise ValueError(msg)
-    expected = content.pop(CHECKSUM_KEY, None)
-    if checksum(content) != expected:
-        msg = f"{str(path)!r} is damaged: its checksum differs. Remove it to start anew."
-        raise ValueError(msg)
+    content = TRAINING.check(path, read_plain(path, TRAINING.what))
     try:
         state = content["state"] = from_plain(content["state"])
         parts = _OF_FINISHED if content["finished"] else _OF_UNFINISHED
@@ -308,11 +299,11 @@ def read_training(path: Path) -> dict[str, Any]:
     except (KeyError, TypeError, AttributeError) as error:
         missing = [repr(error)]
     if missing:
-        msg = f"{str(path)!r} is damaged: parts are missing, {missing!r}. Remove it to start anew."
+        msg = f"{str(path)!r} is damaged: parts are missing, {missing!r}. {TRAINING.instead}"
         raise ValueError(msg)
     problem = impossible_numbers(state[parts[0]])
     if problem is not None:
-        msg = f"{str(path)!r} cannot be used: {problem}. Remove it to start anew."
+        msg = f"{str(path)!r} cannot be used: {problem}. {TRAINING.instead}"
         raise ValueError(msg)
     return content
 

@@ -243,12 +243,12 @@ def _check_sampling(
         )
         raise TypeError(msg)
     if library_size == "latent":
-        refuse("a library size in its latent", "a number, for example `library_size=1e4`")
+        refuse("library size in its latent", "a number, for example `library_size=1e4`")
     if isinstance(library_size, str) or not 0 < library_size < np.inf:
         msg = f"`library_size` must be a positive number, got {library_size!r}."
         raise ValueError(msg)
     if weights == "importance":
-        refuse("the likelihood that importance weights need", "`weights='uniform'`")
+        refuse("likelihood, which importance weights need", "`weights='uniform'`")
     if weights not in (None, "uniform"):
         msg = f"`weights` must be None or 'uniform', got {weights!r}."
         raise ValueError(msg)

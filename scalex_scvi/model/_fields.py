@@ -234,7 +234,8 @@ def plain_selection(n_top_features: Any) -> Any:
         a number of NumPy or as text, or a path. Anything else is returned as it is.
     """
     if isinstance(n_top_features, np.ndarray | pd.Index | pd.Series) and n_top_features.ndim == 1:
-        return [str(name) for name in n_top_features]
+        is_mask = pd.api.types.is_bool_dtype(n_top_features)  # is refused, by what it is
+        return [bool(name) if is_mask else str(name) for name in n_top_features]
     if isinstance(n_top_features, Integral) and not isinstance(n_top_features, bool):
         return int(n_top_features)
     if isinstance(n_top_features, str) and n_top_features.lstrip("-").isdecimal():

@@ -17,11 +17,72 @@ from scalex_scvi._core.unfinished import current
 from ._checksum import checksum, impossible_numbers
 from ._plain import from_plain, to_plain
 
-FORMAT_KEY, FORMAT = "scalex_scvi_format", 1
 WITH_ADATA_KEY = "saved_with_adata"
 
 CHECKSUM_KEY = "checksum"
 """Of everything else in the file; files of earlier versions have none."""
+
+
+@dataclass(frozen=True)
+class KindOfFile:
+    """A kind of file that this package writes and reads.
+
+    Attributes
+    ----------
+    what
+        What it is called, in a message.
+    key, format
+        Where in the file the number of its format is, and the number that is written.
+    instead
+        What to do about a file that cannot be used, a sentence.
+    not_ours
+        What to say of another file that lies there, a sentence.
+    """
+
+    what: str
+    key: str
+    format: int
+    instead: str
+    not_ours: str = ""
+
+    def check(self, path: Path, content: Any) -> dict[str, Any]:
+        """Return what was read from a file of this kind, without format and checksum.
+
+        Raises
+        ------
+        ValueError
+            If it is not of this kind, of a later format, or changed since it was written.
+        """
+        found = content.get(self.key) if isinstance(content, dict) else None
+        if isinstance(found, int) and found > self.format:
+            msg = (
+                f"{str(path)!r} is in format {found} of scalex-scvi; this version reads up to "
+                f"format {self.format}. Update it: pip install -U scalex-scvi."
+            )
+            raise ValueError(msg)
+        if found != self.format:
+            more = f"{_of_scvi(content)} {self.not_ours}".rstrip()
+            msg = (
+                f"{str(path)!r} is not {self.what} in format {self.format}, "
+                f"but in format {found!r}.{more}"
+            )
+            raise ValueError(msg)
+        expected = content.pop(CHECKSUM_KEY, None)
+        if expected is not None and checksum(content) != expected:
+            msg = (
+                f"{str(path)!r} is damaged: it is not what was saved (its checksum differs). "
+                f"{self.instead}"
+            )
+            raise ValueError(msg)
+        return content
+
+
+MODEL = KindOfFile(
+    "a model saved by scalex-scvi",
+    "scalex_scvi_format",
+    1,
+    instead="Copy it again, or save the model again.",
+)
 
 
 @dataclass
@@ -54,7 +115,7 @@ def write_model(
     folder is of another model.
     """
     content = {
-        FORMAT_KEY: FORMAT,
+        MODEL.key: MODEL.format,
         WITH_ADATA_KEY: with_adata,
         SAVE_KEYS.MODEL_STATE_DICT_KEY: dict(model.state_dict),
         SAVE_KEYS.VAR_NAMES_KEY: model.var_names,
@@ -106,27 +167,7 @@ def read_model(path: Path) -> SavedModel:
         why = f": the folder {absent[0]!r} does not exist" if absent else ""
         msg = f"There is no saved model at {str(path)!r}{why}."
         raise FileNotFoundError(msg)
-    content = read_plain(path, "a model saved by scalex-scvi")
-    found = content.get(FORMAT_KEY) if isinstance(content, dict) else None
-    if isinstance(found, int) and found > FORMAT:
-        msg = (
-            f"{str(path)!r} is in format {found} of scalex-scvi; this version reads up to format "
-            f"{FORMAT}. Update it: pip install -U scalex-scvi."
-        )
-        raise ValueError(msg)
-    if found != FORMAT:
-        msg = (
-            f"{str(path)!r} is not a model saved by scalex-scvi in format {FORMAT}, "
-            f"but in format {found!r}.{_of_scvi(content)}"
-        )
-        raise ValueError(msg)
-    expected = content.pop(CHECKSUM_KEY, None)
-    if expected is not None and checksum(content) != expected:
-        msg = (
-            f"{str(path)!r} is damaged: it is not what was saved (its checksum differs). Copy it "
-            "again, or save the model again."
-        )
-        raise ValueError(msg)
+    content = MODEL.check(path, read_plain(path, MODEL.what))
     try:
         model = SavedModel(
             state_dict=content[SAVE_KEYS.MODEL_STATE_DICT_KEY],

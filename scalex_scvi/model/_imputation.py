@@ -343,9 +343,10 @@ class ImputationMixin(_Base):
         names = pd.Index(self.get_var_names())
         if gene_list is None:
             return np.arange(len(names))
-        found = names.get_indexer(list(gene_list))
+        wanted = [gene_list] if isinstance(gene_list, str) else list(gene_list)
+        found = names.get_indexer(wanted)
         if (found < 0).any():
-            unknown = [g for g, i in zip(gene_list, found, strict=True) if i < 0]
+            unknown = [g for g, i in zip(wanted, found, strict=True) if i < 0]
             msg = f"{len(unknown)} of `gene_list` are not genes of the model: {unknown[:5]!r}."
             raise ValueError(msg)
         return found

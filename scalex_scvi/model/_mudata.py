@@ -60,7 +60,7 @@ class MuDataMixin(_Base):
         modalities
             Modality of each argument, as in :meth:`scvi.model.TOTALVI.setup_mudata`. ``"layer"``
             is needed: the modality that the model reads. ``"batch_key"`` and ``"labels_key"``
-            name those whose ``obs`` has the column.
+            name those whose ``obs`` has the column (``None``: it is that of ``mdata``).
         **kwargs
             See :meth:`setup_anndata`.
 

@@ -20,6 +20,7 @@ from scalex_scvi._core.keys import MEASURED_KEY
 from scalex_scvi._core.measured import measured_genes
 from scalex_scvi._core.modalities import Cells, check_cells
 from scalex_scvi._core.ranges import check_whole
+from scalex_scvi._core.scvi_private import UUID_KEY
 from scalex_scvi.io import Stored, read_lazy, with_raw
 from scalex_scvi.pp import MIN_GENE_SHARE, check_share_found
 
@@ -312,6 +313,7 @@ class QueryMixin(_Base):
             msg = f"`out` {str(out)!r} is the file of the cells. Choose another one."
             raise ValueError(msg)
         obs = cells.obs.copy()
+        cells.uns.pop(UUID_KEY, None)  # of the object that was written: this one is new
         self.manager_of(
             cells,
             layer=None,

@@ -22,7 +22,7 @@ class RefusedMixin:
         NotImplementedError
             Always.
         """
-        refuse("a marginal likelihood", "`get_elbo` and `get_reconstruction_error`")
+        refuse("marginal likelihood", "`get_elbo` and `get_reconstruction_error`")
 
     def posterior_predictive_sample(self, *args: Any, **kwargs: Any) -> NoReturn:
         """Refuse: SCALEX has no distribution of counts to draw from, see :meth:`get_marginal_ll`.
@@ -35,7 +35,7 @@ class RefusedMixin:
         NotImplementedError
             Always.
         """
-        refuse("a predictive distribution of counts", _DRAWS)
+        refuse("predictive distribution of counts", _DRAWS)
 
     def get_likelihood_parameters(self, *args: Any, **kwargs: Any) -> NoReturn:
         """Refuse: there is no likelihood of counts, see :meth:`get_marginal_ll`.
@@ -55,7 +55,7 @@ class RefusedMixin:
         NotImplementedError
             Always.
         """
-        refuse("the noise that this adds to expression", "`get_normalized_expression().corr()`")
+        refuse("noise for this to add to expression", "`get_normalized_expression().corr()`")
 
     def get_latent_library_size(self, *args: Any, **kwargs: Any) -> NoReturn:
         """Refuse: cells are normalized to one total before they are encoded.
@@ -65,7 +65,7 @@ class RefusedMixin:
         NotImplementedError
             Always.
         """
-        refuse("a library size in its latent", "the totals of the counts")
+        refuse("library size in its latent", "the totals of the counts")
 
 
 def refuse(what: str, instead: str) -> NoReturn:

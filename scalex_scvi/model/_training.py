@@ -133,6 +133,7 @@ class TrainingMixin(MissingGenesMixin):
         train_size = _checked_shares(train_size, validation_size)
         if max_epochs is not None:
             check_whole(max_epochs, 1, name="max_epochs")
+            max_epochs = int(max_epochs)  # Lightning and torch take no number of NumPy
         changes = {name: more.pop(name) for name in Recipe.names() if name in more}
         recipe = Recipe.of(recipe).but(**changes)
         n_processes = count_processes(accelerator, devices, more)
@@ -147,11 +148,13 @@ class TrainingMixin(MissingGenesMixin):
             return
         device = _device(accelerator, devices, n_processes)
         n_train = self._count_training_cells(train_size, n_processes, module, more)
-        batch_size = min(recipe.batch_size, n_train // n_processes)
+        batch_size = int(min(recipe.batch_size, n_train // n_processes))
         steps_per_epoch = n_train // n_processes // batch_size if module is None else len(module)
         if max_epochs is None:
             max_epochs = math.ceil(self._steps(recipe) / steps_per_epoch)
         more.setdefault("log_every_n_steps", min(10, steps_per_epoch))
+        if module is None and n_train == self.adata.n_obs:
+            _point_to_validation(more)
         more |= self._stopping(recipe, train_size, seed, n_processes, more.pop("callbacks", []))
         if module is not None:
             more["datamodule"] = module
@@ -222,6 +225,12 @@ class TrainingMixin(MissingGenesMixin):
             yield
 
     def _check_trainable(self, module: TransformedDataModule | None) -> None:
+        if self.adata is None and module is None and self.is_trained_:
+            msg = (
+                f"The model was loaded without cells. To train it further load it with them, "
+                f"`{type(self).__name__}.load(folder, adata=adata)`, or give the `datamodule`."
+            )
+            raise ValueError(msg)
         if self.adata is None and module is None:
             msg = (
                 "The model was built from a registry, without cells, and the registry has no "
@@ -396,6 +405,20 @@ def _checked_shares(train_size: float | None, validation_size: float | None) -> 
     if validation_size is not None:
         check_share(validation_size, name="validation_size", zero=True)
     return train_size
+
+
+def _point_to_validation(more: Mapping[str, Any]) -> None:
+    """Say so if something is to be done by validation, and all cells are trained on."""
+    wanted = ["check_val_every_n_epoch"]
+    if "validation" in more.get("checkpointing_monitor", "validation_loss"):
+        wanted.append("enable_checkpointing")
+    wanted = [name for name in wanted if more.get(name)]
+    if wanted:
+        logger.warning(
+            "%s has no effect: all cells are trained on. Leave some for validation: "
+            "`train_size=0.9`.",
+            ", ".join(f"`{name}={more[name]!r}`" for name in wanted),
+        )
 
 
 def _up_to_module(

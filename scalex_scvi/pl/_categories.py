@@ -27,9 +27,14 @@ def categories_of(adata: AnnData, key: str, argument: str) -> pd.Series:
     ------
     KeyError
         If there is no such column.
+    TypeError
+        For several columns.
     ValueError
         If it holds fractions, which are no categories.
     """
+    if not isinstance(key, Hashable):
+        msg = f"`{argument}` is {key!r}: this plot has one column of adata.obs at a time."
+        raise TypeError(msg)
     if key not in adata.obs:
         msg = f"`{argument}` {key!r} is not a column of adata.obs: {own_keys(adata.obs)!r}."
         raise KeyError(msg)

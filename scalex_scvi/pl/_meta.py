@@ -19,6 +19,7 @@ from matplotlib.transforms import ScaledTranslation
 from scipy import sparse
 
 from scalex_scvi._core.colors import Colors, stored_colors
+from scalex_scvi._core.matrices import layer_names
 
 from ._categories import (
     GRAY,
@@ -299,7 +300,7 @@ def _representation(adata: AnnData, use_rep: str | None) -> tuple[Any, str]:
     if name != "X" or adata.X is None:
         msg = (
             f"`use_rep` {name!r} is neither in adata.obsm, {list(adata.obsm)!r}, nor in "
-            f"adata.layers, {list(adata.layers)!r}, nor 'X'."
+            f"adata.layers, {layer_names(adata)!r}, nor 'X'."
         )
         raise KeyError(msg)
     return adata.X, name

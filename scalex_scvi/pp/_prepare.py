@@ -217,6 +217,13 @@ def prepare_query(
         counts are given where the reference's peaks or proteins came normalized.
     """
     check_adata(adata, lazy_obs=True)
+    if not isinstance(preprocessing, Preprocessing):
+        msg = (
+            f"`preprocessing` is a {type(preprocessing).__name__!r}; allowed is a record: "
+            "`model.preprocessing`, or `Preprocessing.from_adata(prepared)`. A model that was "
+            "given values in [0, 1] without one has none."
+        )
+        raise TypeError(msg)
     adata, layer = with_raw(adata, layer)
     matrix, _ = get_matrix(adata, layer, features=get_profile(preprocessing.profile).features)
     found = fit_query(

@@ -55,11 +55,22 @@ def read_selection(n_top_features: Selection) -> int | list[str]:
             f"with one name a line, got {given!r}."
         )
         raise TypeError(msg)
+    check_no_mask_of_genes(given)
     names = [str(name) for name in given]
     if not names:
         msg = "`n_top_features` is an empty list. Give names, a number, or -1 for all."
         raise ValueError(msg)
     return names
+
+
+def check_no_mask_of_genes(given: Any) -> None:
+    """Raise for a column or list of True and False, which would be taken for names."""
+    if len(given) and all(isinstance(value, bool | np.bool_) for value in given):
+        msg = (
+            "`n_top_features` is a mask, which does not name genes. Give their names, "
+            "`adata.var_names[mask]`, or 'highly_variable' for adata.var['highly_variable']."
+        )
+        raise TypeError(msg)
 
 
 def _read_text(text: str | Path) -> int | list[str]:

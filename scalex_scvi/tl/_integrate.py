@@ -25,6 +25,7 @@ def integrate(
     *,
     profile: str = "RNA",
     n_top_features: Any = None,
+    log_normalized: bool | None = None,
     recipe: Recipe = DEFAULT,
     seed: int | None = None,
     **train_kwargs: Any,
@@ -51,6 +52,9 @@ def integrate(
         Features of the model: a number of variable ones, -1 for all, or a list. ``None``: those
         that ``adata.var["highly_variable"]`` marks, as scanpy's PCA has it, else 2 000 genes or
         30 000 peaks, if there are more. Cells are normalized over all features in any case.
+    log_normalized
+        Whether the values are log-normalized already. ``None``: counts are expected, and values
+        that look log-normalized raise an error.
     recipe
         How the model is trained: ``scalex_scvi.train.DEFAULT``, ``QUICK`` or ``PUBLISHED``.
     seed
@@ -74,7 +78,12 @@ def integrate(
         counts, layer = with_raw(adata, layer)
         chosen = _features(counts, profile, n_top_features)
         SCALEXModel.setup_anndata(
-            counts, batch_key=batch_key, layer=layer, profile=profile, n_top_features=chosen
+            counts,
+            batch_key=batch_key,
+            layer=layer,
+            profile=profile,
+            n_top_features=chosen,
+            log_normalized=log_normalized,
         )
         model = SCALEXModel(counts, seed=seed)
         model.train(recipe=recipe, seed=seed, **train_kwargs)

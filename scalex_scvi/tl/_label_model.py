@@ -18,7 +18,7 @@ from ._consensus import Consensus
 from ._discriminant import Discriminants, can_discriminate
 from ._group_fits import GroupStandard
 from ._held_out import MisfitCalibration, Standards, neighborhood_p_values, pseudo_batches
-from ._label_scores import LabelScores, scores_of
+from ._label_scores import LabelScores, point_to_lone_labels, scores_of
 from ._label_statistics import KeptBatches, LabelStatistics
 from ._labeled_cells import LabeledCells
 from ._misfits import MEASURES
@@ -147,38 +147,9 @@ class LabelModel:
             If the genes differ, batches are missing, or there are too few held-out cells for
             ``max_refused``.
         """
-        check_max_refused(max_refused)
-        self._check_query(query, use_rep, batch_key)
-        x, batch = unscale(query), batches_of_query(query, batch_key)
-        landmarks = self.landmarks
-        measured = measured_genes(query.var)
-        if measured is not None:
-            x, landmarks = x[:, measured], landmarks.of_genes(measured)
-        neighbors = neighbors_by_batch(x, batch)
-        spaces = [np.asarray(query.obsm[use_rep]), landmarks.components(x)]
-        labels_by = Consensus(self.by_latent, self.landmarks.discriminants, self.by_ridge)
-        shares = tempered(labels_by.shares(spaces, batch, neighbors), self.temperature)
-        p, misfit = neighborhood_p_values(landmarks, self.standards, x, neighbors, max_refused)
-        best = pd.Categorical.from_codes(shares.argmax(axis=1), categories=list(self.labels))
-        labels = pd.Series(best, index=query.obs_names, name=self.labels_key)
-        return scores_of(labels, shares, p, misfit, max_refused)
-
-    def _check_query(self, query: AnnData, use_rep: str, batch_key: str | None) -> None:
-        if use_rep not in query.obsm:
-            msg = f"`use_rep` {use_rep!r} is not in query.obsm: {list(query.obsm)!r}."
-            raise KeyError(msg)
-        if batch_key is not None and batch_key not in query.obs:
-            msg = (
-                f"`batch_key` {batch_key!r} is not a column of query.obs: "
-                f"{list(query.obs.columns)!r}. If all cells are one batch, pass None."
-            )
-            raise KeyError(msg)
-        if tuple(query.var_names) != self.genes or not can_unscale(query):
-            msg = (
-                f"`query` is not prepared as the reference's {len(self.genes)} genes: pass what "
-                "`get_prepared()` of the query's model gives."
-            )
-            raise ValueError(msg)
+        found = scores_by(self, query, use_rep, batch_key, max_refused)
+        point_to_lone_labels(found, query, batch_key)
+        return found
 
     def to_arrays(self) -> dict[str, np.ndarray]:
         """Return the statistics as arrays of numbers and text, by name, for :meth:`from_arrays`."""
@@ -305,6 +276,45 @@ class LabelModel:
             if name not in _TEXT and not _is_finite(values):
                 msg = f"{name!r} of the label model holds values that are no finite numbers."
                 raise ValueError(msg)
+
+
+def scores_by(
+    model: LabelModel, query: AnnData, use_rep: str, batch_key: str | None, max_refused: float
+) -> LabelScores:
+    """Do what :meth:`LabelModel.scores` does, of cells that may be some of a query: say nothing."""
+    check_max_refused(max_refused)
+    _check_query(model, query, use_rep, batch_key)
+    x, batch = unscale(query), batches_of_query(query, batch_key)
+    landmarks = model.landmarks
+    measured = measured_genes(query.var)
+    if measured is not None:
+        x, landmarks = x[:, measured], landmarks.of_genes(measured)
+    neighbors = neighbors_by_batch(x, batch)
+    spaces = [np.asarray(query.obsm[use_rep]), landmarks.components(x)]
+    labels_by = Consensus(model.by_latent, model.landmarks.discriminants, model.by_ridge)
+    shares = tempered(labels_by.shares(spaces, batch, neighbors), model.temperature)
+    p, misfit = neighborhood_p_values(landmarks, model.standards, x, neighbors, max_refused)
+    best = pd.Categorical.from_codes(shares.argmax(axis=1), categories=list(model.labels))
+    labels = pd.Series(best, index=query.obs_names, name=model.labels_key)
+    return scores_of(labels, shares, p, misfit, max_refused)
+
+
+def _check_query(model: LabelModel, query: AnnData, use_rep: str, batch_key: str | None) -> None:
+    if use_rep not in query.obsm:
+        msg = f"`use_rep` {use_rep!r} is not in query.obsm: {list(query.obsm)!r}."
+        raise KeyError(msg)
+    if batch_key is not None and batch_key not in query.obs:
+        msg = (
+            f"`batch_key` {batch_key!r} is not a column of query.obs: "
+            f"{list(query.obs.columns)!r}. If all cells are one batch, pass None."
+        )
+        raise KeyError(msg)
+    if tuple(query.var_names) != model.genes or not can_unscale(query):
+        msg = (
+            f"`query` is not prepared as the reference's {len(model.genes)} genes: pass what "
+            "`get_prepared()` of the query's model gives."
+        )
+        raise ValueError(msg)
 
 
 def label_model(pair: Pair, sizes: Sequence[int]) -> LabelModel:

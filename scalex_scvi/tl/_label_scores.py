@@ -63,7 +63,7 @@ class LabelScores:
         ValueError
             If the reference has a label ``"unknown"`` already.
         """
-        check_no_unknown(self.labels)
+        check_no_unknown(pd.Series(self.labels.cat.categories, name=self.labels.name))
         return self.labels.cat.add_categories(UNKNOWN).mask(self.is_unknown, UNKNOWN)
 
     def vote(self, clusters: pd.Series) -> pd.DataFrame:
@@ -266,7 +266,8 @@ def point_to_lone_labels(scores: LabelScores, query: AnnData, batch_key: str | N
     """Say which batches of the query got a single label, in which unseen types are not told.
 
     What all cells of a batch have in common is taken off as the batch's offset, and so is what
-    tells a type that the reference lacks from the one next to it, if a batch has no other cells.
+    tells a type that the reference lacks from the one next to it, if a batch has no other cells and
+    its difference is not larger than those between batches (:mod:`._group_fits`).
 
     Parameters
     ----------
@@ -289,8 +290,9 @@ def point_to_lone_labels(scores: LabelScores, query: AnnData, batch_key: str | N
         shown = list(zip(names if has_batches else ["all cells"], labels, strict=True))
         logger.warning(
             "All or nearly all cells of a batch get one %s: %s. So would cells of one type that "
-            "the reference lacks: with no others beside them, they are hardly ever called unknown. "
-            "Give them together with other cells of their batch, if there are any.",
+            "the reference lacks: with no others beside them, they are called unknown only if they "
+            "differ more than batches of the reference do. Give them together with other cells of "
+            "their batch, if there are any.",
             scores.labels.name,
             ", ".join(f"{batch!r} {label!r}" for batch, label in shown[:5])
             + (f" and {len(shown) - 5} more" if len(shown) > 5 else ""),

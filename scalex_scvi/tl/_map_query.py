@@ -43,6 +43,7 @@ def map_query(
     labels: str | Sequence[str] | None = None,
     *,
     layer: str | None = None,
+    log_normalized: bool | None = None,
     max_refused: float = 0.05,
     min_gene_share: float = MIN_GENE_SHARE,
     vote_by: str | None = None,
@@ -88,6 +89,10 @@ def map_query(
     layer
         Layer of the query with the counts, ``"X"``, or ``"raw"`` for those in ``query.raw``;
         default: that of the reference. :func:`scalex_scvi.io.read_lazy` opens a layer as ``X``.
+    log_normalized
+        Whether the query's values are log-normalized already. ``None``: counts are expected, and
+        values that look log-normalized raise an error. See
+        :meth:`scalex_scvi.SCALEXModel.load_query_data`.
     max_refused
         Share of held-out reference cells that may be called unknown (see
         :func:`scalex_scvi.tl.label_scores`).
@@ -116,10 +121,14 @@ def map_query(
         check_max_refused(max_refused)
         source = _open(reference)
         wanted = _wanted(source, labels)
-        _check_clusters(query, vote_by)
+        _check_clusters(query, vote_by, wanted)
         model = source if isinstance(source, SCALEXModel) else source.model
         mapped = SCALEXModel.load_query_data(
-            query, model, layer=layer, min_gene_share=min_gene_share
+            query,
+            model,
+            layer=layer,
+            log_normalized=log_normalized,
+            min_gene_share=min_gene_share,
         )
         latent_of_reference = cache(model.get_latent_representation)  # labels and map need it
         latent, scores = _latent_and_scores(
@@ -171,9 +180,12 @@ def _wanted(source: SCALEXModel | Reference, labels: str | Sequence[str] | None)
     return wanted
 
 
-def _check_clusters(query: AnnData, vote_by: str | None) -> None:
+def _check_clusters(query: AnnData, vote_by: str | None, labels: list[str]) -> None:
     if vote_by is None:
         return
+    if not labels:
+        msg = f"`vote_by` {vote_by!r}: no labels are transferred to vote for. Give `labels`."
+        raise ValueError(msg)
     if vote_by not in query.obs:
         msg = f"`vote_by` {vote_by!r} is not a column of the query's obs: {list(query.obs)!r}."
         raise KeyError(msg)
@@ -232,13 +244,13 @@ def _by_statistics(
         models = {label: source.label_models[label] for label in wanted}
         parts = QueryParts(query, mapped.batch_key, _encoding(mapped, query))
         latent, scores = parts.latent_and_scores(models, max_refused)
+        _point_to_lone_labels(scores, query, mapped.batch_key)
     else:
         query.obsm[LATENT_KEY] = latent = mapped.get_latent_representation()
         scores = {
             label: source.label_scores(query, label, use_rep=LATENT_KEY, max_refused=max_refused)
             for label in wanted
         }
-    _point_to_lone_labels(scores, query, mapped.batch_key)
     return latent, scores
 
 

@@ -25,7 +25,7 @@ from scalex_scvi._core.keys import LATENT_KEY
 from scalex_scvi._core.seeds import DEFAULT_SEED
 
 from ._held_out import sizes_of
-from ._label_model import LabelModel
+from ._label_model import LabelModel, scores_by
 from ._label_scores import LabelScores
 from ._neighborhoods import EXACT
 from ._pair import batches_of_query
@@ -117,9 +117,7 @@ class QueryParts:
             found = {}
             for label, model in models.items():
                 compared = piece[:, piece.var_names.isin(model.genes)]
-                found[label] = model.scores(
-                    compared, LATENT_KEY, batch_key=key, max_refused=max_refused
-                )
+                found[label] = scores_by(model, compared, LATENT_KEY, key, max_refused)
             return found
 
         with TemporaryDirectory(prefix="scalex-scvi-") as folder:

@@ -12,7 +12,7 @@ from scipy import sparse
 from sklearn.neighbors import NearestNeighbors
 
 from scalex_scvi._core.keys import MEASURED_KEY
-from scalex_scvi._core.matrices import is_lazy
+from scalex_scvi._core.matrices import is_lazy, layer_names
 from scalex_scvi._core.measured import mark_measured, measured_genes
 from scalex_scvi._core.ranges import check_whole
 
@@ -107,7 +107,7 @@ def _source(ref: AnnData, layer: str | None, use_raw: bool | None) -> tuple[Any,
         raise ValueError(msg)
     if layer is not None:
         if layer not in ref.layers:
-            msg = f"`layer` {layer!r} is not in ref.layers: {list(ref.layers)!r}."
+            msg = f"`layer` {layer!r} is not in ref.layers: {layer_names(ref)!r}."
             raise KeyError(msg)
         return ref.layers[layer], ref.var
     if ref.raw is not None and use_raw is not False:
@@ -125,7 +125,7 @@ def _wanted_genes(available: pd.Index, query: AnnData, genes: Sequence[str] | No
             )
             raise ValueError(msg)
     else:
-        wanted = list(genes)
+        wanted = [genes] if isinstance(genes, str) else list(genes)
     unknown = [gene for gene in wanted if gene not in available]
     if unknown or not wanted:
         msg = (

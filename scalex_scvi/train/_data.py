@@ -61,6 +61,7 @@ class SCALEXDataManager(AnnDataManager):
     on_device: DeviceRows | None = None
     _transform: Any = None
     _registered: AnnData | None = None
+    _genes: pd.Index | None = None
     _held_counts: bool = False
 
     def transfer_fields(self, adata_target: Any, **kwargs: Any) -> AnnDataManager:
@@ -96,6 +97,7 @@ class SCALEXDataManager(AnnDataManager):
             super().register_fields(adata, *args, **kwargs)
         else:
             self._register_modality(adata, *args, **kwargs)
+        self._genes = self.owner.var_names
         self._held_counts = _are_counts(self.get_from_registry(REGISTRY_KEYS.X_KEY)) is True
 
     def _register_modality(self, mdata: Any, *args: Any, **kwargs: Any) -> None:
@@ -114,8 +116,10 @@ class SCALEXDataManager(AnnDataManager):
         Raises
         ------
         ValueError
-            If the matrix held counts when it was registered, and does not any more.
+            If the matrix held counts when it was registered, and does not any more, or has other
+            genes.
         """
+        self._check_genes()
         super().validate()
         if not self._held_counts or self.transform is None:
             return
@@ -130,6 +134,24 @@ class SCALEXDataManager(AnnDataManager):
                 "adata.X.copy()` and `layer='counts'`, before `adata.X` is normalized."
             )
             raise ValueError(msg)
+
+    def _check_genes(self) -> None:
+        """Raise if the matrix has other columns than when it was registered; names may change."""
+        then, now = self._genes, self.owner.var_names
+        if then is None or now.equals(then):
+            return
+        if len(now) != len(then):
+            what = f"{len(then)} genes when the model was given these cells, and has {len(now)} now"
+        elif set(now) == set(then):
+            what = "its genes in another order when the model was given these cells"
+        else:
+            return
+        msg = (
+            f"The AnnData had {what}: it was changed in place since, by `scanpy.pp.filter_genes` "
+            "for example. The model needs the genes that it was given: make changes in a copy, "
+            "`other = adata.copy()`, or before `setup_anndata`."
+        )
+        raise ValueError(msg)
 
     @property
     def owner(self) -> AnnData:

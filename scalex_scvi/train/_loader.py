@@ -146,6 +146,14 @@ class SCALEXDataSplitter(ResumableData, DataSplitter):
             loader.sampler.seed = self.order_seed
         return self.in_order(loader)
 
+    def val_dataloader(self) -> Any:
+        """Minibatches to validate on; none where all cells are trained on.
+
+        Lightning refuses the ``None`` that scvi-tools returns then.
+        """
+        loader = super().val_dataloader()
+        return [] if loader is None else loader
+
 
 def _minibatches_at_once(batch_size: int, n_genes: int, n_bytes: int) -> int:
     return max(1, n_bytes // (4 * batch_size * max(n_genes, 1)))

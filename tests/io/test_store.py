@@ -216,6 +216,8 @@ def test_files_that_cannot_be_opened(counts: AnnData, tmp_path: Path) -> None:
         with pytest.raises(FileNotFoundError, match=r"There is no file .*absent\.zarr"):
             function(tmp_path / "absent.zarr")
     counts.write_h5ad(tmp_path / "csr.h5ad")
+    with pytest.raises(TypeError, match="`path` is a 'AnnData'; allowed are a path"):
+        io.read_lazy(counts)
     with pytest.raises(ValueError, match=r"no zarr store with a CSR matrix.*write_store"):
         io.open_store(tmp_path / "csr.h5ad")
     with pytest.raises(KeyError, match=r"`layer` 'raw' is not in the layers"):

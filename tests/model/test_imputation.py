@@ -71,7 +71,7 @@ def test_file_of_a_model_of_some_genes_names_these(counts: AnnData, tmp_path: Pa
     assert list(found.var_names) == GENES_OF_MODEL
     assert list(found.var["number"]) == [7, 2, 30, 4]
     np.testing.assert_allclose(found.X, model.get_imputed_expression(), atol=1e-6)
-    model.impute(path=tmp_path / "one.h5ad", gene_list=["gene30"])
+    model.impute(path=tmp_path / "one.h5ad", gene_list="gene30")
     assert list(ad.read_h5ad(tmp_path / "one.h5ad").var_names) == ["gene30"]
 
 

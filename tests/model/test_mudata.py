@@ -131,6 +131,7 @@ def with_proteins_reversed(mdata: MuData) -> MuData:
 
 FORMS: dict[str, tuple[Callable[[MuData], MuData | None], dict[str, Any]]] = {
     "batches of a modality": (from_modality, {"modalities": OF_RNA | {"batch_key": "rna"}}),
+    "batches of the whole": (lambda mdata: None, {"modalities": OF_RNA | {"batch_key": None}}),
     "labels of another modality": (
         lambda mdata: None,
         {"labels_key": "stain", "modalities": OF_RNA | {"labels_key": "protein"}},

@@ -8,7 +8,7 @@ import anndata as ad
 import numpy as np
 import pytest
 from anndata import AnnData
-from conftest import simulate_counts
+from conftest import simulate_counts, trained_model
 from scipy import sparse
 
 import scalex_scvi as sx
@@ -87,6 +87,20 @@ def test_processed_cells(model: sx.SCALEXModel, tmp_path: Path) -> None:
     np.testing.assert_allclose(
         ad.read_h5ad(out).obsm["latent"], model.get_latent_representation(), atol=1e-5
     )
+
+
+def test_what_is_said_of_a_file_of_registered_cells_counts(counts: AnnData, tmp_path: Path) -> None:
+    """Its registration is that of the object that it was written from, whose values were others."""
+    model = trained_model(counts)
+    expected = model.get_latent_representation()
+    log = counts.copy()
+    log.X = (log.X / log.X.sum(axis=1) * 1e4).tocsr().log1p()
+    path, out = write(log, tmp_path / "log.h5ad"), tmp_path / "z.h5ad"
+    assert "_scvi_uuid" in ad.read_h5ad(path).uns
+    model.project_store(path, out, log_normalized=True)
+    np.testing.assert_allclose(ad.read_h5ad(out).obsm["latent"], expected, atol=1e-4)
+    assert model.adata_manager is model.get_anndata_manager(counts)
+    np.testing.assert_array_equal(model.get_latent_representation(), expected)
 
 
 def test_mistakes_leave_an_earlier_result(

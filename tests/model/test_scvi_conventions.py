@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import enum
 import logging
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -179,7 +180,45 @@ def test_names_that_are_not_there(adata: AnnData, setup: dict, name: str) -> Non
     assert not [key for key in [*adata.uns, *adata.obs] if key.startswith("_scvi")]
 
 
+def test_two_columns_of_one_name(adata: AnnData) -> None:
+    adata.obs = pd.concat([adata.obs, adata.obs[["batch"]]], axis=1)
+    with pytest.raises(ValueError, match=r"adata\.obs has 2 columns 'batch'\. Keep one: "):
+        SCALEXModel.setup_anndata(adata, batch_key="batch")
+
+
+def test_layers_that_there_are_are_named(adata: AnnData) -> None:
+    with pytest.raises(KeyError, match=r"is not in adata\.layers: \['counts'\]\."):
+        SCALEXModel.setup_anndata(adata, layer="conts")
+
+
 # -- Other cells, copies, parts
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [(slice(30), "40 genes .* has 30 now"), (slice(None, None, -1), "its genes in another order")],
+    ids=["fewer", "another order"],
+)
+def test_genes_that_were_changed_in_place(
+    model: SCALEXModel, adata: AnnData, change: slice, message: str
+) -> None:
+    """As scanpy's filter does. With as many genes the latent would be another, silently."""
+    adata._inplace_subset_var(np.arange(N_GENES)[change])
+    for use in (
+        model.get_latent_representation,
+        model.get_imputed_expression,
+        model.get_elbo,
+        lambda: model.train(**FEW),
+    ):
+        with pytest.raises(ValueError, match=message):
+            use()
+
+
+def test_genes_and_cells_may_get_other_names(model: SCALEXModel, adata: AnnData) -> None:
+    expected = model.get_latent_representation()
+    adata.var_names = [f"ENSG{i}" for i in range(N_GENES)]
+    adata.obs_names = [f"barcode{i}" for i in range(N_CELLS)]
+    np.testing.assert_array_equal(model.get_latent_representation(), expected)
 
 
 def test_a_copy_of_adata_after_training(model: SCALEXModel, adata: AnnData) -> None:
@@ -355,6 +394,13 @@ def test_load_without_cells(model: SCALEXModel, adata: AnnData, tmp_path: Path) 
         SCALEXModel.load(tmp_path / "m", adata=False).get_latent_representation()
 
 
+def test_train_without_cells(model: SCALEXModel, tmp_path: Path) -> None:
+    model.save(tmp_path / "m")
+    loaded = SCALEXModel.load(tmp_path / "m")
+    with pytest.raises(ValueError, match=r"loaded without cells.*SCALEXModel.load\(folder, adata"):
+        loaded.train(**FEW)
+
+
 def test_load_an_untrained_model(
     adata: AnnData, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -473,6 +519,27 @@ def test_check_val_every_n_epoch(adata: AnnData) -> None:
     assert len(model.history["elbo_validation"].dropna()) == 2
 
 
+@pytest.mark.parametrize(
+    "wanted",
+    [{"check_val_every_n_epoch": 1}, {"enable_checkpointing": True}, {"fast_dev_run": True}],
+    ids=lambda wanted: next(iter(wanted)),
+)
+def test_nothing_to_validate_on_is_no_obstacle(
+    adata: AnnData,
+    caplog: pytest.LogCaptureFixture,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    wanted: dict[str, Any],
+) -> None:
+    monkeypatch.setattr(scvi.settings, "logging_dir", str(tmp_path))
+    model = new_model(adata, train=False)
+    with caplog.at_level(logging.WARNING):
+        model.train(2, **wanted, **QUIET)
+    assert model.is_trained
+    is_said = "has no effect: all cells are trained on. .*`train_size=0.9`"
+    assert bool(re.search(is_said, caplog.text)) is ("fast_dev_run" not in wanted)
+
+
 def test_early_stopping(adata: AnnData) -> None:
     model = new_model(adata, train=False)
     model.train(
@@ -508,6 +575,8 @@ def test_training_arguments(adata: AnnData) -> None:
     assert model.trainer.optimizers[0].defaults["lr"] == 1e-3
     model.train(1, datasplitter_kwargs={"drop_last": False}, **QUIET)
     model.train(1, gradient_clip_val=1.0, devices=1, **QUIET)
+    model.train(np.int64(1), batch_size=np.int64(32), **QUIET)
+    assert model.trainer.global_step == N_CELLS // 32
     with pytest.raises(TypeError, match="learning_rate"):
         model.train(1, plan_kwargs={"learning_rate": 1e-3}, **QUIET)
     with pytest.raises(TypeError, match="max_epoch"):
@@ -556,7 +625,7 @@ def test_likelihoods(model: SCALEXModel, adata: AnnData, name: str) -> None:
 
 
 def test_the_marginal_likelihood_is_refused_by_name(model: SCALEXModel) -> None:
-    with pytest.raises(NotImplementedError, match="marginal"):
+    with pytest.raises(NotImplementedError, match="SCALEX has no marginal likelihood: it is"):
         model.get_marginal_ll(n_mc_samples=3)
 
 
@@ -700,6 +769,13 @@ def test_selection_that_cannot_be(adata: AnnData) -> None:
         with pytest.raises((KeyError, ValueError), match="highly_variable|no such gene"):
             SCALEXModel.setup_anndata(adata, n_top_features=wrong)
         assert not [key for key in [*adata.uns, *adata.obs] if key.startswith("_scvi")]
+
+
+@pytest.mark.parametrize("dtype", ["bool", "boolean"])
+def test_a_mask_is_no_selection(adata: AnnData, dtype: str) -> None:
+    mask = pd.Series(np.arange(N_GENES) < 9, index=adata.var_names).astype(dtype)
+    with pytest.raises(TypeError, match=r"`n_top_features` is a mask.*adata\.var_names\[mask\]"):
+        SCALEXModel.setup_anndata(adata, n_top_features=mask)
 
 
 def test_number_of_numpy_selects_as_a_number(adata: AnnData) -> None:

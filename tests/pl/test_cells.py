@@ -277,6 +277,7 @@ def test_embedding_of_twenty_batches_is_a_grid_with_one_legend() -> None:
     ("kwargs", "error", "match"),
     [
         ({"color": "donor"}, KeyError, "`color` 'donor' is not a column"),
+        ({"color": ["batch", "donor"]}, TypeError, "`color` is .* one column"),
         ({"groupby": "donor"}, KeyError, "`groupby` 'donor' is not a column"),
         ({"basis": "X_tsne"}, KeyError, "'X_tsne' is not in adata.obsm"),
         ({"groups": ["batch9"]}, ValueError, "`groups` must be in .*'batch0'"),

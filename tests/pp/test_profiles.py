@@ -140,6 +140,7 @@ BAD_SELECTIONS = {
     "set": ({"a"}, TypeError, "must be a number, -1"),
     "float": (10.0, TypeError, "must be a number, -1"),
     "boolean": (True, TypeError, "must be a number, -1"),
+    "mask": (np.array([True, False]), TypeError, r"mask.*adata\.var_names\[mask\]"),
     "two columns": (np.array([["a", "b"]]), TypeError, "must be a number, -1"),
 }
 

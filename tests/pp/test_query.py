@@ -296,6 +296,11 @@ def test_repeated_genes_matter_only_if_the_reference_has_them(
         sx.pp.prepare_query(counts, record, batch_key="batch")
 
 
+def test_what_is_no_record(counts: AnnData, prepared: AnnData) -> None:
+    with pytest.raises(TypeError, match="is a 'AnnData'; allowed is a record: `model.preproc"):
+        sx.pp.prepare_query(counts, prepared, batch_key="batch")
+
+
 def test_log_normalized_query(counts: AnnData, prepared: AnnData, record: Preprocessing) -> None:
     log = AnnData(prepared.raw.X, obs=prepared.obs, var=prepared.raw.var)
     with pytest.raises(ValueError, match="log_normalized=True"):

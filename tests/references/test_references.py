@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import importlib.util
 import json
 import logging
 import os
+import re
 import runpy
 import shutil
 import zipfile
@@ -727,6 +729,28 @@ def test_map(
     for said in ("Projection of query", "100", "unknown", "reference", "cc-by-4.0", "ductal"):
         assert said in report
     assert "<td>CEL-seq</td>" not in report  # its genes were not counted: it has no counts
+
+
+def test_a_label_unknown_is_told_from_cells_that_fit_no_label(
+    counts: AnnData, tmp_path: Path
+) -> None:
+    counts.obs["celltype"] = counts.obs["celltype"].cat.rename_categories({"type0": "unknown"})
+    model = sx.integrate(counts, "batch", max_epochs=8, **QUIET)
+    folder = sx.references.save(model, tmp_path / "ref", "celltype", license="mit")
+    counts[:90].copy().write_h5ad(tmp_path / "new.h5ad")
+    out = tmp_path / "out"
+    argv = ["map", str(tmp_path / "new.h5ad"), "-r", str(folder), "--report", "-q", "-o", str(out)]
+    assert cli.main(argv) == 0
+    found = ad.read_h5ad(out / "adata.h5ad").obs
+    is_label = (found["celltype_transfer"] == "unknown") & ~found["celltype_unknown"]
+    assert is_label.sum() > 10
+    report = (out / "report.html").read_text()
+    data = json.loads(re.search(r'application/json"[^>]*>(.*?)</script>', report, re.DOTALL)[1])
+    column = data["columns"]["transfer"]
+    codes = np.frombuffer(base64.b64decode(column["codes"]), dtype="<u2")[-90:]
+    names = np.array(column["names"])[codes]
+    np.testing.assert_array_equal(names == "unknown", found["celltype_unknown"])
+    np.testing.assert_array_equal(names == "unknown (label)", is_label)
 
 
 FAILURES = {

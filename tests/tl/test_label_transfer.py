@@ -222,10 +222,15 @@ def test_consensus_is_of_three_classifiers_and_of_neighbors(prepared_pair) -> No
 
 
 def test_references_saved_before_keep_their_labels(prepared_pair) -> None:
-    """They hold no ridge regression, and are calibrated for discriminants without neighbors."""
+    """They hold no ridge regression, and are calibrated for discriminants without neighbors.
+
+    Nor do they hold what groups of cells are compared with.
+    """
     ref, query = prepared_pair
     arrays = sx.tl.LabelModel.fit(ref, batch_key="batch").to_arrays()
-    before = {name: values for name, values in arrays.items() if not name.startswith("ridge/")}
+    later = ("ridge/", "groups/")
+    before = {name: values for name, values in arrays.items() if not name.startswith(later)}
+    assert len(before) == len(arrays) - 5
     scores = sx.tl.LabelModel.from_arrays(before).scores(query)
     by = {"latent": [by_discriminants], "components": [by_discriminants]}
     assert_calibrated(scores.probabilities, mean_shares(prepared_pair, by))

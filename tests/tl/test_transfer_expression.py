@@ -48,6 +48,11 @@ def test_names_that_repeat_among_other_genes_do_not_matter(ref: AnnData, query: 
     assert (sx.tl.transfer_expression(ref, query, ["d"]).X != expected).nnz == 0
 
 
+def test_one_gene_by_its_name(ref: AnnData, query: AnnData) -> None:
+    ref.var_names = ["a", "b", "c", "gene d", "e"]
+    assert list(sx.tl.transfer_expression(ref, query, "gene d").var_names) == ["gene d"]
+
+
 @pytest.mark.parametrize("kind", [np.asarray, sparse.csr_matrix])
 def test_a_dask_array(ref: AnnData, query: AnnData, kind: Callable[[Any], Any]) -> None:
     da = pytest.importorskip("dask.array")

@@ -146,8 +146,15 @@ def test_a_batch_of_one_label_is_pointed_to(
     of_one = counts[counts.obs["celltype"] == "type1"].copy()
     of_one.obs["batch"] = "sorted"
     sx.map_query(of_one, source, labels="celltype")
-    assert "one celltype: 'sorted' 'type1'." in caplog.text
+    assert caplog.text.count("one celltype: 'sorted' 'type1'.") == 1
     caplog.clear()
+    if reference_is == "by name":
+        mapped = sx.SCALEXModel.load_query_data(of_one, source.model)
+        prepared = mapped.get_prepared()
+        prepared.obsm["latent"] = mapped.get_latent_representation()
+        source.label_scores(prepared, "celltype", use_rep="latent")
+        assert caplog.text.count("one celltype: 'sorted' 'type1'.") == 1
+        caplog.clear()
     both = sc.concat([mixed, of_one], index_unique="-")
     both.obs["batch"] = "together"
     sx.map_query(both, source, labels="celltype")
@@ -186,6 +193,8 @@ def test_mistakes(reference: sx.SCALEXModel, query: AnnData, tmp_path: Path) -> 
         sx.map_query(query, reference.adata)
     with pytest.raises(ValueError, match="`max_refused` is a share .*: '0.1'"):
         sx.map_query(query, reference, labels="celltype", max_refused="0.1")
+    with pytest.raises(ValueError, match="`vote_by` 'batch': no labels .* Give `labels`"):
+        sx.map_query(query, reference, vote_by="batch")
     assert not query.obsm
 
 
@@ -227,6 +236,28 @@ def test_a_view_is_refused_by_its_name(reference: sx.SCALEXModel, query: AnnData
             call(view)
         assert view.is_view
         assert list(query.obs) == list(view.obs)
+
+
+def test_log_normalized_values_are_declared(counts: AnnData, query: AnnData) -> None:
+    """A query lies where its counts lie; a reference of them is used as it is."""
+    log = query.copy()
+    sc.pp.normalize_total(log, target_sum=1e4)
+    sc.pp.log1p(log)
+    reference = sx.integrate(counts, "batch", **FEW)
+    with pytest.raises(ValueError, match=r"does not look like counts.*log_normalized=True"):
+        sx.map_query(log, reference)
+    sx.map_query(log, reference, labels="celltype", log_normalized=True)
+    sx.map_query(query, reference, labels="celltype")
+    np.testing.assert_allclose(log.obsm["X_scalex"], query.obsm["X_scalex"], atol=1e-4)
+    assert log.obs["celltype_transfer"].equals(query.obs["celltype_transfer"])
+
+    counts = counts.copy()
+    sc.pp.normalize_total(counts)
+    sc.pp.log1p(counts)
+    with pytest.raises(ValueError, match=r"does not look like counts.*log_normalized=True"):
+        sx.integrate(counts, "batch", **FEW)
+    model = sx.integrate(counts, "batch", log_normalized=True, **FEW)
+    assert model.preprocessing.log_normalized
 
 
 def test_what_was_found_is_said(
@@ -296,5 +327,10 @@ def test_clusters_of_the_query_vote(reference: sx.SCALEXModel, query: AnnData) -
         assert cells["celltype_voted"].nunique() == 1
         assert cells["celltype_voted"].iloc[0] in list(counts[counts == counts.max()].index)
         assert cells["celltype_vote_share"].to_numpy() == pytest.approx(counts.max())
+    obs = reference.adata.obs
+    obs["celltype"] = obs["celltype"].astype(str)
+    obs.loc[obs.index[:5], "celltype"] = "unknown"  # as a label that no cell of the query gets
+    with pytest.raises(ValueError, match="has a label 'unknown' already"):
+        sx.map_query(query.copy(), reference, labels="celltype", vote_by="cluster")
     with pytest.raises(KeyError, match="'leiden' is not a column of the query's obs"):
         sx.map_query(query.copy(), reference, labels="celltype", vote_by="leiden")
