@@ -1,13 +1,13 @@
 """Which cells of a query are called unknown where few or none of its types are known.
 
-    python -m benchmarks.few_known --data FOLDER [--sets NAME ...] [--queries 4] [--out runs/few_known.csv]
+    python -m benchmarks.few_known --data FOLDER [--sets NAME ...] [--queries 2] [--out FILE]
 
 Up to so many batches of a set, the largest ones, are cut anew, each as a query of the others:
 
 - *whole*: all its cells, all their types in the reference;
 - *one of several*: all its cells, one type taken out of the reference;
 - *one, alone* and *two*, *three, alone*: the cells of types that were taken out, no others;
-- *known, alone*: the cells of one type that is in the reference (sorted cells), and of two of them.
+- *known, alone* (sorted cells), *two*, *three known*: the cells of types that the reference has.
 
 Types have at least 20 cells in the batch and are in two other batches. At most 600 cells of a
 batch are taken, at random. Means over the cases of a set, then over sets.
@@ -21,7 +21,6 @@ import warnings
 from collections.abc import Iterator
 from itertools import combinations
 from pathlib import Path
-from tempfile import mkdtemp
 
 import numpy as np
 import pandas as pd
@@ -111,7 +110,7 @@ def _case(adata: AnnData, name: str, batch: str, removed: list[str], given: list
     is_removed, is_given = label.isin(removed).to_numpy(), label.isin(given).to_numpy()
     query = adata[is_query & (is_given if given else True)]
     ref = adata[~is_query & ~is_removed]
-    return Case(Cells(ref.copy(), describe(name)), query.copy(), Path(mkdtemp()))
+    return Case(Cells(ref.copy(), describe(name)), query.copy(), Path())
 
 
 def _report(rows: pd.DataFrame) -> None:
