@@ -24,6 +24,9 @@ import scalex_scvi as sx
 from scalex_scvi._core.compiled import keep_compiled
 
 matplotlib.use("Agg")
+# Before JAX is imported: it compiles for most of the time of scib-metrics' tests, less so if it does
+# not make fast what runs once.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 FORKED = (
     "test_tutorials.py",
