@@ -243,7 +243,7 @@ def test_a_left_out_technology_of_the_pancreas() -> None:
     is_query = (adata.obs["batch"].astype(str) == "indrop").to_numpy()  # the only droplets
     ref, query = adata[~is_query].copy(), adata[is_query].copy()
     recipe = sx.train.QUICK.but(max_steps=400)
-    model = sx.integrate(ref, "batch", n_top_features=500, recipe=recipe, **QUIET)
+    model = sx.integrate(ref, "batch", n_top_features=1000, recipe=recipe, **QUIET)
     sc.pp.neighbors(ref, use_rep="X_scalex")
     sc.tl.umap(ref)
     sx.map_query(query, model, labels="celltype")
