@@ -24,6 +24,9 @@ import scalex_scvi as sx
 from scalex_scvi._core.compiled import keep_compiled
 
 matplotlib.use("Agg")
+# Before JAX is imported: the tests of scib-metrics spend most of their time on compilation, less
+# of it where what runs once need not be fast.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 FORKED = (
     "test_tutorials.py",

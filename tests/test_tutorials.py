@@ -29,7 +29,7 @@ NAMES = [
 ]
 LARGEST = 1_500_000  # bytes
 CELL_TIMEOUT = 900  # seconds
-STEPS = 20  # of each training: enough for every cell of the notebooks to have something to show
+STEPS = 8  # of each training: enough for every cell of the notebooks to have something to show
 LONGER = {"9_differential_expression": 60}
 # Before each notebook: nothing of the one before is left, but what is imported and compiled. As the
 # notebooks train, ours and scVI's, they would take half of the time of all tests. Our default
@@ -48,6 +48,7 @@ from scalex_scvi._core.compiled import keep_compiled
 gc.freeze()  # what is imported: the collections of each reset would go through it
 keep_compiled()
 matplotlib.rcdefaults()
+matplotlib.rcParams["figure.dpi"] = 30  # nobody looks at them
 os.chdir({folder!r})
 os.environ["SCALEX_SCVI_TUTORIAL"] = {source!r}
 scalex_scvi.model._training.TrainingMixin._steps = lambda self, recipe: {steps}

@@ -288,6 +288,7 @@ def test_assess_prints_and_writes_scores(
 
 def test_demo_on_the_embedded_data(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     flags = ["--max-steps", "150", "--batch-size", "64", "--lr", "2e-3", "--quiet"]
+    flags += ["--n-top-features", "500"]
     assert cli.main(["demo", "-o", str(tmp_path / "demo"), *flags]) == 0
     printed, messages = capsys.readouterr()
     assert "Epoch" not in messages and "not integers" not in messages

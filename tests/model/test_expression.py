@@ -59,7 +59,7 @@ def trained() -> sx.SCALEXModel:
     adata = counts_with_markers()
     sx.SCALEXModel.setup_anndata(adata, batch_key="batch")
     model = sx.SCALEXModel(adata, n_hidden=128)
-    model.train(max_steps=1000, **QUIET)
+    model.train(max_steps=600, **QUIET)
     return model
 
 

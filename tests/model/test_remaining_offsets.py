@@ -126,10 +126,11 @@ def test_the_decoder_follows(both: tuple[sx.SCALEXModel, sx.SCALEXModel]) -> Non
 
 def test_one_batch_and_the_published_recipe_are_left_alone(pancreas: AnnData) -> None:
     """After some steps, which by default leave something to remove."""
+    some_genes = pancreas[:, ::3].copy()
 
     def is_left_alone(**training: object) -> bool:
         with_removal, without = (
-            a_model(pancreas, max_steps=10, **training, **more).module.state_dict()
+            a_model(some_genes, max_steps=10, **training, **more).module.state_dict()
             for more in ({}, {"remove_offsets": False})
         )
         return all(torch.equal(with_removal[name], without[name]) for name in without)

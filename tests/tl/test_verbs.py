@@ -273,7 +273,7 @@ def test_a_left_out_technology_of_the_pancreas() -> None:
     adata = real_data("embedded/pancreas_5tech")
     is_query = (adata.obs["batch"].astype(str) == "indrop").to_numpy()  # the only droplets
     ref, query = adata[~is_query].copy(), adata[is_query].copy()
-    recipe = sx.train.QUICK.but(max_steps=600)
+    recipe = sx.train.QUICK.but(max_steps=400)
     model = sx.integrate(ref, "batch", n_top_features=1000, recipe=recipe, **QUIET)
     sc.pp.neighbors(ref, use_rep="X_scalex")
     sc.tl.umap(ref)
