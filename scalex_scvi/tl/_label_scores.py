@@ -253,9 +253,7 @@ def _p_values(
     )
 
 
-def _statistics_and_standards(
-    pair: Pair, sizes: list[int]
-) -> tuple[LabelStatistics, Standards]:
+def _statistics_and_standards(pair: Pair, sizes: list[int]) -> tuple[LabelStatistics, Standards]:
     """Take from the reference all that a query is judged by, and keep none of its cells."""
     batches, real = pseudo_batches(pair.codes, pair.ref_batches())
     ref = LabeledCells.of(pair.normalized(pair.ref), pair.codes, batches)

@@ -105,7 +105,7 @@ class QueryParts:
         """
         for model in models.values():
             for size in self.sizes:
-                check_held_out(max_refused, len(model.standards[size].known))
+                check_held_out(max_refused, len(model.standards.misfits[size].known))
         query, done = self._query, 0
         latent = RowsInPlace(query.n_obs)
         of_parts: dict[str, list[LabelScores]] = {label: [] for label in models}
