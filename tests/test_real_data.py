@@ -184,14 +184,13 @@ def test_a_type_that_the_reference_lacks_is_unknown_with_no_others_beside_it() -
     """Cells of one type of a donor: the others have it, or it is taken out of them."""
     donors, *_ = projected("kang_pbmc_ctrl_8donors", "donor1039")
     is_query = (donors.obs["batch"] == "donor1256").to_numpy()
-    for celltype in ("B", "CD4 T"):
-        is_type = (donors.obs["celltype"] == celltype).to_numpy()
-        sorted_cells = donors[is_query & is_type]
-        known = sx.tl.label_scores(donors[~is_query], sorted_cells, batch_key="batch")
-        without = donors[~is_query & ~is_type]
-        unseen = sx.tl.label_scores(without, sorted_cells, batch_key="batch")
-        assert unseen.is_unknown.mean() > 0.8, celltype
-        assert known.is_unknown.mean() < 0.1, celltype
+    is_type = (donors.obs["celltype"] == "B").to_numpy()
+    sorted_cells = donors[is_query & is_type]
+    known = sx.tl.label_scores(donors[~is_query], sorted_cells, batch_key="batch")
+    without = donors[~is_query & ~is_type]
+    unseen = sx.tl.label_scores(without, sorted_cells, batch_key="batch")
+    assert unseen.is_unknown.mean() > 0.8
+    assert known.is_unknown.mean() < 0.1
 
 
 def test_processed_input_is_recognized() -> None:
