@@ -29,8 +29,8 @@ LEAST_APART = 0.5
 """Smallest share of these cells in groups that still differ after what all groups have in common is
 subtracted: where the groups of a batch are moved alike, it is the batch that is odd."""
 
-QUANTILE = 0.95
-"""Quantile of the misfits of held-out groups that groups of known types seldom exceed."""
+LEVEL = 0.05
+"""Share of held-out groups that are beyond the highest misfit of groups of known types."""
 
 FLOOR = 0.01
 """Added to correlation distances before logarithms: ratios of smaller ones are noise."""
@@ -51,11 +51,14 @@ class Groups:
         Summed mean square of a cell's expression over the genes: one number for each group.
     counts
         Number of cells of each group.
+    codes
+        Position of its label.
     """
 
     sums: np.ndarray
     squares: np.ndarray
     counts: np.ndarray
+    codes: np.ndarray
 
     @classmethod
     def of(cls, x: sparse.csr_matrix, codes: np.ndarray) -> Groups:
@@ -68,6 +71,7 @@ class Groups:
             (member @ x).toarray().astype(np.float64),
             member @ row_norms(x, squared=True) / x.shape[1],
             counts[used],
+            used,
         )
 
     @property
@@ -79,7 +83,8 @@ class Groups:
         """Return the groups after an offset, ``(n_genes,)``, is subtracted from each cell."""
         twice = 2 * self.sums @ offset / len(offset)
         squares = self.squares - twice + self.counts * np.square(offset).mean()
-        return Groups(self.sums - np.outer(self.counts, offset), squares, self.counts)
+        sums = self.sums - np.outer(self.counts, offset)
+        return Groups(sums, squares, self.counts, self.codes)
 
     def correlations(self, means: np.ndarray) -> np.ndarray:
         """Pearson correlation with the means of labels, labels × genes: groups × labels.
@@ -126,7 +131,10 @@ class GroupStandard:
             groups = used & (ref.counts[own] >= MIN_CELLS)
             if groups.any():
                 held_out = Groups(
-                    ref.sums[own, groups], ref.squares[own, groups], ref.counts[own, groups]
+                    ref.sums[own, groups],
+                    ref.squares[own, groups],
+                    ref.counts[own, groups],
+                    np.flatnonzero(groups),
                 )
                 means = (sums - ref.sums[own])[used] / others[used, None]
                 by_batch.append(held_out.misfits(means))
@@ -134,11 +142,13 @@ class GroupStandard:
             return None
         misfits = np.concatenate(by_batch)
         # A new batch may lie beyond those that were seen, the more so the fewer they are.
-        highest = np.quantile(misfits, QUANTILE) + 1 / len(by_batch) ** 2
+        highest = np.quantile(misfits, 1 - LEVEL) + 1 / len(by_batch) ** 2
         return cls(float(np.median(misfits)), float(highest))
 
-    def nothing_known(self, x: sparse.csr_matrix, codes: np.ndarray, means: np.ndarray) -> bool:
-        """Whether no label fits the cells of a batch, as groups.
+    def of_nothing_known(
+        self, x: sparse.csr_matrix, codes: np.ndarray, means: np.ndarray
+    ) -> np.ndarray:
+        """Find the groups that no label fits, if a batch has nearly no others.
 
         A new technology or species moves all groups alike. So of several groups that fit no label,
         most have to differ even without what they have in common. Of one group that cannot be told.
@@ -151,15 +161,20 @@ class GroupStandard:
             Position among the labels of that which each cell is given to.
         means
             Mean of each label: labels × genes.
+
+        Returns
+        -------
+        Whether each cell is in such a group: none, if the batch has cells of known types.
         """
-        groups = Groups.of(x, codes)
+        groups, none = Groups.of(x, codes), np.zeros(len(codes), dtype=bool)
         n_cells = groups.counts.sum()
         fits = groups.misfits(means) <= self.highest
         if n_cells == 0 or groups.counts[fits].sum() > MOST_FITTING * n_cells:
-            return False
-        if len(groups.counts) == 1:
-            return True
-        nearest = means[groups.correlations(means).argmax(axis=1)]
-        apart = groups.without(np.median(groups.means - nearest, axis=0))
-        differs = apart.misfits(means) > (self.typical + self.highest) / 2
-        return bool(groups.counts[differs].sum() >= LEAST_APART * n_cells)
+            return none
+        if len(groups.counts) > 1:
+            nearest = means[groups.correlations(means).argmax(axis=1)]
+            apart = groups.without(np.median(groups.means - nearest, axis=0))
+            differs = apart.misfits(means) > (self.typical + self.highest) / 2
+            if groups.counts[differs].sum() < LEAST_APART * n_cells:
+                return none
+        return np.isin(codes, groups.codes[~fits])

@@ -22,7 +22,7 @@ from scipy.optimize import minimize
 
 from scalex_scvi._core.seeds import DEFAULT_SEED
 
-from ._group_fits import GroupStandard
+from ._group_fits import LEVEL, GroupStandard
 from ._label_statistics import KeptBatches, LabelStatistics
 from ._labeled_cells import LabeledCells, centered, unit
 from ._misfits import FLOORS, MEASURES, Fitting
@@ -420,7 +420,8 @@ def neighborhood_p_values(
     Returns
     -------
     A p-value for each query cell, in (0, 1], and its misfit: the weighted sum of the measures above
-    the baseline of its batch, on a scale where about 5 % of known cells are above 1.
+    the baseline of its batch, on a scale where about 5 % of known cells are above 1. In a batch of
+    nothing known p-values are at most that of the groups, whatever the misfit of a single cell.
 
     Raises
     ------
@@ -436,15 +437,18 @@ def neighborhood_p_values(
         cells = x if len(own) == x.shape[0] else x[own]
         fitting = Fitting(statistics, cells, batch.nearest, standards.groups)
         found = fitting.neighborhoods(size).misfits()
-        misfit[own] = calibration.relative(found, nothing_known=fitting.nothing_known)
-        p[own] = p_values(misfit[own], calibration.known)
-        if fitting.nothing_known:
+        unlike = fitting.of_nothing_known
+        misfit[own] = calibration.relative(found, nothing_known=bool(unlike.any()))
+        of_cells = p_values(misfit[own], calibration.known)
+        p[own] = np.where(unlike, np.minimum(of_cells, LEVEL), of_cells)
+        if unlike.any():
             logger.warning(
-                "%d cells, a batch of the query, look like none of the labels: those given to a "
-                "label are further from it on average than in the batches of the reference. Most "
-                "of them will be called unknown. A technology or a species that the reference "
-                "lacks can look the same.",
+                "A batch of %d query cells looks like none of the labels: the cells given to a "
+                "label are further from it on average than in the batches of the reference. They "
+                "are called unknown (with `max_refused` below %s: some of them). A technology or a "
+                "species that the reference lacks can look the same.",
                 len(own),
+                LEVEL,
             )
     return p, misfit
 

@@ -44,8 +44,9 @@ class Fitting:
 
     Attributes
     ----------
-    nothing_known
-        Whether no label fits the batch. Then its offset is not taken off.
+    of_nothing_known
+        Whether each cell is in a group that no label fits, in a batch of nothing known. The offset
+        of such a batch is not taken off.
     """
 
     def __init__(
@@ -59,9 +60,11 @@ class Fitting:
         points = statistics.components(x)
         shares = statistics.shares(points)
         codes = (averaging(nearest, x.shape[0]) @ shares).argmax(axis=1)
-        self.nothing_known = groups is not None and groups.nothing_known(x, codes, statistics.means)
+        self.of_nothing_known = np.zeros(x.shape[0], dtype=bool)
+        if groups is not None:
+            self.of_nothing_known = groups.of_nothing_known(x, codes, statistics.means)
         self._offset = np.zeros(x.shape[1])
-        if not self.nothing_known:
+        if not self.of_nothing_known.any():
             self._offset = offset(x, shares, statistics.means)
             points -= offset(points, shares, statistics.centers)
         self._points = points

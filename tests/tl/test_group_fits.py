@@ -65,7 +65,7 @@ def test_types_that_the_reference_lacks_are_unknown_without_others_beside_them(
         is_unknown = unknown(query)
     is_near = query.obs["celltype"].str.startswith("near")
     assert is_unknown[is_near].mean() > 0.9
-    assert f"{query.n_obs} cells, a batch of the query, look like none of the labels" in caplog.text
+    assert f"A batch of {query.n_obs} query cells looks like none of the labels" in caplog.text
 
 
 KNOWN = {
