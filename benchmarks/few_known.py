@@ -5,7 +5,7 @@
 Up to so many batches of a set, the largest ones, are cut anew, each as a query of the others:
 
 - *whole*: all its cells, all their types in the reference;
-- *one of several*: all its cells, one type taken out of the reference;
+- *one of several*, *half*: all its cells, one type or half of the types taken out of the reference;
 - *one, alone* and *two*, *three, alone*: the cells of types that were taken out, no others;
 - *known, alone* (sorted cells), *two*, *three known*: the cells of types that the reference has.
 
@@ -95,6 +95,9 @@ def _queries(obs: pd.DataFrame, batch: str) -> Iterator[tuple[str, list[str], li
         if n_labels > 2:
             yield "one of several", [one], []
             yield "one, alone", [one], [one]
+    half = sorted(np.random.default_rng(1).choice(types, len(types) // 2, replace=False))
+    if len(half) > 1 and n_labels > len(half) + 1:
+        yield "half of several", [str(name) for name in half], []
     for n, name in ((2, "two"), (3, "three")):
         groups = list(combinations(types, n))
         for i in rng.permutation(len(groups))[:MOST_PAIRS]:
