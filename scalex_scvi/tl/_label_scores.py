@@ -39,7 +39,8 @@ class LabelScores:
         held-out batches of the reference say by how much they have to be softened, for labels to
         be right as often as they say (docs/label_transfer.md). Neighbors give shares of votes.
     p_values
-        Share of held-out reference cells that fit the reference as badly, in (0, 1].
+        Share of held-out reference cells that fit the reference as badly, in (0, 1]. Cells of a
+        batch that looks like none of the labels have at most 0.05 (docs/label_transfer.md).
     is_unknown
         Whether the p-value is at most ``max_refused``. :func:`map_query` calls a cell unknown in a
         fine column too if its label in a coarser one is unknown (``labels=["lineage",
