@@ -28,7 +28,7 @@ from anndata import AnnData
 from tqdm import tqdm
 
 from benchmarks.cells import Case, Cells
-from benchmarks.sets import BATCH, LABELS, describe, read_set
+from benchmarks.sets import BATCH, LABELS, describe, read_labeled
 from benchmarks.unknown.methods import by_ours
 
 SETS = (
@@ -41,6 +41,7 @@ SETS = (
     "tonsil_pbmc_10samples_celltalker",
 )
 MIN_CELLS = 20
+MOST_CELLS = 600
 MOST_PAIRS = 3
 """Most pairs, and triples, of types of one batch."""
 
@@ -52,7 +53,7 @@ def main() -> None:
     args.out.parent.mkdir(parents=True, exist_ok=True)
     rows: list[dict[str, object]] = []
     for name in tqdm(args.sets, disable=None):
-        adata = _read(args.data, name)
+        adata = read_labeled(args.data, name, MOST_CELLS)
         for batch in adata.obs[BATCH].value_counts().index[: args.queries]:
             for kind, removed, given in _queries(adata.obs, batch):
                 case = _case(adata, name, batch, removed, given)
@@ -70,15 +71,6 @@ def main() -> None:
                 )
                 pd.DataFrame(rows).to_csv(args.out, index=False)
     _report(pd.DataFrame(rows))
-
-
-def _read(data: Path, name: str) -> AnnData:
-    adata = read_set(data, name)
-    adata = adata[~adata.obs[LABELS].isin(describe(name).unlabeled)]
-    order = np.random.default_rng(0).permutation(adata.n_obs)
-    shuffled = adata.obs[BATCH].iloc[order]
-    first = (shuffled.groupby(shuffled, observed=True).cumcount() < 600).to_numpy()
-    return adata[np.sort(order[first])].copy()
 
 
 def _queries(obs: pd.DataFrame, batch: str) -> Iterator[tuple[str, list[str], list[str]]]:

@@ -63,6 +63,18 @@ def read_set(data: Path, name: str, batch_key: str = BATCH, labels_key: str = LA
     return adata
 
 
+def read_labeled(data: Path, name: str, most_cells: int | None = None) -> ad.AnnData:
+    """Read the cells whose label says something, at most so many of each batch, at random."""
+    adata = read_set(data, name)
+    adata = adata[~adata.obs[LABELS].isin(describe(name).unlabeled)]
+    if most_cells is not None:
+        order = np.random.default_rng(0).permutation(adata.n_obs)
+        shuffled = adata.obs[BATCH].iloc[order]
+        rank = shuffled.groupby(shuffled).cumcount()
+        adata = adata[np.sort(order[(rank < most_cells).to_numpy()])]
+    return adata
+
+
 BLOOD = ("B", "CD14 Mono", "CD4 T", "CD8 T", "NK", "DC", "FCGR3A Mono", "Mk")
 SORTED = {
     "CD14+ Monocyte": "CD14 Mono",

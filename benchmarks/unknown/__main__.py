@@ -25,11 +25,10 @@ from tempfile import mkdtemp
 
 import numpy as np
 import pandas as pd
-from anndata import AnnData
 from tqdm import tqdm
 
 from benchmarks.cells import Case, Cells, leave_out
-from benchmarks.sets import BATCH, LABELS, describe, read_set
+from benchmarks.sets import BATCH, LABELS, describe, read_labeled
 from benchmarks.unknown.methods import METHODS
 from benchmarks.unknown.report import CASE, MIN_CELLS, score, write_report
 
@@ -77,7 +76,7 @@ def _cases(args: argparse.Namespace) -> Iterator[tuple[str, str, str]]:
 
 def _cases_of(args: argparse.Namespace, name: str) -> Iterator[tuple[str, str, str]]:
     """Cases of a set, in a random but fixed order, those with nothing taken out first."""
-    obs = _labeled(args.data, name).obs
+    obs = read_labeled(args.data, name).obs
     counts = pd.crosstab(obs[BATCH], obs[LABELS])
     for batch in counts.index:
         elsewhere = counts.drop(index=batch).sum()
@@ -95,18 +94,8 @@ def _cases_of(args: argparse.Namespace, name: str) -> Iterator[tuple[str, str, s
         yield name, *pairs[i]
 
 
-def _labeled(data: Path, name: str) -> AnnData:
-    adata = read_set(data, name)
-    return adata[~adata.obs[LABELS].isin(describe(name).unlabeled)]
-
-
 def _read(args: argparse.Namespace, name: str, left_out: str, removed: str) -> Case:
-    adata = _labeled(args.data, name)
-    if args.most_cells is not None:
-        rng = np.random.default_rng(0)
-        order = rng.permutation(adata.n_obs)
-        rank = adata.obs[BATCH].iloc[order].groupby(adata.obs[BATCH].iloc[order]).cumcount()
-        adata = adata[np.sort(order[(rank < args.most_cells).to_numpy()])]
+    adata = read_labeled(args.data, name, args.most_cells)
     ref, query = leave_out(adata, left_out, removed, batch_key=BATCH, labels_key=LABELS)
     return Case(Cells(ref, describe(name)), query, Path(mkdtemp()) / "scvi")
 

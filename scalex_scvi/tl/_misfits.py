@@ -59,9 +59,9 @@ class Fitting:
         self._statistics, self._x, self._nearest = statistics, x, nearest
         points = statistics.components(x)
         shares = statistics.shares(points)
-        codes = (averaging(nearest, x.shape[0]) @ shares).argmax(axis=1)
         self.of_nothing_known = np.zeros(x.shape[0], dtype=bool)
         if groups is not None:
+            codes = (averaging(nearest, x.shape[0]) @ shares).argmax(axis=1)
             self.of_nothing_known = groups.of_nothing_known(x, codes, statistics.means)
         self._offset = np.zeros(x.shape[1])
         if not self.of_nothing_known.any():
