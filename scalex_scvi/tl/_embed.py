@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -104,8 +105,15 @@ def _embed_all(adata: AnnData, use_rep: str, n_neighbors: int, random_state: int
     keep_compiled()
     n_neighbors = min(n_neighbors, adata.n_obs - 1)
     add_neighbors(adata, use_rep=use_rep, n_neighbors=n_neighbors, random_state=random_state)
-    add_map(adata, use_rep=use_rep, random_state=random_state)
-    sc.tl.leiden(adata, flavor="igraph", n_iterations=2, directed=False, random_state=random_state)
+    find_clusters = partial(
+        sc.tl.leiden,
+        adata,
+        flavor="igraph",
+        n_iterations=2,
+        directed=False,
+        random_state=random_state,
+    )
+    add_map(adata, use_rep=use_rep, random_state=random_state, meanwhile=find_clusters)
 
 
 def _embed_by_sample(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import float32, int32, int64, types, uint32, uint64, void
+from numba import boolean, float32, int32, int64, types, uint32, uint64, void
 from scipy import sparse
 
 from scalex_scvi._core.compiled import compiled
@@ -35,6 +35,7 @@ def lay_out(
     curve: tuple[float, float],
     epochs: int,
     seed: int,
+    stop: np.ndarray,
 ) -> np.ndarray:
     """Lay out a graph by the steps of ``umap.layouts.optimize_layout_euclidean``, in a third of it.
 
@@ -54,6 +55,8 @@ def lay_out(
         How often the strongest edges are taken; others in proportion to their weights.
     seed
         Seed of the cells at random.
+    stop
+        One boolean. Once it is true, no further steps are taken.
 
     Returns
     -------
@@ -64,9 +67,8 @@ def lay_out(
     positions = np.array(start, dtype=np.float32, order="C")
     rng = np.random.default_rng(seed)
     states = rng.integers(1, 2**32, size=len(positions), dtype=np.uint32)
-    forces = _forces(*curve)
-    for epoch in range(epochs):
-        _one_epoch(positions, edges, states, forces, np.float32(1 - epoch / epochs), epoch)
+    # Not a line of Python until the end: another thread may hold the interpreter's lock for long.
+    _all_epochs(positions, edges, states, _forces(*curve), epochs, stop)
     return positions
 
 
@@ -158,3 +160,28 @@ def _one_epoch(
                     y += rate * _bounded(force * dy)
         positions[cell, 0], positions[cell, 1] = x, y
         states[cell] = uint32(state)
+
+
+@compiled(
+    void(
+        float32[:, ::1],
+        types.Tuple((_read(float32), _read(int32), _read(int64))),
+        uint32[::1],
+        types.UniTuple(_read(float32), 2),
+        int64,
+        boolean[::1],
+    )
+)
+def _all_epochs(
+    positions: np.ndarray,
+    edges: tuple[np.ndarray, np.ndarray, np.ndarray],
+    states: np.ndarray,
+    forces: tuple[np.ndarray, np.ndarray],
+    epochs: int,
+    stop: np.ndarray,
+) -> None:
+    """Take the steps of each epoch, at a rate that falls to zero."""
+    for epoch in range(epochs):
+        if stop[0]:
+            break
+        _one_epoch(positions, edges, states, forces, float32(1 - epoch / epochs), epoch)

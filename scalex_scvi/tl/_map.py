@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from anndata import AnnData
@@ -45,7 +47,13 @@ LINKED, SHARE_LINKED, LINK = 5_000, 0.1, 0.1
 all, and the weight of these edges. Few have neighbors in other parts, many only in their own."""
 
 
-def add_map(adata: AnnData, *, use_rep: str, random_state: int) -> None:
+def add_map(
+    adata: AnnData,
+    *,
+    use_rep: str,
+    random_state: int,
+    meanwhile: Callable[[], object] = lambda: None,
+) -> None:
     """Add ``obsm["X_umap"]``, and to ``uns`` what ``scanpy.tl.umap`` adds.
 
     UMAP's own steps are taken, with two shorter ways: the forces are looked up
@@ -61,6 +69,8 @@ def add_map(adata: AnnData, *, use_rep: str, random_state: int) -> None:
         Key in ``obsm``.
     random_state
         Seed.
+    meanwhile
+        What is done while the steps are taken, which one core does. It does not change the latent.
     """
     from umap.umap_ import find_ab_params
 
@@ -72,7 +82,14 @@ def add_map(adata: AnnData, *, use_rep: str, random_state: int) -> None:
     graph.data[graph.data < graph.data.max() / epochs] = 0  # never taken
     graph.eliminate_zeros()
     start = _start(adata.obsm[use_rep], graph, random_state)
-    adata.obsm[UMAP_KEY] = lay_out(graph, start, curve=curve, epochs=epochs, seed=random_state)
+    how = {"curve": curve, "epochs": epochs, "seed": random_state, "stop": np.zeros(1, dtype=bool)}
+    with ThreadPoolExecutor(1) as second:
+        laid_out = second.submit(lay_out, graph, start, **how)
+        try:
+            meanwhile()
+            adata.obsm[UMAP_KEY] = laid_out.result()
+        finally:
+            how["stop"][0] = True  # where what is done meanwhile fails, or is interrupted
     params = dict(zip("ab", curve, strict=True))
     if random_state != 0:
         params["random_state"] = random_state

@@ -1,29 +1,18 @@
-"""The nearest cells of a reference, exact or, of many, approximate."""
+"""The nearest cells of a reference, all of them: nothing is approximate."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 from sklearn.neighbors import NearestNeighbors
 from sklearn.utils import check_array
 
-from scalex_scvi._core.compiled import keep_compiled
-from scalex_scvi._core.seeds import DEFAULT_SEED
-
-EXACT_PAIRS = 2_000_000_000
-"""Cells times reference cells up to which all are compared: on one core this takes about as long
-(half a minute) as numba compiles the approximate search for, in each process."""
+FEW_PAIRS = 100_000_000
+"""Cells times reference cells up to which scikit-learn takes less than half a second."""
 
 BLOCK = 65_536
 """Cells that are searched for at a time: what is found for a million takes 240 MB."""
-
-EPSILON = 0.2
-"""How far beyond the nearest found so far pynndescent goes on searching. With all edges of its
-graph (``diversify_prob=0``) it finds 0.99 of the nearest cells of latents; by its defaults, 0.1 and
-few edges, 0.93 to 0.95, in little less time."""
-
-_Find = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 
 def nearest_in_blocks(
@@ -48,37 +37,39 @@ def nearest_in_blocks(
     ValueError
         If dimensions differ, or a value is not finite.
     """
-    exact = NearestNeighbors(n_neighbors=n_neighbors).fit(reference)
-    find: _Find = exact.kneighbors
-    if len(reference) * len(cells) > EXACT_PAIRS:
-        find = _approximate(reference, n_neighbors, exact)
+    reference = check_array(reference, input_name="reference")
+    cells = check_array(cells, input_name="cells")
+    if cells.shape[1] != reference.shape[1]:
+        msg = (
+            f"Cells have {cells.shape[1]} dimensions, those of the reference "
+            f"{reference.shape[1]}: both must be of the same latent space."
+        )
+        raise ValueError(msg)
+    if len(reference) * len(cells) <= FEW_PAIRS:
+        find = NearestNeighbors(n_neighbors=n_neighbors).fit(reference).kneighbors
+    else:
+        from ._nearest_of_many import NearestOfMany
+
+        find = NearestOfMany(reference, n_neighbors).find
     for start in range(0, len(cells), BLOCK):
         rows = slice(start, start + BLOCK)
-        distances, nearest = find(cells[rows])
-        yield rows, distances, nearest
+        yield rows, *find(cells[rows])
 
 
-def _approximate(reference: np.ndarray, n_neighbors: int, exact: NearestNeighbors) -> _Find:
-    keep_compiled()
-    from pynndescent import NNDescent  # slow to import
+def nearest_among(points: np.ndarray, n_neighbors: int) -> tuple[np.ndarray, np.ndarray]:
+    """Find the nearest of some cells of each of them.
 
-    index = NNDescent(
-        reference, n_neighbors=n_neighbors, diversify_prob=0.0, random_state=DEFAULT_SEED
-    )
+    Parameters
+    ----------
+    points
+        Cells × dimensions.
+    n_neighbors
+        How many to find, the cell itself included; at most all.
 
-    def find(cells: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        check_array(cells, input_name="cells")
-        if cells.shape[1] != reference.shape[1]:
-            msg = (
-                f"Cells have {cells.shape[1]} dimensions, those of the reference "
-                f"{reference.shape[1]}: both must be of the same latent space."
-            )
-            raise ValueError(msg)
-        nearest, distances = index.query(cells, k=n_neighbors, epsilon=EPSILON)
-        lost = (nearest < 0).any(axis=1)  # it reached fewer: a small group far from all others
-        if lost.any():
-            nearest = nearest.astype(np.intp)
-            distances[lost], nearest[lost] = exact.kneighbors(cells[lost])
-        return distances, nearest
-
-    return find
+    Returns
+    -------
+    Distances, the nearest first, and rows: cells × neighbors. Among equal cells, a cell itself may
+    not be the first, and of more than ``n_neighbors`` be missing.
+    """
+    found = list(nearest_in_blocks(points, points, n_neighbors))
+    return np.concatenate([each[1] for each in found]), np.concatenate([each[2] for each in found])

@@ -6,12 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy import sparse
-from sklearn.neighbors import NearestNeighbors
-
-from scalex_scvi._core.compiled import kept_when_imported
-from scalex_scvi._core.seeds import DEFAULT_SEED
 
 from ._components import principal_directions
+from ._nearest import nearest_among
 
 N_NEIGHBORS = 15
 """Cells of its own batch, itself included, that a cell is averaged with."""
@@ -21,9 +18,6 @@ CELLS_PER_NEIGHBOR = 10
 
 N_OWN_COMPONENTS = 20
 """Components of the batch's own expression that neighbors are found in."""
-
-EXACT = 20_000
-"""Most cells whose neighbors are exact: with more, that takes time by the square of cells."""
 
 
 def n_neighbors_of(n_cells: int) -> int:
@@ -86,10 +80,10 @@ def nearest_cells(x: sparse.csr_matrix, n_neighbors: int) -> np.ndarray:
     """
     n_cells = x.shape[0]
     n_components = min(N_OWN_COMPONENTS, n_cells // 2, x.shape[1] - 1)
-    if n_components < 1:  # one cell, or one gene
-        return _nearest(x.toarray(), min(n_neighbors, n_cells))
-    _, directions = principal_directions(x, n_components)
-    return _nearest(np.asarray(x @ directions), min(n_neighbors, n_cells))
+    points = x.toarray()
+    if n_components >= 1:  # neither one cell nor one gene
+        points = np.asarray(x @ principal_directions(x, n_components)[1])
+    return nearest_among(points, min(n_neighbors, n_cells))[1]
 
 
 def averaging(neighbors: np.ndarray, n_candidates: int) -> sparse.csr_matrix:
@@ -110,13 +104,3 @@ def averaging(neighbors: np.ndarray, n_candidates: int) -> sparse.csr_matrix:
     starts = np.arange(0, neighbors.size + 1, n_neighbors)
     weights = np.full(neighbors.size, 1 / n_neighbors, dtype=np.float32)
     return sparse.csr_matrix((weights, neighbors.ravel(), starts), (n_cells, n_candidates))
-
-
-def _nearest(points: np.ndarray, n_neighbors: int) -> np.ndarray:
-    if len(points) <= EXACT:
-        return NearestNeighbors(n_neighbors=n_neighbors).fit(points).kneighbors(points)[1]
-    with kept_when_imported():
-        from pynndescent import NNDescent  # comes with scanpy; slow to import
-
-    index = NNDescent(points, n_neighbors=n_neighbors, random_state=DEFAULT_SEED)
-    return np.asarray(index.neighbor_graph[0])

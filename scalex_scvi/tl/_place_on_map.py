@@ -18,8 +18,7 @@ def place_on_map(
 
     The position of a cell is the mean of those of its 15 nearest reference cells in the latent
     space, weighted by the inverse of their distances. So a cell of a new type is placed among known
-    types: the map does not show that it is new. Where new cells times reference cells are more than
-    2 · 10⁹, pynndescent searches, which finds 0.99 of the nearest.
+    types: the map does not show that it is new.
 
     Parameters
     ----------

@@ -27,15 +27,14 @@ from scalex_scvi._core.seeds import DEFAULT_SEED
 from ._held_out import sizes_of
 from ._label_model import LabelModel, scores_by
 from ._label_scores import LabelScores
-from ._neighborhoods import EXACT
 from ._pair import batches_of_query
 from ._unknown import check_held_out
 
 logger = logging.getLogger(__name__)
 
-MOST_CELLS = EXACT
-"""Most cells of a part, whose neighbors then are exact: as many as a sample of cells usually has. A
-type of one cell in a thousand still has more than the 15 cells of a neighborhood there."""
+MOST_CELLS = 20_000
+"""Most cells of a part: as many as a sample of cells usually has. A type of one cell in a thousand
+still has more than the 15 cells of a neighborhood there."""
 
 MOST_THREADS = 8
 """Most parts that are in memory at once: each takes some 0.1 GB."""
