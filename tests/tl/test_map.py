@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from typing import Any
+
 import numpy as np
 import pytest
 import scanpy as sc
@@ -12,7 +15,7 @@ from sklearn.neighbors import NearestNeighbors
 from umap.spectral import spectral_layout
 
 import scalex_scvi as sx
-from scalex_scvi.tl import _map
+from scalex_scvi.tl import _layout, _map
 
 
 @pytest.fixture
@@ -71,6 +74,36 @@ def test_the_map_keeps_as_many_neighbors_as_umap(n_cells: int) -> None:
     assert ours.shape == umaps.shape and ours.dtype == umaps.dtype == np.float32
     assert share_kept(points, ours) > share_kept(points, umaps) - 0.03
     assert 0.5 < np.linalg.norm(ours.std(axis=0)) / np.linalg.norm(umaps.std(axis=0)) < 2
+
+
+def test_no_further_step_of_a_map_is_taken_once_something_fails(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Steps are taken while clusters are found: else an interrupt would wait for all of them."""
+    adata = cells_at(curve_of_cells(300))
+    sc.pp.neighbors(adata, use_rep="latent")
+    told = []
+
+    def lay_out(graph: sparse.csr_matrix, start: np.ndarray, stop: np.ndarray, **_: Any) -> None:
+        for _ in range(1000):
+            if not stop[0]:
+                time.sleep(0.01)
+        told.append(bool(stop[0]))
+
+    def fail() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(_layout, "lay_out", lay_out)
+    with pytest.raises(KeyboardInterrupt):
+        _map.add_map(adata, use_rep="latent", random_state=0, meanwhile=fail)
+    assert told == [True]
+    assert "X_umap" not in adata.obsm
+    monkeypatch.undo()
+    start = np.random.default_rng(0).normal(size=(300, 2)).astype(np.float32)
+    graph = adata.obsp["connectivities"]
+    how: dict[str, Any] = {"curve": (0.6, 1.3), "epochs": 10, "seed": 0}
+    stopped = _layout.lay_out(graph, start, stop=np.ones(1, dtype=bool), **how)
+    np.testing.assert_array_equal(stopped, start)
 
 
 @pytest.mark.usefixtures("few_are_many")

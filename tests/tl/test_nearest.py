@@ -93,9 +93,9 @@ def test_what_cannot_be_compared_is_refused(is_many: bool, request: pytest.Fixtu
 
 
 @pytest.mark.usefixtures("many")
-def test_the_graph_of_many_cells_is_that_of_comparing_all() -> None:
+def test_the_graph_of_more_equal_cells_than_neighbors_is_that_of_few() -> None:
     latent = (groups(400, 10, 1) - 1000).astype(np.float32)
-    latent[:30] = latent[0]  # more equal cells than neighbors
+    latent[:30] = latent[0]
     adata, plain = (AnnData(obsm={"latent": latent}) for _ in range(2))
     sx.tl.embed(adata)
     sc.pp.neighbors(plain, use_rep="latent", random_state=124)
