@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -140,6 +142,7 @@ class QueryMixin(_Base):
         model.n_reference_batches_ = 0 if unfrozen else len(reference.batch_names)
         new = model.batch_names[len(reference.batch_names) :]
         model.untrained_batches_ = [*reference.untrained_batches_, *new]
+        _point_to_like_names(new, reference.batch_names)
         if missing_genes == "expected":
             if not model.adata_manager.measured.all():
                 reference._learn_factors()
@@ -357,6 +360,22 @@ def _check_switches(more: dict[str, Any]) -> None:
             "nothing else. `unfrozen=True` trains everything.",
             ", ".join(f"`{name}={more[name]!r}`" for name in without_effect),
         )
+
+
+def _point_to_like_names(new: Sequence[str], known: Sequence[str]) -> None:
+    """Say which new batches are called as known ones but for case, blanks and hyphens."""
+    by_letters = {_letters(name): name for name in known}
+    like = {name: by_letters[_letters(name)] for name in new if _letters(name) in by_letters}
+    if like:
+        logger.warning(
+            "Batches of the query are new, and are called nearly as batches of the reference: %s. "
+            "If they are the same, give them the same names.",
+            ", ".join(f"{name!r} ({known_name!r})" for name, known_name in like.items()),
+        )
+
+
+def _letters(name: str) -> str:
+    return re.sub(r"[\s_-]+", " ", name.casefold()).strip()
 
 
 def _padded(

@@ -49,6 +49,20 @@ def test_reference_cells_project_onto_themselves(model: sx.SCALEXModel, counts: 
     np.testing.assert_allclose(some.get_latent_representation(), latent[20:50], atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("own", "like"), [("Batch1", True), ("batch1 ", True), ("batch_1", False), ("batch11", False)]
+)
+def test_batches_called_nearly_as_those_of_the_reference_are_named(
+    model: sx.SCALEXModel, query: AnnData, caplog: pytest.LogCaptureFixture, own: str, like: bool
+) -> None:
+    query.obs["batch"] = query.obs["batch"].cat.rename_categories({"new1": own})
+    projected = sx.SCALEXModel.load_query_data(query, model)
+    said = [record.getMessage() for record in caplog.records if "nearly" in record.getMessage()]
+    assert len(said) == like
+    assert not like or (f"{own!r} ('batch1')" in said[0] and "same names" in said[0])
+    assert own in projected.batch_names
+
+
 def test_from_a_folder_given_as_string_or_path(
     model: sx.SCALEXModel, query: AnnData, tmp_path: object
 ) -> None:
