@@ -17,10 +17,12 @@ from ._calibration import folds, temperature, tempered
 from ._consensus import Consensus
 from ._discriminant import Discriminants, can_discriminate
 from ._group_fits import GroupStandard
-from ._held_out import MisfitCalibration, Standards, neighborhood_p_values, pseudo_batches
+from ._held_out import pseudo_batches
 from ._label_scores import LabelScores, point_to_lone_labels, scores_of
 from ._label_statistics import KeptBatches, LabelStatistics
 from ._labeled_cells import LabeledCells
+from ._misfit_calibration import MisfitCalibration, Standards
+from ._misfit_p_values import neighborhood_p_values
 from ._misfits import MEASURES
 from ._neighborhoods import N_NEIGHBORS, neighbors_by_batch
 from ._pair import Pair, batches_of_query

@@ -13,10 +13,12 @@ from anndata import AnnData
 from scalex_scvi._core.colors import UNKNOWN
 from scalex_scvi._core.columns import as_text
 
-from ._held_out import Standards, neighborhood_p_values, pseudo_batches, sizes_of
+from ._held_out import pseudo_batches
 from ._label_probabilities import Labeling, Method, check_method
 from ._label_statistics import MIN_CELLS, KeptBatches, LabelStatistics
 from ._labeled_cells import LabeledCells
+from ._misfit_calibration import Standards
+from ._misfit_p_values import neighborhood_p_values, sizes_of
 from ._pair import Pair
 from ._unknown import Novelty, check_max_refused, check_novelty, fit_p_values
 

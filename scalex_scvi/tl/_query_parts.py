@@ -24,9 +24,9 @@ from scalex_scvi._core.dask_blocks import computed_blocks
 from scalex_scvi._core.keys import LATENT_KEY
 from scalex_scvi._core.seeds import DEFAULT_SEED
 
-from ._held_out import sizes_of
 from ._label_model import LabelModel, scores_by
 from ._label_scores import LabelScores
+from ._misfit_p_values import sizes_of
 from ._pair import batches_of_query
 from ._unknown import check_held_out
 

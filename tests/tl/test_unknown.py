@@ -11,7 +11,7 @@ from anndata import AnnData
 from scipy import sparse, stats
 
 import scalex_scvi as sx
-from scalex_scvi.tl import _held_out
+from scalex_scvi.tl import _misfit_calibration
 
 CENTERS = {"a": (0, 0), "b": (20, 0), "c": (0, 20), "absent": (20, 20)}
 SCORES = {"novelty": "latent", "batch_key": "batch"}
@@ -242,7 +242,7 @@ def test_held_out_batches_count_alike_and_few_of_them_leave_room(
     """Whatever their sizes, and the same share of each is beyond what a new one may show."""
     batches = [np.linspace(0.01, 1, 40 * 10**i) for i in range(len(highs))]
     batches = [high * b / np.quantile(b, 0.95) for high, b in zip(highs, batches, strict=True)]
-    stretched = _held_out.as_one_batch(batches)
+    stretched = _misfit_calibration.as_one_batch(batches)
     np.testing.assert_allclose([np.quantile(b, 0.95) for b in stretched], expected)
     for before, after in zip(batches, stretched, strict=True):
         np.testing.assert_allclose(after / before, after[-1] / before[-1])
@@ -258,7 +258,7 @@ def test_halves_of_one_batch_are_drawn_towards_what_is_usual(
     """Halfway on a logarithmic scale, in units of the weight of correlations."""
     halves = np.linspace(0.01, 1, 200)
     halves *= 2 * high / halves[190]  # where (1 + 9) / (1 + 200) is the first below 0.05
-    stretched = _held_out.as_new_batch(halves, np.array([2.0, 0, 0]), n_labels)
+    stretched = _misfit_calibration.as_new_batch(halves, np.array([2.0, 0, 0]), n_labels)
     assert stretched[190] / 2 == pytest.approx((usual * high) ** 0.5)
     np.testing.assert_allclose(stretched / halves, stretched[0] / halves[0])
 
