@@ -141,8 +141,8 @@ def pseudo_batches(codes: np.ndarray, batch: np.ndarray | None) -> tuple[np.ndar
     """Batch of each reference cell; two random halves if no label is in two batches.
 
     Two halves of one batch do not show how a new batch differs. They still show in part how much
-    the misfits of known cells vary within a batch, see :func:`._misfit_calibration.as_new_batch`. A warning is logged
-    then.
+    the misfits of known cells vary within a batch (:func:`._misfit_calibration.as_new_batch`). A
+    warning is logged then.
 
     Parameters
     ----------
