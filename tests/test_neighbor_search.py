@@ -10,7 +10,6 @@ import pytest
 import scanpy as sc
 from anndata import AnnData
 from conftest import real_data
-from pynndescent import NNDescent
 
 import scalex_scvi as sx
 
@@ -22,6 +21,8 @@ def test_clusters_of_many_cells_keep_separated_groups_apart(
 
     The graph is that of scanpy, but for what a graph does not need and scanpy prepares after it.
     """
+    from pynndescent import NNDescent  # slow to import
+
     prepared: list[NNDescent] = []
     monkeypatch.setattr(NNDescent, "compress_index", lambda index: prepared.append(index))
     monkeypatch.setattr("scalex_scvi.tl._neighbors.EXACT_PRODUCTS", 8200 * 8200 * 10 - 1)
@@ -50,6 +51,8 @@ def test_nearest_cells_of_very_many_are_found_by_pynndescent(
 
     A cell for which the search ends before it found enough, as it may, is compared with all.
     """
+    from pynndescent import NNDescent  # slow to import
+
     rng = np.random.default_rng(0)
     group = np.concatenate([rng.integers(3, size=1190), np.full(10, 3)])
     latent = rng.normal(size=(1200, 10)) + 30 * np.eye(10)[group]
