@@ -213,6 +213,17 @@ def model(saved_model: Path, prepared: AnnData) -> sx.SCALEXModel:
     return sx.SCALEXModel.load(saved_model, adata=prepared)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def dpi() -> Iterator[int]:
+    """Pictures are saved with few dots, in less time. Yields how many an inch has by default."""
+    from scalex_scvi.pl import _figure
+
+    default = _figure.DPI
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_figure, "DPI", 40)
+        yield default
+
+
 def share_between_batches(latent: np.ndarray, batch: pd.Series) -> float:
     """Share of the latent's variance that lies between the batches' means."""
     centered = latent - latent.mean(axis=0)
