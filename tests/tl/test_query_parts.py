@@ -258,7 +258,7 @@ def test_real_donors_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     donors = list(counts.obs["batch"].astype(str).unique())
     own = counts[counts.obs["batch"].isin(donors[:4])].copy()
     query = counts[counts.obs["batch"].isin(donors[5:7])].copy()
-    model = sx.integrate(own, "batch", n_top_features=1000, max_steps=100, **QUIET)
+    model = sx.integrate(own, "batch", n_top_features=500, max_steps=100, **QUIET)
     lazy = on_disk(query, tmp_path)
     sx.map_query(query, model, labels="celltype")
     sx.map_query(lazy, model, labels="celltype")
