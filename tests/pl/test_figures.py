@@ -74,7 +74,9 @@ def test_nothing_is_changed_or_left_open(name: str, adata: AnnData, tmp_path: Pa
     assert [path.name for path in tmp_path.iterdir()] == ["figure.png"]
 
 
-def test_saved_pictures_are_sharp(dpi: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_saved_pictures_are_sharp(
+    dpi: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("scalex_scvi.pl._figure.DPI", dpi)
     sx.pl.history(HISTORY, save=tmp_path / "figure.png", show=False)
     with Image.open(tmp_path / "figure.png") as image:
