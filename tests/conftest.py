@@ -7,7 +7,8 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from functools import cache, partial
+from contextlib import contextmanager
+from functools import cache, partial, wraps
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from importlib.metadata import entry_points
@@ -205,6 +206,26 @@ def saved_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     prepared = sx.pp.rna(simulate_counts(), batch_key="batch", min_features=0)
     trained_model(prepared).save(folder)
     return folder
+
+
+@contextmanager
+def narrow_networks() -> Iterator[None]:
+    """A network of which no width is said has 128 hidden units, not 1024: enough for few steps."""
+
+    def by_default(self: sx.SCALEXModel, *args: Any, n_hidden: int = 128, **kwargs: Any) -> None:
+        plain(self, *args, n_hidden=n_hidden, **kwargs)
+
+    plain = sx.SCALEXModel.__init__
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sx.SCALEXModel, "__init__", wraps(plain)(by_default))
+        yield
+
+
+@pytest.fixture
+def narrow() -> Iterator[None]:
+    """See :func:`narrow_networks`."""
+    with narrow_networks():
+        yield
 
 
 @pytest.fixture
