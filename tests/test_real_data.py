@@ -21,12 +21,12 @@ pytestmark = pytest.mark.real_data
 
 
 # By the defaults on one set, of which there are fewer genes; the others with a smaller network and
-# shortly: over 1 000 minibatches of 64 instead of up to 2 900 of 128, which is enough for what is
-# asserted, over 500 where there are few cells or types, and 1 600 where there are many batches.
+# shortly: over 800 minibatches of 64 instead of up to 2 900 of 128, which is enough for what is
+# asserted, over 400 where there are few cells or types, and 1 600 where there are many batches.
 # Where two batches or more are left when one is not trained on, the model that mixes them also
 # places the batch left out.
-SHORT = {"max_steps": 1000, "batch_size": 64}
-SHORTER = SHORT | {"max_steps": 500}
+SHORT = {"max_steps": 800, "batch_size": 64}
+SHORTER = SHORT | {"max_steps": 400}
 TRAINED: dict[tuple[str, str | None], dict[str, float]] = {
     ("kang_pbmc_published_labels", None): SHORT,
     ("kang_pbmc_published_labels", "ctrl"): SHORTER,
