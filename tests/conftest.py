@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
 import warnings
-from collections.abc import Callable, Iterator
-from functools import cache
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache, partial, wraps
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder
 from importlib.metadata import entry_points
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 from uuid import uuid4
 
@@ -21,7 +26,7 @@ from anndata import AnnData
 from scipy import sparse
 
 import scalex_scvi as sx
-from scalex_scvi._core.compiled import keep_compiled
+from scalex_scvi._core.compiled import keep_compiled, kept_when_imported
 
 matplotlib.use("Agg")
 # Before JAX is imported: the tests of scib-metrics spend most of their time on compilation, less
@@ -53,12 +58,45 @@ LONGEST = (
 QUIET = {"enable_progress_bar": False, "accelerator": "cpu"}
 
 
-def pytest_collection() -> None:
-    """Before a test imports scanpy, and with it umap, which then compiles for ten seconds.
+class KeptWhereImported(MetaPathFinder):
+    """umap, and pynndescent with it, keep what they compile, whichever test imports them.
 
-    Not in the process that shares the tests out, all of which would wait for its imports.
+    Not before, as their import compiles for twenty seconds where nothing is kept yet: all processes
+    would do so at the start, instead of one for the others.
     """
-    keep_compiled()
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """Find these two packages, and nothing else."""
+        spec = PathFinder.find_spec(name, path) if name in ("umap", "pynndescent") else None
+        if spec is not None and spec.loader is not None:
+            load = spec.loader.exec_module
+            vars(spec.loader)["exec_module"] = partial(self._load, load)
+        return spec
+
+    def _load(self, load: Callable[[ModuleType], None], module: ModuleType) -> None:
+        with kept_when_imported():
+            load(module)
+        if module.__name__ == "umap":
+            keep_compiled()
+            _shorten_maps(module.umap_)
+
+
+def _shorten_maps(umap: ModuleType) -> None:
+    """UMAP moves the cells of a map fifty times instead of five hundred, for a tenth of its time.
+
+    A test whose cells have to come to rest takes the longer way (``maxiter`` of scanpy).
+    """
+    whole = umap.simplicial_set_embedding
+
+    def short(*args: Any, n_epochs: int | None, **kwargs: Any) -> Any:
+        return whole(*args, n_epochs=50 if n_epochs == 500 else n_epochs, **kwargs)
+
+    vars(umap)["simplicial_set_embedding"] = short
+
+
+sys.meta_path.insert(0, KeptWhereImported())
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -170,6 +208,26 @@ def saved_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@contextmanager
+def narrow_networks() -> Iterator[None]:
+    """A network of which no width is said has 128 hidden units, not 1024: enough for few steps."""
+
+    def by_default(self: sx.SCALEXModel, *args: Any, n_hidden: int = 128, **kwargs: Any) -> None:
+        plain(self, *args, n_hidden=n_hidden, **kwargs)
+
+    plain = sx.SCALEXModel.__init__
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sx.SCALEXModel, "__init__", wraps(plain)(by_default))
+        yield
+
+
+@pytest.fixture
+def narrow() -> Iterator[None]:
+    """See :func:`narrow_networks`."""
+    with narrow_networks():
+        yield
+
+
 @pytest.fixture
 def model(saved_model: Path, prepared: AnnData) -> sx.SCALEXModel:
     """A trained model of a test's own, of the cells in ``prepared``."""
@@ -177,21 +235,14 @@ def model(saved_model: Path, prepared: AnnData) -> sx.SCALEXModel:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def short_maps() -> Iterator[None]:
-    """UMAP moves the cells of a map fifty times instead of five hundred, for a tenth of its time.
+def dpi() -> Iterator[int]:
+    """Pictures are saved with few dots, in less time. Yields how many an inch has by default."""
+    from scalex_scvi.pl import _figure
 
-    A test whose cells have to come to rest takes the longer way (``maxiter`` of scanpy).
-    """
-    import umap.umap_  # which is there: see `pytest_collection`
-
-    whole = umap.umap_.simplicial_set_embedding
-
-    def short(*args: Any, n_epochs: int | None, **kwargs: Any) -> Any:
-        return whole(*args, n_epochs=50 if n_epochs == 500 else n_epochs, **kwargs)
-
+    default = _figure.DPI
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(umap.umap_, "simplicial_set_embedding", short)
-        yield
+        patch.setattr(_figure, "DPI", 40)
+        yield default
 
 
 def share_between_batches(latent: np.ndarray, batch: pd.Series) -> float:

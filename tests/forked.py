@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import runpy
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from multiprocessing import forkserver, get_context, set_start_method
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -47,16 +47,31 @@ def run_script(
 
     Returns its exit status, less than 0 where a signal ended it, and what it wrote to stderr.
     """
-    errors = folder.parent / f"{folder.name}.stderr"
-    given = dict(os.environ) | dict(environment or {})
+    (ended,) = run_together(script, *arguments, folder=folder, environments=[environment or {}])
+    return ended
+
+
+def run_together(
+    script: Path, *arguments: str, folder: Path, environments: Sequence[Mapping[str, str]]
+) -> list[tuple[int, str]]:
+    """Run a script in several processes at a time, each with variables of its own."""
     argv = [str(script), *arguments]
-    process = _start(_run, argv, folder, given, errors)
-    process.join(SECONDS_TO_WAIT)
-    if process.exitcode is None:
-        process.kill()
-        process.join()
-    assert process.exitcode is not None
-    return process.exitcode, errors.read_text(encoding="utf-8")
+    processes, written = [], []
+    for number, environment in enumerate(environments):
+        errors = folder.parent / f"{folder.name}.{number}.stderr"
+        processes.append(_start(_run, argv, folder, {**os.environ, **environment}, errors))
+        written.append(errors)
+    for process in processes:
+        process.join(SECONDS_TO_WAIT)
+        if process.exitcode is None:
+            process.kill()
+            process.join()
+    codes = [process.exitcode for process in processes]
+    return [
+        (code, errors.read_text(encoding="utf-8"))
+        for code, errors in zip(codes, written, strict=True)
+        if code is not None
+    ]
 
 
 def _serve(connection_file: Path, environment: dict[str, str]) -> None:

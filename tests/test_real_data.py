@@ -22,17 +22,18 @@ pytestmark = pytest.mark.real_data
 
 # By the defaults on one set, of which there are fewer genes; the others with a smaller network and
 # shortly: over 1 000 minibatches of 64 instead of up to 2 900 of 128, which is enough for what is
-# asserted, over 500 where there are few cells or types, and 1 600 where there are many batches.
-# Where two batches or more are left when one is not trained on, the model that mixes them also
-# places the batch left out.
+# asserted, over 500 of one batch alone, over 100 where there are few cells or types (of which two
+# minibatches would do), and over 1 600 where there are many batches. Where two batches or more are
+# left when one is not trained on, the model that mixes them also places the batch left out.
 SHORT = {"max_steps": 1000, "batch_size": 64}
 SHORTER = SHORT | {"max_steps": 500}
+SHORTEST = SHORT | {"max_steps": 100}
 TRAINED: dict[tuple[str, str | None], dict[str, float]] = {
     ("kang_pbmc_published_labels", None): SHORT,
     ("kang_pbmc_published_labels", "ctrl"): SHORTER,
-    ("mesc_2batch_scmerge", None): SHORTER,
-    ("mesc_2batch_scmerge", "batch3"): SHORTER,
-    ("celllines_3cl_3platforms_832genes", "CELseq2_3cl"): SHORTER,
+    ("mesc_2batch_scmerge", None): SHORTEST,
+    ("mesc_2batch_scmerge", "batch3"): SHORTEST,
+    ("celllines_3cl_3platforms_832genes", "CELseq2_3cl"): SHORTEST,
     ("kang_pbmc_ctrl_8donors", "donor1039"): SHORT | {"max_steps": 1600},
 }
 N_GENES = {

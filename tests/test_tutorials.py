@@ -44,11 +44,12 @@ import matplotlib
 import scanpy
 import scvi
 import scalex_scvi.model._training
+import scalex_scvi.pl._figure
 from scalex_scvi._core.compiled import keep_compiled
 gc.freeze()  # what is imported: the collections of each reset would go through it
 keep_compiled()
 matplotlib.rcdefaults()
-matplotlib.rcParams["figure.dpi"] = 30  # nobody looks at them
+matplotlib.rcParams["figure.dpi"] = scalex_scvi.pl._figure.DPI = 30  # nobody looks at them
 os.chdir({folder!r})
 os.environ["SCALEX_SCVI_TUTORIAL"] = {source!r}
 scalex_scvi.model._training.TrainingMixin._steps = lambda self, recipe: {steps}

@@ -286,7 +286,9 @@ def test_assess_prints_and_writes_scores(
     )
 
 
-def test_demo_on_the_embedded_data(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_demo_on_the_embedded_data(
+    tmp_path: Path, capsys: pytest.CaptureFixture, narrow: None
+) -> None:
     flags = ["--max-steps", "150", "--batch-size", "64", "--lr", "2e-3", "--quiet"]
     flags += ["--n-top-features", "500"]
     assert cli.main(["demo", "-o", str(tmp_path / "demo"), *flags]) == 0

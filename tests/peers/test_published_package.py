@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from anndata import AnnData
 from conftest import QUIET
 from scvi import REGISTRY_KEYS
 from torch.utils.data import DataLoader, TensorDataset
@@ -19,6 +20,7 @@ from scalex_scvi.train import PUBLISHED
 published = pytest.importorskip("scalex.net.vae", reason="needs the extra 'peers'")
 
 N_SEEDS = 5
+N_GENES = 500
 
 
 def published_vae(n_genes: int, n_batch: int) -> Any:
@@ -49,11 +51,15 @@ def with_weights_of(vae: Any, n_genes: int, n_batch: int) -> SCALEXVAE:
     return ours.eval()
 
 
+def prepared_cells() -> AnnData:
+    counts = sx.datasets.pbmc_technologies()
+    return sx.pp.rna(counts, batch_key="batch", min_features=0, n_top_features=N_GENES)
+
+
 @pytest.fixture(scope="module")
 def data() -> tuple[torch.Tensor, torch.Tensor]:
     """Real PBMCs of three (simulated) technologies, prepared once for both packages."""
-    counts = sx.datasets.pbmc_technologies()
-    adata = sx.pp.rna(counts, batch_key="batch", min_features=0)
+    adata = prepared_cells()
     batch = adata.obs["batch"].cat.codes.to_numpy().astype(np.int64)
     return torch.from_numpy(adata.X.toarray()), torch.from_numpy(batch)
 
@@ -119,8 +125,7 @@ def test_trained_from_scratch_the_losses_agree(
         return loss_of(with_weights_of(vae, x.shape[1], 3), x, batch)
 
     def ours(seed: int) -> float:
-        counts = sx.datasets.pbmc_technologies()
-        adata = sx.pp.rna(counts, batch_key="batch", min_features=0)
+        adata = prepared_cells()
         sx.SCALEXModel.setup_anndata(adata, batch_key="batch")
         model = sx.SCALEXModel(adata, seed=seed)
         how = PUBLISHED.but(lr=recipe["lr"], max_steps=recipe["n_steps"])

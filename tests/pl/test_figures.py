@@ -14,6 +14,7 @@ import scanpy as sc
 from anndata import AnnData
 from conftest import real_data, small_model
 from matplotlib.figure import Figure
+from PIL import Image
 
 import scalex_scvi as sx
 
@@ -71,6 +72,15 @@ def test_nothing_is_changed_or_left_open(name: str, adata: AnnData, tmp_path: Pa
     pd.testing.assert_frame_equal(adata.obs, before.obs)
     assert (adata.X != before.X).nnz == 0
     assert [path.name for path in tmp_path.iterdir()] == ["figure.png"]
+
+
+def test_saved_pictures_are_sharp(
+    dpi: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("scalex_scvi.pl._figure.DPI", dpi)
+    sx.pl.history(HISTORY, save=tmp_path / "figure.png", show=False)
+    with Image.open(tmp_path / "figure.png") as image:
+        assert image.info["dpi"] == pytest.approx((200, 200), abs=1)
 
 
 @each_plot

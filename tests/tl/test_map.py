@@ -12,7 +12,6 @@ from anndata import AnnData
 from scipy import sparse
 from scipy.sparse.csgraph import connected_components
 from sklearn.neighbors import NearestNeighbors
-from umap.spectral import spectral_layout
 
 import scalex_scvi as sx
 from scalex_scvi.tl import _layout, _map
@@ -118,6 +117,8 @@ def test_a_map_of_many_cells_repeats_and_follows_the_seed() -> None:
 
 
 def test_the_start_of_a_map_is_the_spectral_one() -> None:
+    from umap.spectral import spectral_layout  # slow to import
+
     points = curve_of_cells(500)
     adata = cells_at(points)
     sc.pp.neighbors(adata, use_rep="latent")

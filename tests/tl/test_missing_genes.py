@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from anndata import AnnData
-from conftest import QUIET
+from conftest import QUIET, narrow_networks
 
 import scalex_scvi as sx
 
@@ -21,7 +21,8 @@ def cells() -> AnnData:
 @pytest.fixture(scope="module")
 def model(cells: AnnData) -> sx.SCALEXModel:
     own = cells[cells.obs["batch"] != "CEL-seq2"].copy()
-    return sx.integrate(own, "batch", max_steps=100, **QUIET)
+    with narrow_networks():
+        return sx.integrate(own, "batch", max_steps=100, **QUIET)
 
 
 @pytest.fixture

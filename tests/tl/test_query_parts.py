@@ -252,13 +252,13 @@ def test_rows_come_back_in_their_parts(tmp_path: Path, n_parts: int) -> None:
 
 
 @pytest.mark.real_data
-def test_real_donors_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_real_donors_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, narrow: None) -> None:
     """In parts as in memory, and by a sample of half of the reference nearly as well."""
     counts = real_data("kang_pbmc_ctrl_8donors")[::4]
     donors = list(counts.obs["batch"].astype(str).unique())
     own = counts[counts.obs["batch"].isin(donors[:4])].copy()
     query = counts[counts.obs["batch"].isin(donors[5:7])].copy()
-    model = sx.integrate(own, "batch", n_top_features=1000, max_steps=100, **QUIET)
+    model = sx.integrate(own, "batch", n_top_features=500, max_steps=100, **QUIET)
     lazy = on_disk(query, tmp_path)
     sx.map_query(query, model, labels="celltype")
     sx.map_query(lazy, model, labels="celltype")

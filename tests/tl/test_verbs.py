@@ -269,7 +269,7 @@ def test_what_was_found_is_said(
 
 
 @pytest.mark.real_data
-def test_a_left_out_technology_of_the_pancreas() -> None:
+def test_a_left_out_technology_of_the_pancreas(narrow: None) -> None:
     adata = real_data("embedded/pancreas_5tech")
     is_query = (adata.obs["batch"].astype(str) == "indrop").to_numpy()  # the only droplets
     ref, query = adata[~is_query].copy(), adata[is_query].copy()

@@ -1,11 +1,13 @@
 """Two processes train one model, as well as one process does.
 
-Run as a script, this file is the first of the two processes; Lightning starts the other.
+Run as a script, this file is one of the two processes, which are told of each other as a launcher
+of processes does: what Lightning starts by itself would import all libraries anew.
 """
 
 from __future__ import annotations
 
 import os
+import socket
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -17,7 +19,7 @@ import pytest
 import torch
 from anndata import AnnData
 from conftest import QUIET, simulate_counts, small_model
-from forked import run_script
+from forked import run_together
 from interrupt import Interrupt, Interrupted
 from lightning.pytorch.callbacks import Callback
 
@@ -107,13 +109,13 @@ def interrupted_and_resumed(folder: Path, prepared: AnnData) -> dict[str, Any]:
     """Train at a stretch, and with an interruption; of cells in memory and of a store."""
     found: dict[str, Any] = {}
     sources = {"memory": prepared, "disk": sx.io.open_store(folder / "cells.zarr")}
-    how = DDP | {"max_epochs": 4, "seed": 5, "batch_size": 8}  # 9 minibatches in an epoch
+    how = DDP | {"max_epochs": 4, "seed": 5, "batch_size": 16}  # 4 minibatches in an epoch
     for name, cells in sources.items():
         path = folder / f"{name}.ckpt"
         whole, first, resumed, again = (small_model(cells, seed=0) for _ in range(4))
         whole.train(**how)
         with suppress(Interrupted):
-            first.train(checkpoint=Checkpoint(path, steps=4), callbacks=[Interrupt(23)], **how)
+            first.train(checkpoint=Checkpoint(path, steps=5), callbacks=[Interrupt(12)], **how)
         witness = Witness(epoch=2)
         resumed.train(checkpoint=path, callbacks=[witness], **how)
         again.train(checkpoint=path, callbacks=[Interrupt(1)], **how)  # which never comes
@@ -140,10 +142,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory, pbmc: AnnData) -> Path:
     working.mkdir()
     tests = str(Path(__file__).parents[1])
     search = os.pathsep.join([tests, os.environ.get("PYTHONPATH", "")]).strip(os.pathsep)
-    environment = {"OMP_NUM_THREADS": "1", "PYTHONPATH": search}
-    code, errors = run_script(Path(__file__), str(path), folder=working, environment=environment)
-    assert code == 0, errors[-4000:]
-    assert "early_stopping was automatically disabled" not in errors
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    environment = {"OMP_NUM_THREADS": "1", "PYTHONPATH": search, "WORLD_SIZE": "2"}
+    environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "NODE_RANK": "0"}
+    environments = [environment | {"LOCAL_RANK": str(rank)} for rank in (0, 1)]
+    for code, errors in run_together(
+        Path(__file__), str(path), folder=working, environments=environments
+    ):
+        assert code == 0, errors[-4000:]
+        assert "early_stopping was automatically disabled" not in errors
     return path
 
 
@@ -191,7 +199,7 @@ def test_seed_decides_whatever_the_workers(processes: list) -> None:
 def test_an_interrupted_training_goes_on_to_the_same_weights(processes: list, cells: str) -> None:
     for found in processes:
         assert not found[f"{cells} was trained"]
-        assert found[f"{cells} minibatches left"] == 7  # of epoch 2, after 20 of 36
+        assert found[f"{cells} minibatches left"] == 2  # of epoch 2, after 10 of 16
         for model in ("resumed", "again"):
             assert differing(found[f"{cells} whole"], found[f"{cells} {model}"]) == []
     assert differing(processes[0][f"{cells} whole"], processes[1][f"{cells} whole"]) == []
