@@ -27,7 +27,7 @@ FEWEST_CELLS = 4
 """The spectral start of UMAP fails with fewer."""
 
 MAX_CELLS = 100_000
-"""Up to this many cells, neighbors, UMAP and clusters take half a minute."""
+"""Up to this many cells, neighbors, UMAP and clusters take some twenty seconds."""
 
 
 def embed(

@@ -80,8 +80,9 @@ def nearest_cells(x: sparse.csr_matrix, n_neighbors: int) -> np.ndarray:
     """
     n_cells = x.shape[0]
     n_components = min(N_OWN_COMPONENTS, n_cells // 2, x.shape[1] - 1)
-    points = x.toarray()
-    if n_components >= 1:  # neither one cell nor one gene
+    if n_components < 1:  # one cell, or one gene
+        points = x.toarray()
+    else:
         points = np.asarray(x @ principal_directions(x, n_components)[1])
     return nearest_among(points, min(n_neighbors, n_cells))[1]
 
