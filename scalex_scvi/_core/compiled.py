@@ -42,8 +42,8 @@ def keep_compiled() -> None:
 
     umap, and pynndescent that it searches neighbors with, compile their functions anew in each
     process, for some fifteen seconds, which is most of the time of a map of a few thousand cells,
-    and for as long again where there are so many cells (8 192) that the search is left to
-    pynndescent. numba keeps them in the folders of these packages or, where these cannot be
+    and for as long again where the search is left to pynndescent, as of more than 200 000 cells.
+    numba keeps them in the folders of these packages or, where these cannot be
     written, the user's cache (``NUMBA_CACHE_DIR``); with neither, all is as it was. Functions that
     take functions are left alone: numba cannot find again what it compiled for one of those.
     """

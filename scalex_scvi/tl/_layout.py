@@ -87,6 +87,15 @@ def _read(kind: types.Type) -> types.Array:
     return types.Array(kind, 1, "C", readonly=True)
 
 
+_STATE = (
+    float32[:, ::1],
+    types.Tuple((_read(float32), _read(int32), _read(int64))),
+    uint32[::1],
+    types.UniTuple(_read(float32), 2),
+)
+"""Types of positions, edges, states of the cells at random, and forces."""
+
+
 @compiled(int64(float32), fastmath=True)
 def _step(squared: Any) -> Any:
     """Where the force at a squared distance is."""
@@ -107,17 +116,7 @@ def _next(state: Any) -> Any:
     return (state ^ (state << uint64(5))) & uint64(_BITS)
 
 
-@compiled(
-    void(
-        float32[:, ::1],
-        types.Tuple((_read(float32), _read(int32), _read(int64))),
-        uint32[::1],
-        types.UniTuple(_read(float32), 2),
-        float32,
-        int64,
-    ),
-    fastmath=True,
-)
+@compiled(void(*_STATE, float32, int64), fastmath=True)
 def _one_epoch(
     positions: np.ndarray,
     edges: tuple[np.ndarray, np.ndarray, np.ndarray],
@@ -162,16 +161,7 @@ def _one_epoch(
         states[cell] = uint32(state)
 
 
-@compiled(
-    void(
-        float32[:, ::1],
-        types.Tuple((_read(float32), _read(int32), _read(int64))),
-        uint32[::1],
-        types.UniTuple(_read(float32), 2),
-        int64,
-        boolean[::1],
-    )
-)
+@compiled(void(*_STATE, int64, boolean[::1]))
 def _all_epochs(
     positions: np.ndarray,
     edges: tuple[np.ndarray, np.ndarray, np.ndarray],

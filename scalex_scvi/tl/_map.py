@@ -70,7 +70,8 @@ def add_map(
     random_state
         Seed.
     meanwhile
-        What is done while the steps are taken, which one core does. It does not change the latent.
+        What is done while the steps are taken, which one core does. It must leave the latent and
+        the graph as they are.
     """
     from umap.umap_ import find_ab_params
 
