@@ -6,6 +6,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,9 +18,10 @@ from scvi import REGISTRY_KEYS
 
 from scalex_scvi._core.blocks import blocks_of
 from scalex_scvi._core.chosen import chosen_cells
+from scalex_scvi._core.columns import check_no_missing
 from scalex_scvi._core.keys import own_keys
 from scalex_scvi._core.matrices import is_lazy
-from scalex_scvi._core.modalities import Cells
+from scalex_scvi._core.modalities import Cells, check_cells
 from scalex_scvi._core.scvi_private import compare_groups, has_no_counts
 from scalex_scvi._core.seeds import seeded, seeded_numpy
 from scalex_scvi.pp import can_unscale, unscale
@@ -163,6 +165,32 @@ class DifferentialMixin(_Base):
                 silent,
                 **kwargs,
             )
+
+    def differential_abundance(
+        self, adata: Cells | None = None, *args: Any, **kwargs: Any
+    ) -> pd.DataFrame | None:
+        """See :meth:`scvi.model.base.VAEMixin.differential_abundance`.
+
+        Returns
+        -------
+        ``None``: ``obsm["da_log_probs"]`` of the cells is added. Of a model without cells, which
+        is given a ``dataloader``, what scvi-tools returns.
+
+        Raises
+        ------
+        KeyError
+            If ``sample_key`` is not a column of ``obs``.
+        ValueError
+            If it is missing for some cells.
+        """
+        compare = super().differential_abundance
+        given = signature(compare).bind(adata, *args, **kwargs).arguments
+        if adata is not None or self.adata is not None:
+            key = given.get("sample_key")
+            for cells in (self.adata if adata is None else adata, given.get("adata_sub")):
+                if cells is not None:
+                    _check_samples(cells, key)
+        return compare(adata, *args, **kwargs)
 
     def _draws_of_group(
         self,
@@ -328,6 +356,17 @@ def _check_groups(
     if unknown:
         msg = f"No cells of {unknown!r} in adata.obs[{groupby!r}]: {sorted(map(str, present))!r}."
         raise ValueError(msg)
+
+
+def _check_samples(adata: Cells, sample_key: Any) -> None:
+    check_cells(adata)
+    if not isinstance(sample_key, str) or sample_key not in adata.obs:
+        msg = (
+            f"`sample_key` {sample_key!r} is not a column of adata.obs: {own_keys(adata.obs)!r}. "
+            "Give the one that says which sample each cell is of."
+        )
+        raise KeyError(msg)
+    check_no_missing(adata, sample_key, what="sample")
 
 
 def _compared(

@@ -78,7 +78,8 @@ class QueryMixin(_Base):
             is not changed but for scvi-tools' registration (columns and keys that begin with
             ``_scvi``). Or a MuData with the reference's modality, see :meth:`setup_mudata`.
         reference_model
-            Trained model, or the folder of a saved one.
+            Trained model, the folder of a saved one, or what
+            :func:`scalex_scvi.references.load` returns.
         inplace_subset_query_vars
             Whether to leave out genes of ``adata`` that the reference does not have, in place, as
             in scvi-tools. There is no need to.
@@ -154,12 +155,12 @@ class QueryMixin(_Base):
 
     @classmethod
     def as_model(cls, reference: str | os.PathLike[str] | Self) -> Self:
-        """Return a model as it is, or load the one in a folder, without its cells.
+        """Return a model as it is, that of a reference, or that of a folder, without its cells.
 
         Parameters
         ----------
         reference
-            A model, or the folder of a saved one.
+            A model, the folder of a saved one, or what :func:`scalex_scvi.references.load` returns.
 
         Raises
         ------
@@ -170,13 +171,16 @@ class QueryMixin(_Base):
         """
         if isinstance(reference, str | os.PathLike):
             return cls.load(reference, adata=False)
-        if not isinstance(reference, cls):
+        # A Reference has its model as an attribute; `references` is not imported from here.
+        model = getattr(reference, "model", reference)
+        if not isinstance(model, cls):
             msg = (
                 f"The reference is a {type(reference).__name__!r}; allowed are a "
-                f"{cls.__name__} and the folder of a saved one."
+                f"{cls.__name__}, the folder of a saved one, and what "
+                "`scalex_scvi.references.load` returns."
             )
             raise TypeError(msg)
-        return reference
+        return model
 
     def freeze_reference(self) -> None:
         """Freeze what belongs to the reference, if this is the model of a query."""
@@ -204,7 +208,7 @@ class QueryMixin(_Base):
         adata
             Counts of new cells, in ``X`` and layers.
         reference_model
-            Model, or folder of a saved one.
+            As for :meth:`load_query_data`.
         return_reference_var_names
             Only return the reference's genes.
         inplace

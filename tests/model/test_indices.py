@@ -145,6 +145,17 @@ def test_abundance_of_samples(of_counts: sx.SCALEXModel) -> None:
     np.testing.assert_allclose(found["batch1"], of_one.log_prob(latent), rtol=1e-4)
 
 
+@pytest.mark.parametrize("key", ["nope", None, ["batch"]])
+def test_abundance_of_samples_that_are_not_there(of_counts: sx.SCALEXModel, key: Any) -> None:
+    adata = of_counts.adata.copy()
+    with pytest.raises(KeyError, match=r"`sample_key` .* not a column of adata.obs: \['batch'"):
+        of_counts.differential_abundance(adata, sample_key=key)
+    adata.obs["donor"] = [None, *["one", "two"] * 75][: adata.n_obs]
+    with pytest.raises(ValueError, match=r"'donor'\] is missing .* for 1 of 150 cells"):
+        of_counts.differential_abundance(adata, sample_key="donor")
+    assert "da_log_probs" not in adata.obsm
+
+
 # -- Groups that are compared
 
 

@@ -429,6 +429,20 @@ def test_what_is_not_there(where: str) -> None:
         sx.references.load(where)
 
 
+def test_a_loaded_reference_is_taken_for_its_model(pancreas_folder: Path, query: AnnData) -> None:
+    reference = sx.references.load(pancreas_folder)
+    by_model = sx.SCALEXModel.load_query_data(query.copy(), reference.model)
+    mapped = sx.SCALEXModel.load_query_data(query, reference)
+    assert mapped.adata is query
+    np.testing.assert_array_equal(
+        mapped.get_latent_representation(), by_model.get_latent_representation()
+    )
+    names = sx.SCALEXModel.prepare_query_anndata(query, reference, return_reference_var_names=True)
+    assert list(names) == list(reference.model.get_var_names())
+    with pytest.raises(TypeError, match=r"a 'int'; allowed are .* `scalex_scvi.references.load`"):
+        sx.SCALEXModel.load_query_data(query, 3)
+
+
 def test_mistakes_of_mapping(pancreas_folder: Path, query: AnnData) -> None:
     with pytest.raises(KeyError, match="'kind' is not one of 'pancreas', which has"):
         sx.map_query(query, pancreas_folder, labels="kind")
