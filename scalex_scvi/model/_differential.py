@@ -18,7 +18,7 @@ from scvi import REGISTRY_KEYS
 
 from scalex_scvi._core.blocks import blocks_of
 from scalex_scvi._core.chosen import chosen_cells
-from scalex_scvi._core.columns import check_no_missing
+from scalex_scvi._core.columns import check_no_missing, text_of
 from scalex_scvi._core.keys import own_keys
 from scalex_scvi._core.matrices import is_lazy
 from scalex_scvi._core.modalities import Cells, check_cells
@@ -135,12 +135,16 @@ class DifferentialMixin(_Base):
             msg = "SCALEX has no likelihood for importance weights: `weights` must be 'uniform'."
             raise NotImplementedError(msg)
         adata = self._validate_anndata(adata)
-        _check_groups(adata.obs, groupby, group1, group2, idx1)
+        groups = None if idx1 is not None else _groups(adata.obs, groupby)
+        if groups is not None:
+            group1, group2 = _among(groups, group1), _among(groups, group2, only_one=True)
         compared = _compared(adata.obs, idx1, idx2)
         if has_no_counts(adata):
             all_stats = _without_counts(all_stats, mode, kwargs)
         genes = self._genes_of_cells(adata)
         cells = self._grouped_cells(adata, genes)
+        if groups is not None:
+            cells.adata.obs[groupby] = groups.array
         if batch_correction and batchid1 is None and batchid2 is None:
             batchid1 = batchid2 = self._batches_with_a_decoder()
         latent = cells.posterior.mean
@@ -338,24 +342,35 @@ def _without_counts(all_stats: bool, mode: str, kwargs: dict[str, Any]) -> bool:
     return False
 
 
-def _check_groups(
-    obs: pd.DataFrame,
-    groupby: str | None,
-    group1: Sequence[str] | str | None,
-    group2: str | None,
-    idx1: Any,
-) -> None:
-    if idx1 is not None:
-        return
+def _groups(obs: pd.DataFrame, groupby: str | None) -> pd.Series:
+    """Return a column of groups as categories, of which each has cells.
+
+    Masks of missing values (``Int64``, ``string``) and categories without cells are nothing that
+    scvi-tools' comparison can work on.
+    """
     if groupby not in obs:
         msg = f"`groupby` {groupby!r} is not in adata.obs: {own_keys(obs)!r}. Or give `idx1`."
         raise KeyError(msg)
-    present = set(obs[groupby].dropna().unique())
-    first = [group1] if isinstance(group1, str) or group1 is None else list(group1)
-    unknown = [g for g in [*first, group2] if g is not None and g not in present]
-    if unknown:
-        msg = f"No cells of {unknown!r} in adata.obs[{groupby!r}]: {sorted(map(str, present))!r}."
+    return obs[groupby].astype("category").cat.remove_unused_categories()
+
+
+def _among(groups: pd.Series, wanted: Any, *, only_one: bool = False) -> Any:
+    """Return groups of the type that the column has, which may be given by their text."""
+    if wanted is None:
+        return None
+    by_text = {text_of(group): group for group in groups.cat.categories}
+    several = pd.api.types.is_list_like(wanted)
+    if several and (only_one or not len(wanted)):
+        allowed = "`group2` must be one group" if only_one else "`group1` must be groups"
+        msg = f"{allowed} of {sorted(by_text)!r}, got {wanted!r}. Without it all are compared."
         raise ValueError(msg)
+    texts = [text_of(group) for group in (wanted if several else [wanted])]
+    unknown = [text for text in texts if text not in by_text]
+    if unknown:
+        msg = f"No cells of {unknown!r} in adata.obs[{groups.name!r}]: {sorted(by_text)!r}."
+        raise ValueError(msg)
+    found = [by_text[text] for text in texts]
+    return found if several else found[0]
 
 
 def _check_samples(adata: Cells, sample_key: Any) -> None:

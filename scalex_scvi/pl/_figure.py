@@ -35,7 +35,8 @@ def opened(
 ) -> Iterator[tuple[Figure, list[Axes]]]:
     """Yield a new figure and its panels, or those of ``ax``; save what the block has drawn.
 
-    A figure whose block fails is closed.
+    A figure whose block fails is closed. Names are drawn as they are: a ``$`` in one begins no
+    formula.
 
     Raises
     ------
@@ -43,20 +44,21 @@ def opened(
         If ``save`` cannot be written, before anything is drawn.
     """
     paths = _paths(save)
-    if ax is not None:
-        _check_formats(paths, ax.figure.figure)
-        yield ax.figure.figure, [ax]
-        _write(ax.figure.figure, paths)
-        return
-    layout = ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.06)  # inches, around each panel
-    figure, axes = plt.subplots(*shape, figsize=figsize, squeeze=False, layout=layout)
-    try:
-        _check_formats(paths, figure)
-        yield figure, list(axes.flat)
-        _write(figure, paths)
-    except BaseException:
-        plt.close(figure)
-        raise
+    with matplotlib.rc_context({"text.parse_math": False}):
+        if ax is not None:
+            _check_formats(paths, ax.figure.figure)
+            yield ax.figure.figure, [ax]
+            _write(ax.figure.figure, paths)
+            return
+        layout = ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.06)  # inches, around each panel
+        figure, axes = plt.subplots(*shape, figsize=figsize, squeeze=False, layout=layout)
+        try:
+            _check_formats(paths, figure)
+            yield figure, list(axes.flat)
+            _write(figure, paths)
+        except BaseException:
+            plt.close(figure)
+            raise
 
 
 def shown_or_returned(

@@ -353,6 +353,35 @@ def test_a_minified_model(trained: sx.SCALEXModel, tmp_path: Any) -> None:
     np.testing.assert_allclose(found, expected, atol=0.1)
 
 
+NUMBERS = {"A": 1, "B": 2, "C": 3}
+COLUMNS_OF_GROUPS = {
+    "numbers": lambda types: types.map(NUMBERS).astype(int),
+    "numbers, one missing": lambda types: types.map(NUMBERS).astype("Int64").where(types != "C"),
+    "text, one missing": lambda types: types.astype("string").where(types != "C"),
+    "marks": lambda types: (types == "B").astype("boolean"),
+    "categories without cells": lambda types: types.astype(
+        pd.CategoricalDtype(["none", "C", "B", "A"])
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", COLUMNS_OF_GROUPS)
+def test_groups_of_any_type(trained: sx.SCALEXModel, kind: str) -> None:
+    adata = counts_with_markers()
+    types = adata.obs["celltype"].astype(str)
+    adata.obs["group"] = COLUMNS_OF_GROUPS[kind](types)
+    adata.obs_names = ["cell"] * adata.n_obs  # repeat
+    few = {"adata": adata, "n_samples_overall": 50, "silent": True}
+    table = trained.differential_expression(groupby="group", **few)
+    assert set(table["group1"]) == set(adata.obs["group"].dropna())
+    b = adata.obs["group"].array[types.to_numpy() == "B"][0]
+    expected = trained.differential_expression(groupby="celltype", group1="B", **few)
+    for group in (b, str(b), [b]):
+        found = trained.differential_expression(groupby="group", group1=group, **few)
+        assert list(found["group1"].unique()) == [b]
+        np.testing.assert_array_equal(found["bayes_factor"], expected["bayes_factor"])
+
+
 BAD = {
     "column": ({"groupby": "nowhere"}, KeyError, "'nowhere'.*'celltype'"),
     "nothing": ({}, KeyError, "Or give `idx1`"),
@@ -362,6 +391,12 @@ BAD = {
         ValueError,
         r"\['D'\].*'A', 'B'",
     ),
+    "two seconds": (
+        {"groupby": "celltype", "group1": "A", "group2": ["B"]},
+        ValueError,
+        r"`group2` must be one group of \['A', 'B'",
+    ),
+    "no groups": ({"groupby": "celltype", "group1": []}, ValueError, "`group1` must be groups"),
     "batch": (
         {"groupby": "celltype", "batch_correction": True, "batchid1": ["nowhere"]},
         ValueError,

@@ -83,6 +83,16 @@ def test_saved_pictures_are_sharp(
         assert image.info["dpi"] == pytest.approx((200, 200), abs=1)
 
 
+@pytest.mark.parametrize("name", [name for name in PLOTS if name != "history"])
+def test_names_begin_no_formula(name: str, adata: AnnData, tmp_path: Path) -> None:
+    names = ["$$", "$x$", "a_b^c"]
+    adata.obs["celltype"] = adata.obs["celltype"].astype("category").cat.rename_categories(names)
+    with matplotlib.rc_context({"svg.fonttype": "none"}):
+        PLOTS[name](adata, show=False, save=tmp_path / "picture.svg")
+    drawn = (tmp_path / "picture.svg").read_text()
+    assert [text for text in names if text not in drawn] == []
+
+
 @each_plot
 def test_views_stay_views(name: str, adata: AnnData) -> None:
     view = adata[:120]
