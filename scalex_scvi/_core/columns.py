@@ -35,11 +35,25 @@ def as_text(values: Any) -> pd.Categorical:
         A column of ``obs``, or an array: text, numbers, booleans, dates, categories, or a mixture.
         Categories that do not occur are left out.
     """
+    if isinstance(values, pd.DataFrame):
+        values = one_column(values, values.columns[0])
     groups = pd.Series(values).astype("category").cat.remove_unused_categories().cat
     names = [text_of(name) for name in groups.categories]
     unique = list(dict.fromkeys(names))
     place = np.array([unique.index(name) for name in names] + [-1], dtype=np.intp)
     return pd.Categorical.from_codes(place[groups.codes.to_numpy()], categories=unique)
+
+
+def one_column(obs: pd.DataFrame, key: Any) -> pd.Series:
+    """Return a column of ``obs``; raise a ``ValueError`` if there are several of the name."""
+    column = obs[key]
+    if column.ndim > 1:
+        msg = (
+            f"adata.obs has {column.shape[1]} columns {key!r}. Keep one: "
+            "`adata.obs = adata.obs.loc[:, ~adata.obs.columns.duplicated()]`."
+        )
+        raise ValueError(msg)
+    return column
 
 
 def set_groups(adata: AnnData, key: str, groups: Any) -> None:
@@ -116,14 +130,7 @@ def check_batch_column(adata: AnnData, batch_key: str | None, *, lone_cells: boo
 
 def check_no_missing(adata: AnnData, key: str, *, what: str) -> None:
     """Raise if ``adata.obs[key]`` is NaN or None for any cell, or there are two such columns."""
-    column = adata.obs[key]
-    if column.ndim > 1:
-        msg = (
-            f"adata.obs has {column.shape[1]} columns {key!r}. Keep one: "
-            "`adata.obs = adata.obs.loc[:, ~adata.obs.columns.duplicated()]`."
-        )
-        raise ValueError(msg)
-    n_missing = int(column.isna().sum())
+    n_missing = int(one_column(adata.obs, key).isna().sum())
     if n_missing:
         msg = (
             f"adata.obs[{key!r}] is missing (NaN or None) for {n_missing} of {adata.n_obs} cells. "

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+BATCH_COLUMN_KEY = "scalex_batch_key"
+"""Where ``uns`` says which column of ``obs`` holds the batches."""
+
 LATENT_KEY = "X_scalex"
 """Of the latent, in ``obsm``, by the functions that work in place."""
 

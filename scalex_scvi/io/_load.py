@@ -11,6 +11,7 @@ import pandas as pd
 from anndata import AnnData
 
 from scalex_scvi._core.columns import as_text, check_no_missing, set_groups
+from scalex_scvi._core.keys import BATCH_COLUMN_KEY as BATCH_COLUMN_KEY
 from scalex_scvi._core.matrices import check_no_mask, layer_names
 from scalex_scvi._core.ranges import check_share, check_whole
 from scalex_scvi._core.seeds import random_rows, resolve_seed
@@ -25,9 +26,6 @@ logger = logging.getLogger(__name__)
 
 BATCH = "batch"
 """Column of ``obs`` that holds the batches, unless the user has another one of this name."""
-
-BATCH_COLUMN_KEY = "scalex_batch_key"
-"""Where ``uns`` says which column of ``obs`` holds the batches."""
 
 QUERY_BATCH = "query"
 """Batch of a query without a batch column; of several sources ``query0``, ``query1`` …"""

@@ -32,6 +32,7 @@ from scalex_scvi._core.ranges import check_whole
 from scalex_scvi._core.reading import InputError, naming_file
 
 from ._formats import check_chunks
+from ._writable import make_writable
 
 if TYPE_CHECKING:
     import zarr
@@ -143,7 +144,8 @@ def write_store(adata: AnnData, path: str | os.PathLike[str], *, overwrite: bool
     ----------
     adata
         Cells × genes, usually from :func:`scalex_scvi.pp.rna`; ``X`` a dask array of blocks of
-        cells, or a sparse matrix in memory. It is not changed.
+        cells, or a sparse matrix in memory. It is not changed; annotations that no file can hold
+        are converted, with a warning.
     path
         Folder of the store, ending in ``.zarr``; the folder that it lies in must exist.
     overwrite
@@ -172,6 +174,7 @@ def write_store(adata: AnnData, path: str | os.PathLike[str], *, overwrite: bool
         obsm=dict(adata.obsm),
         varm=dict(adata.varm),
     )
+    make_writable(light)
     with whole_file(path) as temporary:
         root = zarr.open_group(str(temporary), mode="w", zarr_format=3)
         write_elem(root, "/", light)

@@ -14,7 +14,7 @@ from anndata.io import write_elem
 from pandas.api.types import is_object_dtype
 from scipy import sparse
 
-from ._load import BATCH_COLUMN_KEY
+from scalex_scvi._core.keys import BATCH_COLUMN_KEY
 
 logger = logging.getLogger(__name__)
 
@@ -129,8 +129,10 @@ def _column(column: pd.Series, where: str, notes: list[str]) -> pd.Series:
         as_object = column.astype(object)
         clean = as_object.map(_text)
         unchanged = clean.equals(as_object) or (clean.isna() | (clean == as_object)).all()
-        if unchanged:
-            return column if is_object_dtype(dtype) else _plain_text(column)
+        if unchanged and not is_object_dtype(dtype):
+            return _plain_text(column)
+        if unchanged:  # a file holds text, or categories, which may be missing
+            return column.astype("category") if column.isna().any() else column
         notes.append(f"{where} is without characters that no file can hold")
         return clean
     if kind == "empty":

@@ -11,7 +11,7 @@ import pandas as pd
 from anndata import AnnData
 from scipy import sparse
 
-from scalex_scvi._core.columns import as_text
+from scalex_scvi._core.columns import as_text, one_column
 from scalex_scvi._core.keys import own_keys
 from scalex_scvi._core.matrices import check_no_mask
 
@@ -51,7 +51,7 @@ def column(adata: AnnData, key: str, *, name: str) -> np.ndarray:
     if key not in adata.obs:
         msg = f"`{name}` {key!r} is not a column of adata.obs: {own_keys(adata.obs)!r}."
         raise KeyError(msg)
-    return complete(adata.obs[key], name=f"adata.obs[{key!r}]")
+    return complete(one_column(adata.obs, key), name=f"adata.obs[{key!r}]")
 
 
 def complete(groups: npt.ArrayLike, *, name: str) -> np.ndarray:

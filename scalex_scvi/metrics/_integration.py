@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from anndata import AnnData
 
-from scalex_scvi._core.columns import as_text
+from scalex_scvi._core.columns import as_text, one_column
 
 from ._entropy import batch_entropy_mixing_score
 from ._inputs import as_points, column, representation
@@ -49,7 +49,7 @@ def integration_scores(
     KeyError
         If a key is absent.
     ValueError
-        If a batch is missing.
+        If a batch is missing, or two columns have the name of one that is asked for.
     """
     points = as_points(representation(adata, use_rep))
     batch = column(adata, batch_key, name="batch_key")
@@ -64,7 +64,7 @@ def integration_scores(
         columns = list(adata.obs.columns)
         msg = f"`labels_key` {labels_key!r} is not a column of adata.obs: {columns!r}."
         raise KeyError(msg)
-    labels = adata.obs[labels_key]
+    labels = one_column(adata.obs, labels_key)
     labeled = labels.notna().to_numpy()
     if labels.nunique() > 1:
         kept = np.asarray(as_text(labels[labeled]))

@@ -18,7 +18,7 @@ from scvi import REGISTRY_KEYS
 
 from scalex_scvi._core.blocks import blocks_of
 from scalex_scvi._core.chosen import chosen_cells
-from scalex_scvi._core.columns import check_no_missing, text_of
+from scalex_scvi._core.columns import check_no_missing, one_column, text_of
 from scalex_scvi._core.keys import own_keys
 from scalex_scvi._core.matrices import is_lazy
 from scalex_scvi._core.modalities import Cells, check_cells
@@ -351,7 +351,7 @@ def _groups(obs: pd.DataFrame, groupby: str | None) -> pd.Series:
     if groupby not in obs:
         msg = f"`groupby` {groupby!r} is not in adata.obs: {own_keys(obs)!r}. Or give `idx1`."
         raise KeyError(msg)
-    return obs[groupby].astype("category").cat.remove_unused_categories()
+    return one_column(obs, groupby).astype("category").cat.remove_unused_categories()
 
 
 def _among(groups: pd.Series, wanted: Any, *, only_one: bool = False) -> Any:

@@ -16,6 +16,7 @@ from scalex_scvi._core.columns import (
     as_text,
     check_batch_column,
     check_no_missing,
+    one_column,
     text_of,
 )
 from scalex_scvi._core.gene_names import names_in
@@ -396,7 +397,7 @@ class LabelsField(TextField):
     ) -> dict[str, Any]:
         """Register the labels of other cells."""
         key = self._original_attr_key
-        complete = key in adata_target.obs and not adata_target.obs[key].isna().any()
+        complete = key in adata_target.obs and not one_column(adata_target.obs, key).isna().any()
         self._of_query = not self.is_default and not complete
         return super().transfer_field(
             state_registry, adata_target, extend_categories or self._of_query, **kwargs

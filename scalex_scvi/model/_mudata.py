@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 from anndata import AnnData
@@ -119,6 +120,10 @@ class MuDataMixin(_Base):
         ------
         NotImplementedError
             If the model's cells are those of a MuData, of which one modality alone would be left.
+        KeyError
+            If mean or variance of the latent are not in ``adata.obsm``.
+        ValueError
+            If the model has no cells.
         """
         if isinstance(self.adata, MuData):
             msg = (
@@ -126,6 +131,20 @@ class MuDataMixin(_Base):
                 "`model.without_counts(obs=[…])`, whose cells are an AnnData."
             )
             raise NotImplementedError(msg)
+        if self.adata is None:
+            msg = "The model was loaded without cells: load it with them, `load(folder, adata)`."
+            raise ValueError(msg)
+        given = signature(super().minify_adata).bind(*args, **kwargs)
+        given.apply_defaults()
+        for name in ("use_latent_qzm_key", "use_latent_qzv_key"):
+            key = given.arguments[name]
+            if key not in self.adata.obsm:
+                msg = (
+                    f"`{name}` {key!r} is not in adata.obsm: {list(self.adata.obsm)!r}. Mean and "
+                    "variance of the latent are written there first: `mean, variance = "
+                    "model.get_latent_representation(return_dist=True)`."
+                )
+                raise KeyError(msg)
         super().minify_adata(*args, **kwargs)
 
     @classmethod

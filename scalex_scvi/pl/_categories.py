@@ -10,7 +10,7 @@ import pandas as pd
 from anndata import AnnData
 from matplotlib.colors import to_hex, to_rgb
 
-from scalex_scvi._core.columns import as_text
+from scalex_scvi._core.columns import as_text, one_column
 from scalex_scvi._core.keys import own_keys
 
 GRAY = "#dcdcdc"
@@ -30,7 +30,7 @@ def categories_of(adata: AnnData, key: str, argument: str) -> pd.Series:
     TypeError
         For several columns.
     ValueError
-        If it holds fractions, which are no categories.
+        If it holds fractions, which are no categories, or there are several of the name.
     """
     if not isinstance(key, Hashable):
         msg = f"`{argument}` is {key!r}: this plot has one column of adata.obs at a time."
@@ -38,7 +38,7 @@ def categories_of(adata: AnnData, key: str, argument: str) -> pd.Series:
     if key not in adata.obs:
         msg = f"`{argument}` {key!r} is not a column of adata.obs: {own_keys(adata.obs)!r}."
         raise KeyError(msg)
-    column = adata.obs[key]
+    column = one_column(adata.obs, key)
     if pd.api.types.is_float_dtype(column):
         msg = (
             f"`{argument}` {key!r} holds continuous values; this plot needs categories. If its "

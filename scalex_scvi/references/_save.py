@@ -19,6 +19,7 @@ from scalex_scvi._core.columns import as_text
 from scalex_scvi._core.files import check_no_run_has
 from scalex_scvi._core.keys import LATENT_KEY, UMAP_KEY, own_keys
 from scalex_scvi._core.unfinished import arrive, unfinished
+from scalex_scvi.io import make_writable
 from scalex_scvi.tl import LabelModel, embed, reference_cells
 
 from ._cache import note_saved
@@ -78,7 +79,8 @@ def save(
         Texts for the card, by any of these keys: ``"organism"``, ``"tissue"``, ``"description"``,
         ``"source"``, ``"citation"``, ``"contact"``.
     obs
-        Further columns of ``model.adata.obs`` to write.
+        Further columns of ``model.adata.obs`` to write. Values that no file can hold become text,
+        with a warning.
     overwrite
         Whether to replace an earlier reference in ``folder``.
 
@@ -95,7 +97,7 @@ def save(
     ValueError
         If the folder exists (unless it is a reference, and ``overwrite``), a label has fewer than
         five cells, the model was never trained, has no cells or does not know how its counts were
-        prepared, or for a name or ``about`` that cannot be used. Nothing is written then.
+        prepared, or for a name, column or ``about`` that cannot be used. Nothing is written then.
 
     Examples
     --------
@@ -116,6 +118,7 @@ def save(
         groups = as_text(light.adata.obs[column])
         light.adata.obs[column] = pd.Series(groups, index=light.adata.obs_names)
         pl.store_colors(light.adata, column, like=[model.adata])
+    make_writable(light.adata)
     facts = _facts(light, wanted, obs) | {"name": name, "license": license}
     facts["training"]["label_cells"] = n_learned
     facts["about"] = {key: str(value) for key, value in (about or {}).items()}
@@ -177,6 +180,13 @@ def _check_model(model: SCALEXModel, columns: Sequence[str]) -> None:
             own = own_keys(model.adata.obs)
             msg = f"{column!r} is not a column of adata.obs: {own!r}."
             raise KeyError(msg)
+    for column in [*columns, *([] if model.batch_key is None else [model.batch_key])]:
+        if not isinstance(column, str) or "/" in column or column in ("", "_index"):
+            msg = (
+                f"{column!r} cannot be the name of a column in a file: names are text without '/'. "
+                "Rename it (`adata.obs.rename(columns=…)`), of the batches before the set-up."
+            )
+            raise ValueError(msg)
 
 
 def _fit(model: SCALEXModel, labels: Sequence[str]) -> tuple[list[LabelModel], int]:

@@ -91,6 +91,25 @@ def test_registration_is_not_written_and_the_input_not_changed(
     assert not [key for key in [*opened.obs, *opened.uns] if key.startswith("_scvi")]
 
 
+def test_annotations_that_no_file_can_hold(
+    counts: AnnData, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    n = counts.n_obs
+    counts.obs["cell/type"] = counts.obs["celltype"]
+    counts.obs["date"] = pd.to_datetime(["2020-01-02"] * n)
+    counts.obs["note"] = [None, *["seen"] * (n - 1)]
+    counts.obs["text"] = pd.array([None, *["seen"] * (n - 1)], dtype="string")
+    before = counts.obs.copy()
+    io.write_store(counts, tmp_path / "cells.zarr")
+    pd.testing.assert_frame_equal(counts.obs, before)
+    found = io.open_store(tmp_path / "cells.zarr").obs
+    assert list(found["cell|type"]) == list(before["celltype"])
+    assert set(found["date"]) == {"2020-01-02"}
+    for column in ("note", "text"):
+        assert list(found[column].isna()) == [True] + [False] * (n - 1)
+    assert "obs['cell/type'] is obs['cell|type']" in caplog.text
+
+
 def test_a_block_without_values(prepared: AnnData, tmp_path: Path) -> None:
     x = sparse.csr_matrix(prepared.X.multiply((np.arange(150) >= 50)[:, None]))
     parts = [da.from_delayed(_delayed(x[s : s + 50]), (50, 60), x.dtype, x[:0]) for s in (0, 50)]

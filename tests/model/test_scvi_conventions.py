@@ -186,6 +186,36 @@ def test_two_columns_of_one_name(adata: AnnData) -> None:
         SCALEXModel.setup_anndata(adata, batch_key="batch")
 
 
+USES_OF_LABELS = {
+    "labels": lambda a: sx.label_transfer(a, a, "X_umap"),
+    "scores": lambda a: sx.metrics.integration_scores(a, "X_umap"),
+    "picture": lambda a: sx.pl.umap(a, "celltype", show=False),
+    "query": lambda a: SCALEXModel.load_query_data(
+        a, new_model(simulate_counts(N_CELLS, N_GENES), labels_key="celltype")
+    ),
+    "comparison": lambda a: new_model(a, layer="counts").differential_expression(
+        groupby="celltype"
+    ),
+}
+
+
+@pytest.mark.parametrize("use", USES_OF_LABELS)
+def test_two_columns_of_labels(adata: AnnData, use: str) -> None:
+    adata.obs = pd.concat([adata.obs, adata.obs[["celltype"]]], axis=1)
+    adata.obsm["X_umap"] = np.random.default_rng(0).normal(size=(adata.n_obs, 2))
+    with pytest.raises(ValueError, match=r"adata\.obs has 2 columns 'celltype'\. Keep one: "):
+        USES_OF_LABELS[use](adata)
+
+
+def test_a_latent_that_is_to_be_kept_is_written_first(model: SCALEXModel) -> None:
+    with pytest.raises(KeyError, match=r"'X_latent_qzm' is not in adata\.obsm: \[\]\. Mean and"):
+        model.minify_adata()
+    model.adata.obsm["mean"] = model.get_latent_representation()
+    with pytest.raises(KeyError, match=r"`use_latent_qzv_key` 'X_latent_qzv' is not in .*'mean'"):
+        model.minify_adata(use_latent_qzm_key="mean")
+    assert model.minified_data_type is None
+
+
 def test_layers_that_there_are_are_named(adata: AnnData) -> None:
     with pytest.raises(KeyError, match=r"is not in adata\.layers: \['counts'\]\."):
         SCALEXModel.setup_anndata(adata, layer="conts")

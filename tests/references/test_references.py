@@ -122,6 +122,22 @@ def test_a_column_travels_that_was_asked_for(
     assert list(reference.model.adata.obs["phase"]) == list(pancreas_model.adata.obs["phase"])
 
 
+def test_values_that_no_file_can_hold_travel_as_text(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = trained_on(simulate_counts(60, 20, 2))
+    dates, kinds = pd.to_datetime(["2020-01-02"] * 60), [1, "a"] * 30
+    model.adata.obs["date"], model.adata.obs["kind"] = dates, kinds
+    place = sx.references.save(
+        model, tmp_path / "p", "celltype", obs=["date", "kind"], license="mit"
+    )
+    obs = sx.references.load(place).model.adata.obs
+    assert set(obs["date"]) == {"2020-01-02"}
+    assert list(obs["kind"]) == ["1", "a"] * 30
+    assert list(model.adata.obs["date"]) == list(dates)
+    assert "obs['date']" in caplog.text
+
+
 def test_nothing_of_the_model_changes(pancreas_model: sx.SCALEXModel, tmp_path: Path) -> None:
     before = pancreas_model.adata.copy()
     registry = str(pancreas_model.registry_)
@@ -247,6 +263,12 @@ REFUSED: dict[str, tuple[Callable[[sx.SCALEXModel], None], dict[str, Any], type,
     "no license": (lambda m: None, {"license": " "}, ValueError, "must name a license"),
     "name": (lambda m: None, {"name": "../x"}, ValueError, "`name` '../x' must be"),
     "about": (lambda m: None, {"about": {"color": "red"}}, ValueError, r"\['color'\]; allowed"),
+    "slash": (
+        lambda m: m.adata.obs.__setitem__("cell/type", m.adata.obs["celltype"]),
+        {"labels": "cell/type"},
+        ValueError,
+        "'cell/type' cannot be the name of a column in a file",
+    ),
     "label of few cells": (
         lambda m: m.adata.obs.__setitem__("celltype", ["rare"] * 4 + ["rest"] * 56),
         {},
