@@ -42,8 +42,13 @@ def representation(adata: AnnData, key: str, *, name: str = "use_rep") -> Any:
 
 
 def as_points(values: Any) -> Any:
-    """Return points × dimensions as scikit-learn takes them: CSR, or an array."""
-    return sparse.csr_matrix(values) if sparse.issparse(values) else np.asarray(values)
+    """Return points × dimensions as scikit-learn takes them: CSR, or an array, of finite values."""
+    points = sparse.csr_matrix(values) if sparse.issparse(values) else np.asarray(values)
+    numbers: np.ndarray = points.data if sparse.issparse(points) else points  # type: ignore[assignment]
+    if numbers.dtype.kind in "fc" and not np.isfinite(numbers).all():
+        msg = "The representation holds values that are NaN or infinite. Leave those cells out."
+        raise ValueError(msg)
+    return points
 
 
 def column(adata: AnnData, key: str, *, name: str) -> np.ndarray:
@@ -57,6 +62,12 @@ def column(adata: AnnData, key: str, *, name: str) -> np.ndarray:
 def complete(groups: npt.ArrayLike, *, name: str) -> np.ndarray:
     """Return one group for each cell, none of them missing."""
     groups = np.asarray(groups)
+    if groups.ndim != 1:
+        msg = (
+            f"{name} must be one column, the group of each cell, such as `adata.obs['batch']`; its "
+            f"shape is {groups.shape}."
+        )
+        raise ValueError(msg)
     n_missing = int(pd.isna(groups).sum())
     if n_missing:
         msg = (
@@ -84,7 +95,7 @@ def points_and_groups(
     them, as errors call it.
     """
     if isinstance(data, AnnData):
-        points = representation(data, use_rep)
+        points = as_points(representation(data, use_rep))
         if groups is None or isinstance(groups, str):
             return points, column(data, groups or key, name=name if groups else key_name)
     elif groups is None or isinstance(groups, str):
@@ -92,9 +103,9 @@ def points_and_groups(
         raise ValueError(msg)
     else:
         check_no_mask(data, name="The representation")
-        points = data
+        points = as_points(data)
     groups = complete(groups, name=f"`{name}`")
-    n_points = points.shape[0] if hasattr(points, "shape") else len(points)
+    n_points = points.shape[0]
     if groups.shape != (n_points,):
         msg = f"`{name}` has shape {groups.shape}; with {n_points} cells it must be ({n_points},)."
         raise ValueError(msg)

@@ -58,7 +58,9 @@ def expected_same_batch_share(batch: npt.ArrayLike) -> float:
     -------
     Share in (0, 1], to compare :func:`same_batch_share` with.
     """
-    shares = pd.Series(np.asarray(batch)).value_counts(normalize=True)
+    known = np.asarray(batch)
+    known = complete(known[~pd.isna(known)] if known.ndim == 1 else known, name="`batch`")
+    shares = pd.Series(known).value_counts(normalize=True)
     return float((shares**2).sum())
 
 

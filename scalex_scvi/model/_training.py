@@ -15,6 +15,7 @@ from scalex_scvi._core.messages import without_hints_of_lightning
 from scalex_scvi._core.ranges import check_share, check_whole
 from scalex_scvi._core.scvi_private import parse_device_args
 from scalex_scvi._core.seeds import resolve_seed, seeded
+from scalex_scvi._core.trainer_arguments import check_trainer_arguments
 from scalex_scvi.train import (
     DEFAULT,
     Checkpoint,
@@ -119,7 +120,8 @@ class TrainingMixin(MissingGenesMixin):
         Raises
         ------
         TypeError
-            For unknown names in ``recipe`` or ``plan_kwargs``, and for a ``recipe`` that is none.
+            For an argument that neither this method nor the trainers have, for unknown names in
+            ``recipe`` or ``plan_kwargs``, and for a ``recipe`` that is none.
         ValueError
             For numbers out of range, a model that is minified or has no cells, more than one
             device without ``strategy="ddp"``, or fewer than two cells for each process; for a
@@ -129,6 +131,7 @@ class TrainingMixin(MissingGenesMixin):
         KeyboardInterrupt
             After Ctrl-C; a model that was not trained before is not trained then.
         """
+        check_trainer_arguments(more, TrainingMixin.train, options=Recipe.names())
         checkpoint = Checkpoint.of(more.pop("checkpoint", None))
         train_size = _checked_shares(train_size, validation_size)
         if max_epochs is not None:
@@ -173,9 +176,8 @@ class TrainingMixin(MissingGenesMixin):
         if kept is not None and kept.is_finished:
             kept.take(self)
         else:
-            fit = super().train
             with self._ready_to_fit(recipe, seed, device, more):
-                fit(
+                super().train(
                     accelerator=accelerator,
                     devices=devices,
                     validation_size=validation_size,

@@ -99,6 +99,9 @@ def confusion(
 
 def _as_text(labels: npt.ArrayLike, argument: str) -> pd.Categorical:
     """Labels as text, with the order that a categorical has, else sorted."""
+    if np.ndim(labels) != 1:
+        msg = f"`{argument}` must be one column of labels, such as `adata.obs['celltype']`."
+        raise ValueError(msg)
     column = pd.Series(labels).reset_index(drop=True)
     n_missing = int(column.isna().sum())
     if n_missing:

@@ -280,8 +280,12 @@ def _correlation(
         (batches.cat.categories[pair // n_types], types.cat.categories[pair % n_types])
         for pair in present
     ]
+    means = _group_means(matrix, codes, len(present))
+    if not np.isfinite(means).all():
+        msg = f"`use_rep` {name!r} holds values that are NaN or infinite. Leave those cells out."
+        raise ValueError(msg)
     with np.errstate(invalid="ignore", divide="ignore"):
-        correlation = np.atleast_2d(np.corrcoef(_group_means(matrix, codes, len(present))))
+        correlation = np.atleast_2d(np.corrcoef(means))
     undefined = [
         group for group, row in zip(groups, correlation, strict=True) if np.isnan(row).all()
     ]

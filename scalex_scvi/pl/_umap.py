@@ -141,7 +141,8 @@ def shared_columns(
     adata: AnnData, color: str | Sequence[str]
 ) -> tuple[dict[str, pd.Series], dict[str, Colors]]:
     """Return columns as categories, and their colors: one for a name in all of them."""
-    names = [color] if isinstance(color, str) else list(dict.fromkeys(color))
+    several = () if color is None else color
+    names = [color] if isinstance(color, str) else list(dict.fromkeys(several))
     if not names:
         msg = f"`color` must name one column of adata.obs or more, got {color!r}."
         raise ValueError(msg)

@@ -94,13 +94,17 @@ class Columns:
         return picked
 
 
-def check_unique_genes(names: pd.Index, *, what: str, profile: Profile = RNA) -> None:
-    """Raise if names of genes (or peaks, proteins) repeat."""
+def check_unique_genes(
+    names: pd.Index, *, what: str, profile: Profile = RNA, in_list: bool = False
+) -> None:
+    """Raise if names of genes (or peaks, proteins) repeat, of cells or in a list of the user."""
     if not names.is_unique:
         repeated = list(names[names.duplicated()].unique())
+        cells = "Run `adata.var_names_make_unique()`, or sum them."
+        way_out = "Name each once: `list(dict.fromkeys(names))`." if in_list else cells
         msg = (
             f"{len(repeated)} {profile.feature} names of {what} occur more than once, for example "
-            f"{repeated[:5]!r}. Run `adata.var_names_make_unique()`, or sum them."
+            f"{repeated[:5]!r}. {way_out}"
         )
         raise ValueError(msg)
 
@@ -161,7 +165,7 @@ def find_features(
     ValueError
         If none is found, or a wanted one occurs more than once.
     """
-    check_unique_genes(wanted, what=f"the {profile.feature} list", profile=profile)
+    check_unique_genes(wanted, what=f"the {profile.feature} list", profile=profile, in_list=True)
     found = available.isin(wanted)
     what = "the query (among the wanted ones)"
     check_unique_genes(available[found], what=what, profile=profile)

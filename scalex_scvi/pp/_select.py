@@ -106,7 +106,7 @@ def select_listed(
         The kind of data.
     """
     names = pd.Index(listed)
-    check_unique_genes(names, what="`n_top_features`", profile=profile)
+    check_unique_genes(names, what="`n_top_features`", profile=profile, in_list=True)
     places = available[passed].astype(str).get_indexer(names)
     missing = list(names[places < 0])
     if len(missing) == len(names):

@@ -175,6 +175,7 @@ def _check_model(model: SCALEXModel, columns: Sequence[str]) -> None:
             "through the same transform. Set it up with counts."
         )
         raise ValueError(msg)
+    _check_map(model)
     for column in columns:
         if column not in model.adata.obs:
             own = own_keys(model.adata.obs)
@@ -187,6 +188,19 @@ def _check_model(model: SCALEXModel, columns: Sequence[str]) -> None:
                 "Rename it (`adata.obs.rename(columns=…)`), of the batches before the set-up."
             )
             raise ValueError(msg)
+
+
+def _check_map(model: SCALEXModel) -> None:
+    if UMAP_KEY not in model.adata.obsm:
+        return
+    places = np.asarray(model.adata.obsm[UMAP_KEY])
+    if places.shape[1:] != (2,) or not np.isfinite(places).all():
+        msg = (
+            f"adata.obsm[{UMAP_KEY!r}], of {places.shape[1]} dimensions, is no map of a reference: "
+            "that has two, and a place for each cell. Without it one is made of the latent: "
+            f"`adata.obsm[{UMAP_KEY + '_own'!r}] = adata.obsm.pop({UMAP_KEY!r})`."
+        )
+        raise ValueError(msg)
 
 
 def _fit(model: SCALEXModel, labels: Sequence[str]) -> tuple[list[LabelModel], int]:

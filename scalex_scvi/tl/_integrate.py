@@ -10,6 +10,7 @@ from anndata import AnnData
 from scalex_scvi._core.inputs import check_adata
 from scalex_scvi._core.keys import LATENT_KEY
 from scalex_scvi._core.messages import messages_on_console
+from scalex_scvi._core.trainer_arguments import check_trainer_arguments
 from scalex_scvi.io import with_raw
 from scalex_scvi.model import SCALEXModel
 from scalex_scvi.pp import get_profile
@@ -75,6 +76,7 @@ def integrate(
     """
     with messages_on_console(True):
         check_adata(adata, is_filled=True)
+        check_trainer_arguments(train_kwargs, integrate, SCALEXModel.train, options=Recipe.names())
         counts, layer = with_raw(adata, layer)
         chosen = _features(counts, profile, n_top_features)
         SCALEXModel.setup_anndata(

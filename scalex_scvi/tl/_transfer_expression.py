@@ -126,15 +126,22 @@ def _wanted_genes(available: pd.Index, query: AnnData, genes: Sequence[str] | No
             raise ValueError(msg)
     else:
         wanted = [genes] if isinstance(genes, str) else list(genes)
+    if not wanted:
+        msg = "`genes` is empty. Name genes of the reference, or leave `genes` out."
+        raise ValueError(msg)
     unknown = [gene for gene in wanted if gene not in available]
-    if unknown or not wanted:
+    if unknown:
         msg = (
             f"{len(unknown)} of {len(wanted)} `genes` are not among the {len(available)} of the "
             f"reference: {unknown[:5]!r}."
         )
         raise ValueError(msg)
+    listed = pd.Index(wanted)
+    twice = list(listed[listed.duplicated()].unique())
+    if twice:
+        msg = f"`genes` has {twice[:5]!r} more than once. Name each once."
+        raise ValueError(msg)
     repeated = list(available[available.duplicated()].intersection(wanted))
-    repeated += list(pd.Index(wanted)[pd.Index(wanted).duplicated()])
     if repeated:
         msg = f"Genes occur more than once: {repeated[:5]!r}. Run `ref.var_names_make_unique()`."
         raise ValueError(msg)

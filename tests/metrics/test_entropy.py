@@ -138,7 +138,7 @@ def test_anndata_and_arrays_agree_and_nothing_is_changed() -> None:
         ({"batches": ["a", "b"]}, ValueError, r"shape \(2,\); with 90 cells it must be \(90,\)"),
         ({"batches": None}, ValueError, "`batches` is None; with an array"),
         ({"batches": "batch"}, ValueError, "`batches` is 'batch'; with an array"),
-        ({"data": np.full((90, 2), np.nan)}, ValueError, "data contains NaN"),
+        ({"data": np.full((90, 2), np.nan)}, ValueError, "are NaN or infinite"),
         ({"data": np.zeros(90)}, ValueError, "Expected 2D array"),
         ({"n_neighbors": 0}, ValueError, "`n_neighbors` must be a whole number of at least 1"),
         ({"n_pools": 0}, ValueError, "`n_pools` must be .* at least 1, got 0"),

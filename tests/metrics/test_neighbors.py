@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
+from scipy import sparse
 
 from scalex_scvi.metrics import expected_same_batch_share, knn_purity, same_batch_share
 
@@ -45,3 +47,27 @@ def test_lengths_must_agree() -> None:
 def test_missing_groups_are_not_one_group(score: object) -> None:
     with pytest.raises(ValueError, match="missing for 2 of 4 cells"):
         score(np.arange(4.0)[:, None], ["a", None, np.nan, "a"])
+
+
+def test_groups_are_one_column() -> None:
+    points, obs = np.arange(8.0).reshape(4, 2), pd.DataFrame({"batch": list("abab")})
+    for score in (
+        same_batch_share,
+        knn_purity,
+        lambda _, groups: expected_same_batch_share(groups),
+    ):
+        with pytest.raises(ValueError, match=r"must be one column, .* its shape is \(4, 1\)"):
+            score(points, obs[["batch"]])
+        with pytest.raises(ValueError, match=r"must be one column, .* its shape is \(\)"):
+            score(points, "batch")
+
+
+@pytest.mark.parametrize("score", [same_batch_share, knn_purity])
+@pytest.mark.parametrize("form", [np.asarray, sparse.csr_matrix])
+def test_values_are_finite(score: object, form: type) -> None:
+    with pytest.raises(ValueError, match="The representation holds values that are NaN"):
+        score(form([[0.0, 1], [np.nan, 1], [2, 1]]), ["a", "b", "a"])
+
+
+def test_missing_batches_are_not_expected() -> None:
+    assert expected_same_batch_share(["a", None, "b", np.nan]) == 0.5

@@ -307,6 +307,10 @@ def test_a_query_alone_is_told_how_it_is_drawn(embedded: AnnData) -> None:
 def test_missing_columns_and_bases(embedded: AnnData) -> None:
     with pytest.raises(KeyError, match="'donor' is not a column"):
         sx.pl.umap(embedded, "donor", show=False)
+    with pytest.raises(
+        ValueError, match="`color` must name one column of adata.obs or more, got N"
+    ):
+        sx.pl.umap(embedded, None, show=False)
     with pytest.raises(KeyError, match="'X_tsne' is not in adata.obsm"):
         sx.pl.umap(embedded, "batch", basis="X_tsne", show=False)
 

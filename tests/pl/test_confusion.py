@@ -108,6 +108,7 @@ def test_numbers_and_text_are_the_same_names() -> None:
         (["a", "b"], [np.nan, "b"], "`y_pred` is missing for 1 of 2"),
         (["a", "b"], ["a"], "`y` has 2 cells and `y_pred` 1"),
         ([], [], "0 cells"),
+        (pd.DataFrame({"a": ["x"]}), ["x"], "`y` must be one column of labels"),
         (
             pd.Series(["a", "b"], index=["c1", "c2"]),
             pd.Series(["a", "b"], index=["c2", "c1"]),

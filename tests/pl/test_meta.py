@@ -187,10 +187,12 @@ def test_pair_needs_two_batches(cells: AnnData, batches: object) -> None:
         ({"colors": ["red"]}, ValueError, "3 colors are needed for 'batch'"),
         ({"use_rep": "narrow"}, ValueError, "1 dimension"),
         ({"color": "partly"}, ValueError, "missing for 1 of 150 cells"),
+        ({"use_rep": "gap"}, ValueError, "`use_rep` 'gap' holds values that are NaN"),
     ],
 )
 def test_mistakes(cells: AnnData, kwargs: dict, error: type[Exception], match: str) -> None:
     cells.obsm["narrow"] = np.ones((cells.n_obs, 1))
+    cells.obsm["gap"] = np.where(np.arange(2 * cells.n_obs).reshape(-1, 2) == 7, np.nan, 1.0)
     cells.obs["partly"] = pd.Categorical([None, *cells.obs["celltype"][1:]])
     with pytest.raises(error, match=match):
         sx.pl.meta(cells, show=False, **kwargs)

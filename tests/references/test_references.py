@@ -269,6 +269,18 @@ REFUSED: dict[str, tuple[Callable[[sx.SCALEXModel], None], dict[str, Any], type,
         ValueError,
         "'cell/type' cannot be the name of a column in a file",
     ),
+    "map of three dimensions": (
+        lambda m: m.adata.obsm.__setitem__("X_umap", np.zeros((60, 3))),
+        {},
+        ValueError,
+        "'X_umap'], of 3 dimensions, is no map of a reference",
+    ),
+    "map with a gap": (
+        lambda m: m.adata.obsm.__setitem__("X_umap", np.full((60, 2), np.nan)),
+        {},
+        ValueError,
+        "and a place for each cell",
+    ),
     "label of few cells": (
         lambda m: m.adata.obs.__setitem__("celltype", ["rare"] * 4 + ["rest"] * 56),
         {},

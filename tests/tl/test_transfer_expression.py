@@ -197,8 +197,8 @@ def _fine(ref: AnnData) -> None: ...
 
 BAD = {
     "unknown gene": (_fine, {"genes": ["a", "x"]}, ValueError, r"1 of 2 `genes`.*\['x'\]"),
-    "no gene": (_fine, {"genes": []}, ValueError, "0 of 0 `genes`"),
-    "gene twice": (_fine, {"genes": ["a", "a"]}, ValueError, "more than once"),
+    "no gene": (_fine, {"genes": []}, ValueError, "`genes` is empty"),
+    "gene twice": (_fine, {"genes": ["a", "a"]}, ValueError, r"`genes` has \['a'\] more than once"),
     "repeated in the reference": (_repeated, {"genes": ["a"]}, ValueError, "more than once"),
     "nothing to transfer": (_all_measured, {}, ValueError, "has all 2 genes"),
     "no representation": (_fine, {"use_rep": "X_pca"}, KeyError, "not in ref.obsm"),

@@ -45,6 +45,16 @@ def test_integrate_adds_the_latent_and_nothing_else(counts: AnnData) -> None:
     assert list(counts.var_names) == list(before.var_names)
 
 
+def test_arguments_that_nothing_takes(counts: AnnData) -> None:
+    before = list(counts.obs), list(counts.uns)
+    with pytest.raises(TypeError, match=r"`integrate` takes no \['batch'\]\. .* \['batch_key'\]"):
+        sx.integrate(counts, batch="batch")
+    assert (list(counts.obs), list(counts.uns)) == before
+    sx.SCALEXModel.setup_anndata(counts, batch_key="batch")
+    with pytest.raises(TypeError, match=r"`train` takes no \['n_epochs', 'max_step'\]"):
+        sx.SCALEXModel(counts).train(n_epochs=3, max_step=4, precision="32-true")
+
+
 def test_integrate_uses_the_genes_that_scanpy_marked(counts: AnnData) -> None:
     counts.var["highly_variable"] = np.arange(60) < 25
     model = sx.integrate(counts, "batch", **FEW)
