@@ -359,7 +359,11 @@ def _read_backed(sources: list[DataSource], batch_categories: Sequence[str] | No
 def _batch_names(batch_categories: Sequence[str] | None, n_sources: int) -> list[str]:
     if batch_categories is None:
         return [str(i) for i in range(n_sources)]
-    names = [str(name) for name in batch_categories]
+    if isinstance(batch_categories, str) and n_sources > 1:
+        msg = f"`batch_categories` {batch_categories!r} must be a list, of a name for each source."
+        raise TypeError(msg)
+    given = [batch_categories] if isinstance(batch_categories, str) else batch_categories
+    names = [str(name) for name in given]
     if len(names) != n_sources or len(set(names)) != len(names):
         msg = f"`batch_categories` {names!r} must be {n_sources} different names, one a source."
         raise ValueError(msg)

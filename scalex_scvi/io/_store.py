@@ -27,7 +27,7 @@ from scalex_scvi._core.files import (
     whole_file,
 )
 from scalex_scvi._core.keys import own_keys
-from scalex_scvi._core.matrices import is_lazy
+from scalex_scvi._core.matrices import get_matrix, in_memory, is_lazy
 from scalex_scvi._core.ranges import check_whole
 from scalex_scvi._core.reading import InputError, naming_file
 
@@ -144,7 +144,7 @@ def write_store(adata: AnnData, path: str | os.PathLike[str], *, overwrite: bool
     ----------
     adata
         Cells × genes, usually from :func:`scalex_scvi.pp.rna`; ``X`` a dask array of blocks of
-        cells, or a sparse matrix in memory. It is not changed; annotations that no file can hold
+        cells, in memory or backed. It is not changed; annotations that no file can hold
         are converted, with a warning.
     path
         Folder of the store, ending in ``.zarr``; the folder that it lies in must exist.
@@ -159,13 +159,14 @@ def write_store(adata: AnnData, path: str | os.PathLike[str], *, overwrite: bool
         If the folder that it lies in does not exist.
     ValueError
         If ``path`` is an address, has another ending, or is the store that ``adata`` is read from;
-        if ``X`` is in chunks of columns.
+        if ``X`` is in chunks of columns, or there is none.
     """
     import zarr
 
     check_is_local(path)
     path = _check_target(Path(path).expanduser(), overwrite)
     check_not_read_from(path, adata)
+    matrix, _ = get_matrix(adata, None)
     own = own_keys(adata.obs)
     light = AnnData(
         obs=adata.obs[own].copy(),
@@ -178,7 +179,7 @@ def write_store(adata: AnnData, path: str | os.PathLike[str], *, overwrite: bool
     with whole_file(path) as temporary:
         root = zarr.open_group(str(temporary), mode="w", zarr_format=3)
         write_elem(root, "/", light)
-        write_csr(root, "X", _csr_blocks(adata.X), adata.n_vars)
+        write_csr(root, "X", _csr_blocks(matrix), adata.n_vars)
         with warnings.catch_warnings():  # of zarr, that its format does not have it yet
             warnings.filterwarnings("ignore", message="Consolidated metadata")
             zarr.consolidate_metadata(root.store)  # one request instead of one for each array
@@ -188,8 +189,11 @@ def write_store(adata: AnnData, path: str | os.PathLike[str], *, overwrite: bool
 def _csr_blocks(x: Any) -> Iterator[sparse.csr_matrix]:
     if is_lazy(x):
         yield from map(sparse.csr_matrix, computed_blocks(x))
-    else:
+    elif in_memory(x):
         yield sparse.csr_matrix(x)
+    else:
+        for start in range(0, x.shape[0], CELLS_IN_BLOCK):
+            yield sparse.csr_matrix(x[start : start + CELLS_IN_BLOCK])
 
 
 def open_store(path: Stored) -> AnnData:

@@ -35,7 +35,7 @@ _OWN = ("registry_", "init_params_")
 class MinifiedMixin(_Base):
     """Adds :meth:`without_counts`."""
 
-    def without_counts(self, obs: Sequence[str] = (), obsm: Sequence[str] = ()) -> Self:
+    def without_counts(self, obs: str | Sequence[str] = (), obsm: str | Sequence[str] = ()) -> Self:
         """Return a minified model of the same cells, to share.
 
         scvi-tools' :meth:`minify_adata` keeps all of ``obs``, ``obsm`` and ``uns``, the names of
@@ -45,9 +45,9 @@ class MinifiedMixin(_Base):
         Parameters
         ----------
         obs
-            Columns of ``adata.obs`` to keep beside that with the batches.
+            Column or columns of ``adata.obs`` to keep beside that with the batches.
         obsm
-            Keys of ``adata.obsm`` to keep, a map for example.
+            Key or keys of ``adata.obsm`` to keep, a map for example.
 
         Returns
         -------
@@ -67,7 +67,7 @@ class MinifiedMixin(_Base):
             msg = "The model was loaded without cells: load it with them, `load(folder, adata)`."
             raise ValueError(msg)
         self._check_if_trained(warn=False)
-        light = self._light(obs, obsm)
+        light = self._light(*([one] if isinstance(one, str) else one for one in (obs, obsm)))
         registry = _without_labels(self.registry_)
         self._set_up_alike(light, registry)
         model = type(self)(light, **self.init_params_["non_kwargs"])

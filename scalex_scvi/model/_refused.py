@@ -67,6 +67,21 @@ class RefusedMixin:
         """
         refuse("library size in its latent", "the totals of the counts")
 
+    @staticmethod
+    def prepare_query_mudata(*args: Any, **kwargs: Any) -> NoReturn:
+        """Refuse: a model reads one modality, and finds its genes by their names.
+
+        Raises
+        ------
+        NotImplementedError
+            Always.
+        """
+        msg = (
+            "There is no need to prepare a MuData: `SCALEXModel.load_query_data(mdata, model)` "
+            "takes it, and finds the genes of the modality by their names."
+        )
+        raise NotImplementedError(msg)
+
 
 def refuse(what: str, instead: str) -> NoReturn:
     """Raise, with the one reason that all of these have."""

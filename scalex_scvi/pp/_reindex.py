@@ -24,7 +24,7 @@ def reindex(adata: AnnData, genes: Sequence[str], *, layer: str | None = None) -
     adata
         Cells × genes. It is not changed.
     genes
-        Genes to return, in this order. Others are left out.
+        Genes to return, in this order, or the name of one. Others are left out.
     layer
         Layer to use instead of ``adata.X``.
 
@@ -38,6 +38,7 @@ def reindex(adata: AnnData, genes: Sequence[str], *, layer: str | None = None) -
     ValueError
         If no gene is found, or if a wanted gene occurs more than once.
     """
+    genes = [genes] if isinstance(genes, str) else genes
     matrix, name = get_matrix(adata, layer)
     columns = find_features(adata.var_names, pd.Index(genes))
     light = without_matrix(adata)

@@ -45,7 +45,7 @@ def save(
     license: str,
     name: str | None = None,
     about: Mapping[str, str] | None = None,
-    obs: Sequence[str] = (),
+    obs: str | Sequence[str] = (),
     overwrite: bool = False,
 ) -> Path:
     """Make a reference to share: a trained model, its map and its labels, without counts.
@@ -79,8 +79,8 @@ def save(
         Texts for the card, by any of these keys: ``"organism"``, ``"tissue"``, ``"description"``,
         ``"source"``, ``"citation"``, ``"contact"``.
     obs
-        Further columns of ``model.adata.obs`` to write. Values that no file can hold become text,
-        with a warning.
+        Further column or columns of ``model.adata.obs`` to write. Values that no file can hold
+        become text, with a warning.
     overwrite
         Whether to replace an earlier reference in ``folder``.
 
@@ -108,7 +108,7 @@ def save(
     """
     place = Path(folder).expanduser()
     name = place.name if name is None else name
-    wanted = [labels] if isinstance(labels, str) else list(labels)
+    wanted, obs = ([one] if isinstance(one, str) else list(one) for one in (labels, obs))
     _check(place, name, license, about, overwrite=overwrite)
     _check_model(model, [*wanted, *obs])
     label_models, n_learned = _fit(model, wanted)

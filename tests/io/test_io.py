@@ -62,6 +62,8 @@ def test_bad_sources(counts: AnnData, tmp_path: Path) -> None:
         read(other_format)
     with pytest.raises(ValueError, match="2 different names"):
         read([counts, counts], batch_categories=["A", "A"])
+    with pytest.raises(TypeError, match="`batch_categories` 'AB' must be a list"):
+        read([counts, counts], batch_categories="AB")
     other = simulate_counts()
     other.var_names = [f"x{i}" for i in range(60)]
     with pytest.raises(ValueError, match="no gene in common"):

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
@@ -108,6 +109,26 @@ def test_annotations_that_no_file_can_hold(
     for column in ("note", "text"):
         assert list(found[column].isna()) == [True] + [False] * (n - 1)
     assert "obs['cell/type'] is obs['cell|type']" in caplog.text
+
+
+@pytest.mark.parametrize("form", ["csr", "csc", "dense"])
+def test_cells_of_a_file_are_written(
+    counts: AnnData, tmp_path: Path, form: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("scalex_scvi.io._store.CELLS_IN_BLOCK", 40)
+    expected = counts.X.toarray()
+    counts.X = expected.copy() if form == "dense" else counts.X.asformat(form)
+    counts.write_h5ad(tmp_path / "cells.h5ad")
+    backed = ad.read_h5ad(tmp_path / "cells.h5ad", backed="r")
+    io.write_store(backed, tmp_path / "cells.zarr")
+    found = io.open_store(tmp_path / "cells.zarr").X[:].toarray()
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_cells_without_a_matrix_are_no_store(counts: AnnData, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="`adata.X` is None"):
+        io.write_store(AnnData(obs=counts.obs, var=counts.var), tmp_path / "cells.zarr")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_block_without_values(prepared: AnnData, tmp_path: Path) -> None:

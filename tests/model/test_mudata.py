@@ -263,6 +263,11 @@ def test_queries_of_either_kind(
     np.testing.assert_array_equal(model.get_latent_representation(), latent)
 
 
+def test_a_query_needs_no_preparation(of_whole: SCALEXModel) -> None:
+    with pytest.raises(NotImplementedError, match=r"no need .* `SCALEXModel.load_query_data"):
+        SCALEXModel.prepare_query_mudata(of_whole.adata, of_whole)
+
+
 def test_labels_are_transferred_from_the_whole(alone: SCALEXModel, of_whole: SCALEXModel) -> None:
     found = {}
     for name, reference in (("alone", alone), ("whole", of_whole)):
@@ -307,7 +312,7 @@ def test_a_copy_and_a_view_are_other_cells(alone: SCALEXModel) -> None:
 
 
 def test_what_is_left_of_it_without_counts(of_whole: SCALEXModel) -> None:
-    light = of_whole.without_counts(obs=["celltype"])
+    light = of_whole.without_counts(obs="celltype")
     assert isinstance(light.adata, AnnData)
     assert list(light.adata.obs["celltype"]) == list(of_whole.adata.obs["celltype"])
     np.testing.assert_allclose(

@@ -370,6 +370,13 @@ def test_logarithms_for_a_reference_of_logarithms_stay(counts: AnnData) -> None:
     np.testing.assert_allclose(found[:, query.var_names].X.toarray(), expected, rtol=1e-5)
 
 
+def test_reindex_to_one_gene(counts: AnnData) -> None:
+    name = counts.var_names[3]
+    found = sx.pp.reindex(counts, name)
+    assert list(found.var_names) == [name]
+    np.testing.assert_array_equal(found.X.toarray(), counts.X[:, [3]].toarray())
+
+
 def test_reindex_keeps_values_and_cells(counts: AnnData) -> None:
     counts.obsm["spatial"] = np.ones((counts.n_obs, 2))
     genes = ["gene7", "nowhere", "gene0"]

@@ -115,7 +115,7 @@ def test_nothing_of_the_user_travels_that_was_not_asked_for(pancreas_folder: Pat
 def test_a_column_travels_that_was_asked_for(
     pancreas_model: sx.SCALEXModel, tmp_path: Path
 ) -> None:
-    place = sx.references.save(pancreas_model, tmp_path / "p", obs=["phase"], license="mit")
+    place = sx.references.save(pancreas_model, tmp_path / "p", obs="phase", license="mit")
     assert "PHASE-" in everything_in(place)
     reference = sx.references.load(place)
     assert reference.labels == []
