@@ -99,7 +99,8 @@ class DifferentialMixin(_Base):
             of each cell in its own. Needed wherever groups differ in their batches. Batches of a
             query whose decoder has not been trained are left out.
         batchid1, batchid2
-            Batches to decode in.
+            Batch or batches to decode each group in, with ``batch_correction``. If one of these is
+            given, it holds for both groups.
         fdr_target
             Expected share of false discoveries among those of column ``is_de_fdr_…``.
         silent
@@ -145,8 +146,7 @@ class DifferentialMixin(_Base):
         cells = self._grouped_cells(adata, genes)
         if groups is not None:
             cells.adata.obs[groupby] = groups.array
-        if batch_correction and batchid1 is None and batchid2 is None:
-            batchid1 = batchid2 = self._batches_with_a_decoder()
+        batches = self._batches_of_groups(batch_correction, batchid1, batchid2)
         latent = cells.posterior.mean
         with seeded(None), seeded_numpy(None):
             return compare_groups(
@@ -161,8 +161,7 @@ class DifferentialMixin(_Base):
                 count_statistics,
                 [self.get_var_names()[gene] for gene in genes],
                 mode,
-                batchid1,
-                batchid2,
+                *batches,
                 delta,
                 batch_correction,
                 fdr_target,
@@ -212,6 +211,23 @@ class DifferentialMixin(_Base):
         these = posterior.at(chosen)
         to_counts = self._to_counts(genes, 1.0)
         return self._decoded(these.draw(), these.codes, genes, batches, to_counts, size)
+
+    def _batches_of_groups(
+        self, correct: bool, first: str | Sequence[str] | None, second: str | Sequence[str] | None
+    ) -> tuple[Sequence[str] | None, Sequence[str] | None]:
+        """Return the batches that each of two groups is decoded in; ``None``: in its own."""
+        given = [[one] if isinstance(one, str) else one for one in (first, second)]
+        named = [one for one in given if one is not None]
+        if named and not correct:
+            msg = (
+                f"`batchid1={first!r}` and `batchid2={second!r}` need `batch_correction=True`: "
+                "without it each cell is decoded in its own batch."
+            )
+            raise ValueError(msg)
+        if not correct:
+            return None, None
+        named = named or [self._batches_with_a_decoder()]
+        return named[0], named[-1]
 
     def _batches_with_a_decoder(self) -> list[Any]:
         return [name for name in self.batch_names if name not in self.untrained_batches_]

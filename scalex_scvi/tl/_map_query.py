@@ -186,7 +186,7 @@ def _check_clusters(query: AnnData, vote_by: str | None, labels: list[str]) -> N
     if not labels:
         msg = f"`vote_by` {vote_by!r}: no labels are transferred to vote for. Give `labels`."
         raise ValueError(msg)
-    if vote_by not in query.obs:
+    if not isinstance(vote_by, str) or vote_by not in query.obs:
         msg = f"`vote_by` {vote_by!r} is not a column of the query's obs: {list(query.obs)!r}."
         raise KeyError(msg)
     check_no_missing(query, vote_by, what="cluster")

@@ -382,7 +382,22 @@ def test_groups_of_any_type(trained: sx.SCALEXModel, kind: str) -> None:
         np.testing.assert_array_equal(found["bayes_factor"], expected["bayes_factor"])
 
 
+@pytest.mark.parametrize("batch", ["second", ["second"]])
+@pytest.mark.parametrize("name", ["batchid1", "batchid2"])
+def test_a_batch_to_decode_in_holds_for_both_groups(
+    trained: sx.SCALEXModel, name: str, batch: Any
+) -> None:
+    how = {"groupby": "celltype", "group1": "B", "n_samples_overall": 51}
+    expected = table_of(trained, batchid1=["second"], batchid2=["second"], **how)
+    pd.testing.assert_frame_equal(table_of(trained, **{name: batch}, **how), expected)
+
+
 BAD = {
+    "own batches": (
+        {"groupby": "celltype", "batchid1": ["first"]},
+        ValueError,
+        "need `batch_correction=True`",
+    ),
     "column": ({"groupby": "nowhere"}, KeyError, "'nowhere'.*'celltype'"),
     "nothing": ({}, KeyError, "Or give `idx1`"),
     "group": ({"groupby": "celltype", "group1": ["D"]}, ValueError, r"\['D'\].*'A', 'B'"),

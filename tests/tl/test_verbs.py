@@ -344,3 +344,5 @@ def test_clusters_of_the_query_vote(reference: sx.SCALEXModel, query: AnnData) -
         sx.map_query(query.copy(), reference, labels="celltype", vote_by="cluster")
     with pytest.raises(KeyError, match="'leiden' is not a column of the query's obs"):
         sx.map_query(query.copy(), reference, labels="celltype", vote_by="leiden")
+    with pytest.raises(KeyError, match=r"`vote_by` \['cluster'\] is not a column"):
+        sx.map_query(query.copy(), reference, labels="celltype", vote_by=["cluster"])
