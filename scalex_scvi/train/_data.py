@@ -164,10 +164,23 @@ class SCALEXDataManager(AnnDataManager):
         return annotated(self.adata, self.registry[SETUP_ARGS_KEY])
 
     def get_from_registry(self, registry_key: str) -> Any:
-        """Return registered data, the expression as it is now."""
-        if self._registered is None:
-            return super().get_from_registry(registry_key)
+        """Return registered data, the expression as it is now.
+
+        Raises
+        ------
+        ValueError
+            If a column of the registration was removed since.
+        """
         where = self.data_registry[registry_key]
+        if self._registered is None:
+            if where.attr_name == "obs" and where.attr_key not in self.adata.obs:
+                msg = (
+                    f"adata.obs[{where.attr_key!r}] is gone: columns that begin with '_scvi' are "
+                    "of the registration of these cells, which the model needs. Register them "
+                    "again, with the same arguments: `SCALEXModel.setup_anndata(adata, …)`."
+                )
+                raise ValueError(msg)
+            return super().get_from_registry(registry_key)
         is_matrix = where.attr_name in ("X", "layers")
         place = self.owner if is_matrix else self._registered
         return get_anndata_attribute(place, where.attr_name, where.attr_key)

@@ -224,6 +224,16 @@ def test_layers_that_there_are_are_named(adata: AnnData) -> None:
 # -- Other cells, copies, parts
 
 
+def test_columns_of_the_registration_that_were_removed(model: SCALEXModel) -> None:
+    adata, expected = model.adata, model.get_latent_representation()
+    adata.obs = adata.obs[["batch", "celltype"]]
+    for use in (model.get_latent_representation, model.get_elbo, model.get_normalized_expression):
+        with pytest.raises(ValueError, match=r"'_scvi_batch'\] is gone: .* Register them again"):
+            use()
+    SCALEXModel.setup_anndata(adata, batch_key="batch")
+    np.testing.assert_array_equal(model.get_latent_representation(), expected)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [(slice(30), "40 genes .* has 30 now"), (slice(None, None, -1), "its genes in another order")],
