@@ -252,6 +252,12 @@ def test_a_failed_run_leaves_the_earlier_one_and_a_log(place: Path) -> None:
     assert "Traceback" in Path("run/log.txt").read_text()
 
 
+@pytest.mark.parametrize("given", [None, 3, b"run"])
+def test_a_run_folder_is_named_by_a_path(given: object) -> None:
+    with pytest.raises(TypeError, match=r"named by its path, got a .* by `scalex_scvi.map_query`"):
+        RunFolder(given)
+
+
 def test_two_runs_do_not_write_into_one_folder(counts: AnnData, tmp_path: Path) -> None:
     with RunFolder(tmp_path / "run").run():
         with pytest.raises(ValueError, match="another run is writing there"):

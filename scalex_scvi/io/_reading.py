@@ -48,6 +48,8 @@ class Reading:
 
     Raises
     ------
+    TypeError
+        If ``batch_name`` or ``batch_key`` is no text.
     ValueError
         If ``min_gene_share`` is out of range.
     """
@@ -69,3 +71,11 @@ class Reading:
 
     def __post_init__(self) -> None:
         check_share(self.min_gene_share, name="min_gene_share", zero=True)
+        for name in ("batch_name", "batch_key"):
+            column = getattr(self, name)
+            if not isinstance(column, str):
+                msg = (
+                    f"`{name}` must be the name of a column, got {column!r}. Several columns are "
+                    "combined by `batch_name='a,b'`."
+                )
+                raise TypeError(msg)

@@ -67,11 +67,19 @@ class RunFolder:
 
     Raises
     ------
+    TypeError
+        For anything but a path.
     ValueError
         If the path is empty, which would mean the current folder.
     """
 
     def __init__(self, path: str | os.PathLike[str], kind: str = "run") -> None:
+        if not isinstance(path, str | os.PathLike):
+            msg = (
+                f"A run folder is named by its path, got a {type(path).__name__!r}. New cells are "
+                "mapped onto a model or a reference by `scalex_scvi.map_query`."
+            )
+            raise TypeError(msg)
         if not os.fspath(path):
             msg = "The name of the run folder is empty. Name a folder, '.' for the current one."
             raise ValueError(msg)

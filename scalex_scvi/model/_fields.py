@@ -267,11 +267,13 @@ def _highly_variable(adata: AnnData) -> list[str]:
         raise KeyError(msg)
     marks = adata.var[HIGHLY_VARIABLE]
     if marks.isna().any() or not marks.isin([True, False]).all():
+        # As bool, the text "False" is true.
+        is_text = any(isinstance(mark, str) for mark in marks)
+        change = ".astype(str) == 'True'" if is_text else ".fillna(False).astype(bool)"
         msg = (
             "adata.var['highly_variable'] must be True or False for each gene, without missing "
             f"values; it holds {list(marks.unique()[:5])!r}. For genes that are not marked: "
-            "`adata.var['highly_variable'] = adata.var['highly_variable'].fillna(False)"
-            ".astype(bool)`."
+            f"`adata.var['highly_variable'] = adata.var['highly_variable']{change}`."
         )
         raise ValueError(msg)
     if not marks.any():

@@ -12,6 +12,14 @@ from conftest import simulate_counts
 import scalex_scvi as sx
 
 
+@pytest.mark.parametrize("name", ["batch_name", "batch_key"])
+def test_columns_of_batches_are_named_by_text(name: str) -> None:
+    with pytest.raises(
+        TypeError, match=rf"`{name}` must be the name of a column, got \['a', 'b'\]"
+    ):
+        sx.io.Reading(**{name: ["a", "b"]})
+
+
 def test_load_data_reads_joins_and_prepares(counts: AnnData, tmp_path: Path) -> None:
     other = simulate_counts(60, seed=1)
     other.write_h5ad(tmp_path / "other.h5ad")

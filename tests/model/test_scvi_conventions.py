@@ -829,8 +829,13 @@ def test_number_of_numpy_selects_as_a_number(adata: AnnData) -> None:
 @pytest.mark.parametrize("mark", [np.nan, None, "False"])
 def test_genes_without_a_clear_mark_are_not_highly_variable(adata: AnnData, mark: object) -> None:
     adata.var["highly_variable"] = pd.Series([True, mark] * 20, index=adata.var_names, dtype=object)
-    with pytest.raises(ValueError, match="must be True or False for each gene"):
-        SCALEXModel.setup_anndata(adata, batch_key="batch", n_top_features="highly_variable")
+    select = {"batch_key": "batch", "n_top_features": "highly_variable"}
+    with pytest.raises(ValueError, match="must be True or False for each gene") as error:
+        SCALEXModel.setup_anndata(adata, **select)
+    (advice,) = re.findall("`(adata.var.*)`", str(error.value))
+    exec(advice, {"adata": adata})
+    SCALEXModel.setup_anndata(adata, **select)
+    assert list(SCALEXModel(adata, **SMALL).get_var_names()) == list(adata.var_names[::2])
 
 
 def test_prepared_cells_are_a_copy_of_cells_that_came_prepared(adata: AnnData) -> None:
