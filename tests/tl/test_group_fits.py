@@ -107,9 +107,12 @@ def test_one_batch_as_the_reference_tells_a_type_that_it_lacks_from_those_it_has
     assert "A batch of 120 query cells looks like none of the labels" in caplog.text
 
 
-def test_one_batch_as_the_reference_finds_two_types_that_it_lacks() -> None:
+def test_one_batch_as_the_reference_finds_two_types_that_it_lacks(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     query = cells({"c": 90, "d": 60}, "new", seed=9)
     assert unknown(query, one_batch("ab")).mean() > 0.9
+    assert "A batch of 150 query cells looks like none of the labels" in caplog.text
 
 
 def test_one_label_alone_tells_no_batch_of_nothing_known(caplog: pytest.LogCaptureFixture) -> None:
