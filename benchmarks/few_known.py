@@ -1,16 +1,19 @@
 """Which cells of a query are called unknown where few or none of its types are known.
 
-    python -m benchmarks.few_known --data FOLDER [--sets NAME ...] [--queries 2] [--out FILE]
+    python -m benchmarks.few_known --data FOLDER [--one-batch] [--sets NAME ...] [--queries 2]
+        [--out FILE]
 
-Up to so many batches of a set, the largest ones, are cut anew, each as a query of the others:
+Up to so many batches of a set, the largest ones, are cut anew, each as a query of the others, or,
+with ``--one-batch``, of the largest other one alone:
 
 - *whole*: all its cells, all their types in the reference;
 - *one of several*, *half*: all its cells, one type or half of the types taken out of the reference;
 - *one, alone* and *two*, *three, alone*: the cells of types that were taken out, no others;
 - *known, alone* (sorted cells), *two*, *three known*: the cells of types that the reference has.
 
-Types have at least 20 cells in the batch and are in two other batches. At most 600 cells of a
-batch are taken, at random. Means over the cases of a set, then over sets.
+Types have at least 20 cells in the batch and are in two other batches, or have at least 10 in the
+one. At most 600 cells of a batch are taken, at random. Means over the cases of a set, then over
+sets.
 """
 
 from __future__ import annotations
@@ -40,7 +43,18 @@ SETS = (
     "snare_mouse_cortex_rna",
     "tonsil_pbmc_10samples_celltalker",
 )
-MIN_CELLS = 20
+SETS_OF_TWO_BATCHES = (
+    "kang_pbmc_published_labels",
+    "mesc_2batch_scmerge",
+    "pancreas_wang_xin_scclassify",
+    "rnamix_celseq2_sortseq",
+    "pbmc_cite_5k_10k_scvi_testdata",
+    "starmap_mpfc_3sections",
+    "granja_bmmc_atac_peaks",
+)
+"""More sets for references of one batch: those of two, and sections of one tissue."""
+MIN_CELLS, MIN_CELLS_OF_ONE = 20, 10
+"""Fewest cells of a type in the query, and in a reference of one batch."""
 MOST_CELLS = 600
 MOST_PAIRS = 3
 """Most pairs, and triples, of types of one batch."""
@@ -52,11 +66,16 @@ def main() -> None:
     logging.disable(logging.WARNING)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     rows: list[dict[str, object]] = []
-    for name in tqdm(args.sets, disable=None):
+    sets = args.sets or (SETS + SETS_OF_TWO_BATCHES if args.one_batch else SETS)
+    for name in tqdm(sets, disable=None):
         adata = read_labeled(args.data, name, MOST_CELLS)
-        for batch in adata.obs[BATCH].value_counts().index[: args.queries]:
-            for kind, removed, given in _queries(adata.obs, batch):
-                case = _case(adata, name, batch, removed, given)
+        batches = adata.obs[BATCH].value_counts().index
+        for batch in batches[: args.queries]:
+            used = adata
+            if args.one_batch:
+                used = adata[adata.obs[BATCH].isin([batch, batches[batches != batch][0]])]
+            for kind, removed, given in _queries(used.obs, batch):
+                case = _case(used, name, batch, removed, given)
                 unseen = case.query.obs[LABELS].astype(str).isin(removed).to_numpy()
                 unknown = by_ours(case, "neighborhood").unknown
                 rows.append(
@@ -77,26 +96,28 @@ def _queries(obs: pd.DataFrame, batch: str) -> Iterator[tuple[str, list[str], li
     """Kind of query, types taken out of the reference, types that are given (none: all)."""
     counts = pd.crosstab(obs[BATCH], obs[LABELS])
     elsewhere = counts.drop(index=batch)
-    many = (counts.loc[batch] >= MIN_CELLS) & ((elsewhere > 0).sum() > 1)
+    one = len(elsewhere) == 1
+    there = elsewhere.sum() >= MIN_CELLS_OF_ONE if one else (elsewhere > 0).sum() > 1
+    many = (counts.loc[batch] >= MIN_CELLS) & there
     types = [str(name) for name in counts.columns[many]]
     n_labels = int((elsewhere.sum() > 0).sum())
     rng = np.random.default_rng(0)
     yield "whole", [], []
-    for one in types:
-        yield "known, alone", [], [one]
+    for name in types:
+        yield "known, alone", [], [name]
         if n_labels > 2:
-            yield "one of several", [one], []
-            yield "one, alone", [one], [one]
+            yield "one of several", [name], []
+            yield "one, alone", [name], [name]
     half = sorted(np.random.default_rng(1).choice(types, len(types) // 2, replace=False))
     if len(half) > 1 and n_labels > len(half) + 1:
         yield "half of several", [str(name) for name in half], []
-    for n, name in ((2, "two"), (3, "three")):
+    for n, number in ((2, "two"), (3, "three")):
         groups = list(combinations(types, n))
         for i in rng.permutation(len(groups))[:MOST_PAIRS]:
             chosen = list(groups[i])
-            yield f"{name} known", [], chosen
+            yield f"{number} known", [], chosen
             if n_labels > n + 1:
-                yield f"{name}, alone", chosen, chosen
+                yield f"{number}, alone", chosen, chosen
 
 
 def _case(adata: AnnData, name: str, batch: str, removed: list[str], given: list[str]) -> Case:
@@ -119,7 +140,8 @@ def _report(rows: pd.DataFrame) -> None:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="folder with the data sets")
-    parser.add_argument("--sets", nargs="+", default=SETS)
+    parser.add_argument("--one-batch", action="store_true", help="references of one batch")
+    parser.add_argument("--sets", nargs="+", help="default: seven sets, more with --one-batch")
     parser.add_argument("--queries", type=int, default=2, help="batches of each set")
     parser.add_argument("--out", type=Path, default=Path("runs/few_known.csv"))
     return parser.parse_args()

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import gc
 import os
-import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache, partial, wraps
-from importlib.abc import MetaPathFinder
-from importlib.machinery import ModuleSpec, PathFinder
+from functools import cache, wraps
 from importlib.metadata import entry_points
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 from uuid import uuid4
 
@@ -26,7 +22,6 @@ from anndata import AnnData
 from scipy import sparse
 
 import scalex_scvi as sx
-from scalex_scvi._core.compiled import keep_compiled, kept_when_imported
 
 matplotlib.use("Agg")
 # Before JAX is imported: the tests of scib-metrics spend most of their time on compilation, less
@@ -43,8 +38,14 @@ FORKED = (
 )
 """Files whose processes are forked (:mod:`forked`), from one server."""
 
-COMPILED = ("test_neighbor_search.py", "test_benchmark.py", "test_examples.py")
-"""Files that need what numba and JAX compile for half a minute in each process."""
+COMPILED = (
+    "test_beside_umap.py",
+    "test_scvi_tutorials.py",
+    "test_neighbor_search.py",
+    "test_benchmark.py",
+    "test_examples.py",
+)
+"""Files that need what numba (for umap) and JAX compile for half a minute in each process."""
 
 LONGEST = (
     *FORKED,
@@ -56,47 +57,6 @@ LONGEST = (
 )
 
 QUIET = {"enable_progress_bar": False, "accelerator": "cpu"}
-
-
-class KeptWhereImported(MetaPathFinder):
-    """umap, and pynndescent with it, keep what they compile, whichever test imports them.
-
-    Not before, as their import compiles for twenty seconds where nothing is kept yet: all processes
-    would do so at the start, instead of one for the others.
-    """
-
-    def find_spec(
-        self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
-        """Find these two packages, and nothing else."""
-        spec = PathFinder.find_spec(name, path) if name in ("umap", "pynndescent") else None
-        if spec is not None and spec.loader is not None:
-            load = spec.loader.exec_module
-            vars(spec.loader)["exec_module"] = partial(self._load, load)
-        return spec
-
-    def _load(self, load: Callable[[ModuleType], None], module: ModuleType) -> None:
-        with kept_when_imported():
-            load(module)
-        if module.__name__ == "umap":
-            keep_compiled()
-            _shorten_maps(module.umap_)
-
-
-def _shorten_maps(umap: ModuleType) -> None:
-    """UMAP moves the cells of a map fifty times instead of five hundred, for a tenth of its time.
-
-    A test whose cells have to come to rest takes the longer way (``maxiter`` of scanpy).
-    """
-    whole = umap.simplicial_set_embedding
-
-    def short(*args: Any, n_epochs: int | None, **kwargs: Any) -> Any:
-        return whole(*args, n_epochs=50 if n_epochs == 500 else n_epochs, **kwargs)
-
-    vars(umap)["simplicial_set_embedding"] = short
-
-
-sys.meta_path.insert(0, KeptWhereImported())
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -26,3 +26,18 @@ def test_nothing_slow_is_imported(code: str) -> None:
     program = f"try:\n    {code}\nexcept SystemExit: pass\n{REPORT}"
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert ended.stderr.splitlines()[-1] == "[]", ended.stderr
+
+
+def test_a_map_needs_nothing_that_numba_compiles_for_half_a_minute() -> None:
+    program = """
+import sys
+import numpy as np
+import scalex_scvi as sx
+from anndata import AnnData
+cells = AnnData(obsm={"latent": np.random.default_rng(0).normal(size=(300, 10))})
+sx.tl.embed(cells)
+assert "X_umap" in cells.obsm and "leiden" in cells.obs
+print([name for name in ("umap", "pynndescent") if name in sys.modules])
+"""
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert ended.stdout.splitlines()[-1] == "[]", ended.stderr

@@ -194,6 +194,16 @@ def test_a_type_that_the_reference_lacks_is_unknown_with_no_others_beside_it() -
     assert known.is_unknown.mean() < 0.1
 
 
+def test_a_type_that_one_batch_lacks_is_unknown_with_no_others_beside_it() -> None:
+    """Dendritic cells are in ctrl only, B cells in stim, too: each alone on a reference of stim."""
+    stim, ctrl, truth = projected("kang_pbmc_published_labels", "ctrl")
+    dendritic, b_cells = (
+        sx.tl.label_scores(stim, ctrl[(truth == name).to_numpy()]) for name in ("DC", "B")
+    )
+    assert dendritic.is_unknown.mean() > 0.8
+    assert b_cells.is_unknown.mean() < 0.3
+
+
 def test_processed_input_is_recognized() -> None:
     for name in ("pancreas_wang_xin_scclassify", "a549_scicar_atac_peaks"):
         with pytest.raises(ValueError, match="does not look like counts"):

@@ -45,9 +45,7 @@ import scanpy
 import scvi
 import scalex_scvi.model._training
 import scalex_scvi.pl._figure
-from scalex_scvi._core.compiled import keep_compiled
 gc.freeze()  # what is imported: the collections of each reset would go through it
-keep_compiled()
 matplotlib.rcdefaults()
 matplotlib.rcParams["figure.dpi"] = scalex_scvi.pl._figure.DPI = 30  # nobody looks at them
 os.chdir({folder!r})

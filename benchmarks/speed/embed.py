@@ -6,9 +6,9 @@ of them, each by two seeds: agreement of the clusters with the first (adjusted R
 the labels, and the share of a cell's 15 nearest cells on the map that have its label. Then
 ``tl.embed`` of ``--cells`` cells drawn from that latent, each moved at random by half the distance
 of its 15th neighbor, by a sample of ``--max-cells`` (0: all). With ``--beside-scanpy`` ``tl.embed``
-and scanpy's neighbors, UMAP and Leiden of the file's cells and of 100 000 drawn from their latent
-instead, each twice by one seed: CPU time, what maps and clusters keep, and CPU time of the search
-for neighbors alone, beside pynndescent.
+and scanpy's neighbors, UMAP and Leiden of the file's cells and (but for ``--cells 0``) of 100 000
+drawn from their latent instead, each twice by one seed: CPU time, what maps and clusters keep, and
+CPU time of the search for neighbors alone, beside pynndescent.
 """
 
 from __future__ import annotations
@@ -177,7 +177,7 @@ def main() -> None:
     quiet()
     cells = latent_of(args.data)
     if args.beside_scanpy:
-        for n_cells in (cells.n_obs, 100_000):
+        for n_cells in filter(None, (cells.n_obs, min(args.cells, 100_000))):
             beside_scanpy(cells, n_cells)
         return
     points = cells.obsm["latent"]

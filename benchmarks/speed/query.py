@@ -16,6 +16,7 @@ import pandas as pd
 import torch
 from anndata import AnnData
 from scipy import sparse
+from scvi import settings
 
 import scalex_scvi as sx
 from benchmarks.peers import SCVI_MAPPABLE, SCVI_QUERY
@@ -127,7 +128,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     args = parser.parse_args()
     quiet()
-    torch.set_num_threads(args.threads)
+    settings.num_threads = args.threads  # all methods have them, ours in training, too
     counts, _ = read_cells(args.data, args.cells, 2_000)
     ref, query = split(counts, args.query_cells)
     places = {name: METHODS[name](ref, query) for name in args.methods}

@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from anndata import AnnData
 from scipy import sparse
+from scvi import settings
 
 import scalex_scvi as sx
 from benchmarks.speed.common import QUIET, argument_parser, quiet, read_cells, write
@@ -134,7 +134,7 @@ METHODS: dict[str, Method] = {
 def main() -> None:
     args = _arguments()
     quiet()
-    torch.set_num_threads(args.threads)
+    settings.num_threads = args.threads  # all methods have them, ours in training, too
     counts, prepared = read_cells(args.data, args.cells, args.genes)
     scored, seconds = prepared.copy(), {}
     for name in args.methods:

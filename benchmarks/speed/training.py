@@ -17,6 +17,7 @@ import pandas as pd
 import torch
 from anndata import AnnData
 from scipy import sparse
+from scvi import settings
 from torch.nn import functional as F
 
 import scalex_scvi as sx
@@ -230,7 +231,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=3)
     args = parser.parse_args()
     quiet()
-    torch.set_num_threads(args.threads)
+    settings.num_threads = args.threads  # all methods have them, ours in training, too
     counts, prepared = read_cells(args.data, args.cells, args.genes, repeat=True)
     sx.SCALEXModel.setup_anndata(prepared, batch_key="batch")
     genes = list(prepared.var_names)

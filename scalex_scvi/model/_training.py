@@ -15,6 +15,7 @@ from scalex_scvi._core.messages import without_hints_of_lightning
 from scalex_scvi._core.ranges import check_share, check_whole
 from scalex_scvi._core.scvi_private import parse_device_args
 from scalex_scvi._core.seeds import resolve_seed, seeded
+from scalex_scvi._core.threads import few_threads
 from scalex_scvi._core.trainer_arguments import check_trainer_arguments
 from scalex_scvi.train import (
     DEFAULT,
@@ -83,6 +84,10 @@ class TrainingMixin(MissingGenesMixin):
 
         Cells of a store (:func:`scalex_scvi.io.open_store`) are read in blocks by annbatch (see
         :class:`scalex_scvi.train.StoreDataModule`), or row by row where that is not installed.
+
+        On the CPU one thread trains, whatever the number of cores, unless minibatches have more
+        than 400 000 values, or ``scvi.settings.num_threads`` or ``OMP_NUM_THREADS`` is set: more
+        save little, and take several times as long where other programs use the cores.
 
         A model of a data module (:meth:`setup_datamodule`) is trained with ``datamodule=``, in the
         minibatches that the module makes.
@@ -172,25 +177,31 @@ class TrainingMixin(MissingGenesMixin):
         numbers = {"max_epochs": max_epochs, "batch_size": batch_size, "train_size": train_size}
         plan = self._plan(recipe, plan_kwargs)
         options = dict(recipe) | plan | numbers | {"seed": resolve_seed(seed)}
-        kept = self._kept(checkpoint, options, n_processes, more, device)
-        if kept is not None and kept.is_finished:
-            kept.take(self)
-        else:
-            with self._ready_to_fit(recipe, seed, device, more):
-                super().train(
-                    accelerator=accelerator,
-                    devices=devices,
-                    validation_size=validation_size,
-                    shuffle_set_split=False,
-                    plan_kwargs=plan,
-                    **numbers,
-                    **more,
-                )
-                self._learn_from_sample(recipe, plan, module)
-            if kept is not None:
-                kept.finish(self)
+        with few_threads(batch_size * self.summary_stats.n_vars, device):
+            kept = self._kept(checkpoint, options, n_processes, more, device)
+            if kept is not None and kept.is_finished:
+                kept.take(self)
+            else:
+                how = {"accelerator": accelerator, "devices": devices, "plan_kwargs": plan} | more
+                how |= {"validation_size": validation_size, "shuffle_set_split": False} | numbers
+                self._fit(recipe, seed, device, module, how)
+                if kept is not None:
+                    kept.finish(self)
         frozen = set(self.batch_names[: self.n_reference_batches_])
         self.untrained_batches_ = [name for name in self.untrained_batches_ if name in frozen]
+
+    def _fit(
+        self,
+        recipe: Recipe,
+        seed: int | None,
+        device: torch.device,
+        module: TransformedDataModule | None,
+        how: dict[str, Any],
+    ) -> None:
+        """Train by scvi-tools' own method, and learn what is not learned by gradients."""
+        with self._ready_to_fit(recipe, seed, device, how):
+            super().train(**how)
+            self._learn_from_sample(recipe, how["plan_kwargs"], module)
 
     def _kept(
         self,

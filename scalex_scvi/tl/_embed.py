@@ -10,7 +10,6 @@ import pandas as pd
 import scanpy as sc
 from anndata import AnnData
 
-from scalex_scvi._core.compiled import keep_compiled
 from scalex_scvi._core.keys import UMAP_KEY
 from scalex_scvi._core.ranges import check_whole
 from scalex_scvi._core.seeds import random_rows, resolve_seed
@@ -102,7 +101,6 @@ def embed(
 
 
 def _embed_all(adata: AnnData, use_rep: str, n_neighbors: int, random_state: int) -> None:
-    keep_compiled()
     n_neighbors = min(n_neighbors, adata.n_obs - 1)
     add_neighbors(adata, use_rep=use_rep, n_neighbors=n_neighbors, random_state=random_state)
     find_clusters = partial(

@@ -38,6 +38,10 @@ FLOOR = 0.01
 LEAST_SIGNAL = 0.05
 """Smallest share of the variance of a mean, over genes, that is taken for signal."""
 
+USUAL_ALIKE = 0.42
+"""Correlation that groups of known types have with their label in a new batch, over many data sets,
+after the mean of all labels is taken off both. A group of one type more seldom has less."""
+
 
 @dataclass(frozen=True, eq=False)
 class Groups:
@@ -145,36 +149,72 @@ class GroupStandard:
         highest = np.quantile(misfits, 1 - LEVEL) + 1 / len(by_batch) ** 2
         return cls(float(np.median(misfits)), float(highest))
 
-    def of_nothing_known(
-        self, x: sparse.csr_matrix, codes: np.ndarray, means: np.ndarray
-    ) -> np.ndarray:
-        """Find the groups that no label fits, if a batch has nearly no others.
+    def fits(self, groups: Groups, means: np.ndarray) -> np.ndarray:
+        """Whether each group is as near to a label as those of known types are in a new batch."""
+        return groups.misfits(means) <= self.highest
 
-        A new technology or species moves all groups alike. So of several groups that fit no label,
-        most have to differ even without what they have in common. Of one group that cannot be told.
+    def differs(self, groups: Groups, means: np.ndarray) -> np.ndarray:
+        """Whether each group, without what all have in common, is far from all labels."""
+        return groups.misfits(means) > (self.typical + self.highest) / 2
 
-        Parameters
-        ----------
-        x
-            Cells × genes of the batch, normalized.
-        codes
-            Position among the labels of that which each cell is given to.
-        means
-            Mean of each label: labels × genes.
 
-        Returns
-        -------
-        Whether each cell is in such a group: none, if the batch has cells of known types.
-        """
-        groups, none = Groups.of(x, codes), np.zeros(len(codes), dtype=bool)
-        n_cells = groups.counts.sum()
-        fits = groups.misfits(means) <= self.highest
-        if n_cells == 0 or groups.counts[fits].sum() > MOST_FITTING * n_cells:
+class UsualStandard:
+    """What is usual over data sets, for a reference of one batch, which shows nothing of a new one.
+
+    How far technologies lie apart differs by more than how far types do, so that a distance says
+    little. Batches that differ still tell types from each other by the same genes. So what all
+    labels share is taken off before a group is compared with its label. The fewer the labels, the
+    less is left of what tells one from the others, beside what is odd about the batch: the limit is
+    lower for few, and zero, which every group reaches, for a single one.
+    """
+
+    def fits(self, groups: Groups, means: np.ndarray) -> np.ndarray:
+        """Whether each group differs from the mean of the labels as the nearest label does."""
+        nearest = groups.correlations(means).argmax(axis=1)
+        shared = means.mean(axis=0)
+        alike = groups.without(shared).correlations(means - shared)
+        of_nearest = alike[np.arange(len(nearest)), nearest]
+        return of_nearest >= USUAL_ALIKE * (1 - 1 / len(means))
+
+    def differs(self, groups: Groups, means: np.ndarray) -> np.ndarray:
+        """Whether each group, without what all have in common, does not."""
+        return ~self.fits(groups, means)
+
+
+def of_nothing_known(
+    standard: GroupStandard | UsualStandard,
+    x: sparse.csr_matrix,
+    codes: np.ndarray,
+    means: np.ndarray,
+) -> np.ndarray:
+    """Find the groups that no label fits, if a batch has nearly no others.
+
+    A new technology or species moves all groups alike. So of several groups that fit no label, most
+    have to differ even without what they have in common. Of one group that cannot be told.
+
+    Parameters
+    ----------
+    standard
+        What its groups are compared with.
+    x
+        Cells × genes of the batch, normalized.
+    codes
+        Position among the labels of that which each cell is given to.
+    means
+        Mean of each label: labels × genes.
+
+    Returns
+    -------
+    Whether each cell is in such a group: none, if the batch has cells of known types.
+    """
+    groups, none = Groups.of(x, codes), np.zeros(len(codes), dtype=bool)
+    n_cells = groups.counts.sum()
+    fits = standard.fits(groups, means)
+    if n_cells == 0 or groups.counts[fits].sum() > MOST_FITTING * n_cells:
+        return none
+    if len(groups.counts) > 1:
+        nearest = means[groups.correlations(means).argmax(axis=1)]
+        apart = groups.without(np.median(groups.means - nearest, axis=0))
+        if groups.counts[standard.differs(apart, means)].sum() < LEAST_APART * n_cells:
             return none
-        if len(groups.counts) > 1:
-            nearest = means[groups.correlations(means).argmax(axis=1)]
-            apart = groups.without(np.median(groups.means - nearest, axis=0))
-            differs = apart.misfits(means) > (self.typical + self.highest) / 2
-            if groups.counts[differs].sum() < LEAST_APART * n_cells:
-                return none
-        return np.isin(codes, groups.codes[~fits])
+    return np.isin(codes, groups.codes[~fits])

@@ -58,7 +58,8 @@ class LabelModel:
     temperature
         Number by which the logarithms of probabilities are divided to calibrate them, at least 1.
     standards
-        What held-out batches of the reference show. Older files have nothing of groups.
+        What held-out batches of the reference show. Older files have nothing of groups, so that
+        what is usual counts, as for a reference of one batch.
     fewest_cells
         Fewest cells that each label must have (5): means of fewer cells would disclose the
         expression of single cells.

@@ -292,8 +292,8 @@ def point_to_lone_labels(scores: LabelScores, query: AnnData, batch_key: str | N
         logger.warning(
             "All or nearly all cells of a batch get one %s: %s. So would cells of one type that "
             "the reference lacks: with no others beside them, they are called unknown only if they "
-            "differ more than batches of the reference do. Give them together with other cells of "
-            "their batch, if there are any.",
+            "differ more than new batches of known types do. Give them together with other cells "
+            "of their batch, if there are any.",
             scores.labels.name,
             ", ".join(f"{batch!r} {label!r}" for batch, label in shown[:5])
             + (f" and {len(shown) - 5} more" if len(shown) > 5 else ""),

@@ -137,8 +137,8 @@ class Standards:
     misfits
         Of held-out cells, by the number of neighbors that a cell is averaged with.
     groups
-        Of held-out groups; ``None`` where these are no real batches, or too few: then every batch
-        of a query is taken to have known types.
+        Of held-out groups; ``None`` where these are no real batches, or too few: then what is
+        usual counts (:class:`._group_fits.UsualStandard`).
     """
 
     misfits: Mapping[int, MisfitCalibration]

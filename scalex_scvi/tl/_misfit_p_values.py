@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import sparse
 
-from ._group_fits import LEVEL
+from ._group_fits import LEVEL, UsualStandard
 from ._label_statistics import LabelStatistics
 from ._misfit_calibration import Standards
 from ._misfits import Fitting
@@ -60,12 +60,13 @@ def neighborhood_p_values(
     """
     for batch in neighbors:
         check_held_out(max_refused, len(standards.misfits[batch.nearest.shape[1]].known))
+    groups = UsualStandard() if standards.groups is None else standards.groups
     p, misfit = np.empty(x.shape[0]), np.empty(x.shape[0])
     for batch in neighbors:
         own, size = batch.cells, batch.nearest.shape[1]
         calibration = standards.misfits[size]
         cells = x if len(own) == x.shape[0] else x[own]
-        fitting = Fitting(statistics, cells, batch.nearest, standards.groups)
+        fitting = Fitting(statistics, cells, batch.nearest, groups)
         found = fitting.neighborhoods(size).misfits()
         unlike = fitting.of_nothing_known
         misfit[own] = calibration.relative(found, nothing_known=bool(unlike.any()))
@@ -74,9 +75,9 @@ def neighborhood_p_values(
         if unlike.any():
             logger.warning(
                 "A batch of %d query cells looks like none of the labels: the cells given to a "
-                "label are further from it on average than in the batches of the reference. They "
-                "are called unknown (with `max_refused` below %s: some of them). A technology or a "
-                "species that the reference lacks can look the same.",
+                "label are further from it on average than those of known types in a new batch. "
+                "They are called unknown (with `max_refused` below %s: some of them). A technology "
+                "or a species that the reference lacks can look the same.",
                 len(own),
                 LEVEL,
             )

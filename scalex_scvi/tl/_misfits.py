@@ -7,7 +7,7 @@ from scipy import sparse
 from scipy.spatial.distance import cdist
 from sklearn.utils.extmath import row_norms
 
-from ._group_fits import GroupStandard
+from ._group_fits import GroupStandard, UsualStandard, of_nothing_known
 from ._label_statistics import LabelStatistics, offset
 from ._labeled_cells import centered, unit
 from ._neighborhoods import averaging
@@ -54,7 +54,7 @@ class Fitting:
         statistics: LabelStatistics,
         x: sparse.csr_matrix,
         nearest: np.ndarray,
-        groups: GroupStandard | None = None,
+        groups: GroupStandard | UsualStandard | None = None,
     ) -> None:
         self._statistics, self._x, self._nearest = statistics, x, nearest
         points = statistics.components(x)
@@ -62,7 +62,7 @@ class Fitting:
         self.of_nothing_known = np.zeros(x.shape[0], dtype=bool)
         if groups is not None:
             codes = (averaging(nearest, x.shape[0]) @ shares).argmax(axis=1)
-            self.of_nothing_known = groups.of_nothing_known(x, codes, statistics.means)
+            self.of_nothing_known = of_nothing_known(groups, x, codes, statistics.means)
         self._offset = np.zeros(x.shape[1])
         if not self.of_nothing_known.any():
             self._offset = offset(x, shares, statistics.means)

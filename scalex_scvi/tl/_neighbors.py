@@ -1,8 +1,6 @@
-"""The graph of a cell's neighbors, by scanpy."""
+"""The graph of a cell's neighbors, as scanpy has it."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import numpy as np
 import scanpy as sc
@@ -10,10 +8,7 @@ from anndata import AnnData
 from scipy import sparse
 
 from ._nearest import nearest_among
-
-MANY_CELLS = 8_192
-"""Cells from which on scanpy searches by pynndescent, for which numba compiles many seconds in each
-process, instead of comparing all with all."""
+from ._neighbor_graph import neighbor_weights
 
 MOST_PRODUCTS = 400_000_000_000
 """Cells times cells times dimensions up to which all nearest are found here: 200 000 cells of ten
@@ -23,8 +18,8 @@ dimensions. pynndescent finds nearly all of still more in less time."""
 def add_neighbors(adata: AnnData, *, use_rep: str, n_neighbors: int, random_state: int) -> None:
     """Add the graph that ``scanpy.pp.neighbors`` adds.
 
-    Of many cells, scanpy's search is approximate, and starts slowly. Here they get the graph that
-    few get: of the nearest cells.
+    Of many cells, scanpy's search is approximate, and of any number it begins with the import of
+    umap, for which numba compiles half a minute the first time. Here all nearest are found.
 
     Parameters
     ----------
@@ -34,40 +29,35 @@ def add_neighbors(adata: AnnData, *, use_rep: str, n_neighbors: int, random_stat
         See :func:`scanpy.pp.neighbors`.
     """
     points = adata.obsm[use_rep]
-    is_own = (
-        adata.n_obs >= MANY_CELLS
-        and adata.n_obs**2 * points.shape[1] <= MOST_PRODUCTS
-        and not sparse.issparse(points)
+    if sparse.issparse(points) or adata.n_obs**2 * points.shape[1] > MOST_PRODUCTS:
+        sc.pp.neighbors(adata, use_rep=use_rep, n_neighbors=n_neighbors, random_state=random_state)
+        return
+    distances, nearest = _itself_first(*nearest_among(points, n_neighbors))
+    ends = np.arange(0, distances[:, 1:].size + 1, n_neighbors - 1)
+    adata.obsp["distances"] = sparse.csr_matrix(
+        (distances[:, 1:].ravel(), nearest[:, 1:].ravel(), ends), (adata.n_obs, adata.n_obs)
     )
-    sc.pp.neighbors(
-        adata,
-        use_rep=use_rep,
-        n_neighbors=n_neighbors,
-        random_state=random_state,
-        transformer=_Search(n_neighbors) if is_own else None,
-    )
+    adata.obsp["connectivities"] = neighbor_weights(distances, nearest)
+    adata.uns["neighbors"] = {
+        "connectivities_key": "connectivities",
+        "distances_key": "distances",
+        "params": {
+            "n_neighbors": n_neighbors,
+            "method": "umap",
+            "random_state": random_state,
+            "metric": "euclidean",
+            "use_rep": use_rep,
+        },
+    }
 
 
-class _Search:
-    """What scanpy takes for a search of its neighbors."""
-
-    def __init__(self, n_neighbors: int) -> None:
-        self.params = {"n_neighbors": n_neighbors}
-
-    def get_params(self, deep: bool = True) -> dict[str, Any]:
-        """Return the parameters of the search."""
-        return self.params
-
-    def fit_transform(self, x: np.ndarray, y: None = None) -> sparse.csr_matrix:
-        """Return the distances of each cell's neighbors, itself first: cells × cells, sparse."""
-        distances, nearest = nearest_among(x, self.params["n_neighbors"])
-        own = np.arange(len(nearest))[:, None]
-        lost = (nearest != own).all(axis=1)  # among more equal cells than there are neighbors
-        nearest[lost, -1] = own[lost, 0]
-        order = np.argsort(nearest != own, axis=1, kind="stable")
-        nearest = np.take_along_axis(nearest, order, axis=1)
-        distances = np.take_along_axis(distances, order, axis=1).astype(np.float32)
-        distances[:, 0] = 0
-        ends = np.arange(0, nearest.size + 1, nearest.shape[1])
-        shape = (len(nearest), len(nearest))
-        return sparse.csr_matrix((distances.ravel(), nearest.ravel(), ends), shape)
+def _itself_first(distances: np.ndarray, nearest: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Put each cell before its neighbors; of equal cells another one may be the first."""
+    own = np.arange(len(nearest))[:, None]
+    lost = (nearest != own).all(axis=1)  # among more equal cells than there are neighbors
+    nearest[lost, -1] = own[lost, 0]
+    order = np.argsort(nearest != own, axis=1, kind="stable")
+    nearest = np.take_along_axis(nearest, order, axis=1)
+    distances = np.take_along_axis(distances, order, axis=1)
+    distances[:, 0] = 0
+    return distances, nearest

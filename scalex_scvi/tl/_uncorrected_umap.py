@@ -9,7 +9,6 @@ import scanpy as sc
 from anndata import AnnData
 from scipy import sparse
 
-from scalex_scvi._core.compiled import keep_compiled
 from scalex_scvi._core.keys import UNCORRECTED_UMAP_KEY
 from scalex_scvi._core.matrices import expression_in_raw
 from scalex_scvi._core.seeds import random_rows, resolve_seed
@@ -53,7 +52,6 @@ def uncorrected_umap(adata: AnnData, *, seed: int | None = None) -> None:
     chosen = random_rows(adata.n_obs, MAX_CELLS, random_state)
     logger.info("UMAP of %d cells as they were before the integration.", len(chosen))
     bare = AnnData(obsm={"X_pca": _components(_log_normalized(adata, chosen), random_state)})
-    keep_compiled()
     n_neighbors = min(15, bare.n_obs - 1)
     add_neighbors(bare, use_rep="X_pca", n_neighbors=n_neighbors, random_state=random_state)
     add_map(bare, use_rep="X_pca", random_state=random_state)

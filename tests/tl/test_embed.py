@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-import scanpy as sc
 from anndata import AnnData
 from scipy import sparse
 from sklearn.metrics import adjusted_rand_score
@@ -50,15 +49,6 @@ def test_repeats() -> None:
 def test_no_such_representation() -> None:
     with pytest.raises(KeyError, match="`use_rep` 'z'"):
         sx.tl.embed(blobs(10), use_rep="z")
-
-
-def test_graph_and_clusters_of_few_cells_are_those_of_scanpy() -> None:
-    adata, plain = blobs(200), blobs(200)
-    sx.tl.embed(adata)
-    sc.pp.neighbors(plain, use_rep="latent", random_state=124)
-    sc.tl.leiden(plain, flavor="igraph", n_iterations=2, directed=False, random_state=124)
-    assert adata.obs["leiden"].equals(plain.obs["leiden"])
-    assert (adata.obsp["connectivities"] != plain.obsp["connectivities"]).nnz == 0
 
 
 @pytest.mark.parametrize("max_cells", [200, None])

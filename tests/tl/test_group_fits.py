@@ -90,10 +90,35 @@ def test_each_batch_of_a_query_is_judged_by_itself() -> None:
     assert is_unknown[query.obs["batch"] == "other"].mean() > 0.9
 
 
-def test_a_reference_of_one_batch_shows_no_groups_of_a_new_one() -> None:
-    """Its halves hardly differ, so that every group of a new batch would look odd."""
-    one_batch = reference(1)
-    assert unknown(cells({"a": 120}, "new", seed=9), one_batch).mean() < 0.2
+def one_batch(types: str) -> AnnData:
+    return cells(dict.fromkeys(types, 80), "batch0", seed=0)
+
+
+@pytest.mark.parametrize("types", ["ab", "abc"])
+@pytest.mark.parametrize("moved", [0.05, 0.2])
+def test_one_batch_as_the_reference_tells_a_type_that_it_lacks_from_those_it_has(
+    types: str, moved: float, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Another technology moves both as far from the labels."""
+    unseen, known = ({name: 120} for name in ("d", "a"))
+    assert unknown(cells(known, "new", seed=9, moved=moved), one_batch(types)).mean() < 0.2
+    assert "looks like none of the labels" not in caplog.text
+    assert unknown(cells(unseen, "new", seed=9, moved=moved), one_batch(types)).mean() > 0.9
+    assert "A batch of 120 query cells looks like none of the labels" in caplog.text
+
+
+def test_one_batch_as_the_reference_finds_two_types_that_it_lacks(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    query = cells({"c": 90, "d": 60}, "new", seed=9)
+    assert unknown(query, one_batch("ab")).mean() > 0.9
+    assert "A batch of 150 query cells looks like none of the labels" in caplog.text
+
+
+def test_one_label_alone_tells_no_batch_of_nothing_known(caplog: pytest.LogCaptureFixture) -> None:
+    """Nothing is left of it after what all labels share is taken off."""
+    unknown(cells({"b": 120}, "new", seed=9), one_batch("a"))
+    assert "looks like none of the labels" not in caplog.text
 
 
 @pytest.mark.parametrize("n_cells", [15, 60])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
-import scanpy as sc
 import torch
 from anndata import AnnData
 from numpy.testing import assert_allclose, assert_array_equal
@@ -20,7 +19,6 @@ from scalex_scvi.tl._nearest_of_many import NearestOfMany
 def many(monkeypatch: pytest.MonkeyPatch) -> None:
     """Any number of cells is many."""
     monkeypatch.setattr("scalex_scvi.tl._nearest.FEW_PAIRS", 0)
-    monkeypatch.setattr("scalex_scvi.tl._neighbors.MANY_CELLS", 0)
 
 
 def groups(n_cells: int, n_dimensions: int, seed: int) -> np.ndarray:
@@ -90,22 +88,6 @@ def test_what_cannot_be_compared_is_refused(is_many: bool, request: pytest.Fixtu
         next(nearest_in_blocks(cells, cells[:, :9], 3))
     with pytest.raises(ValueError, match="contains NaN"):
         next(nearest_in_blocks(cells, np.full_like(cells, np.nan), 3))
-
-
-@pytest.mark.usefixtures("many")
-def test_the_graph_of_more_equal_cells_than_neighbors_is_that_of_few() -> None:
-    latent = (groups(400, 10, 1) - 1000).astype(np.float32)
-    latent[:30] = latent[0]
-    adata, plain = (AnnData(obsm={"latent": latent}) for _ in range(2))
-    sx.tl.embed(adata)
-    sc.pp.neighbors(plain, use_rep="latent", random_state=124)
-    assert adata.uns["neighbors"] == plain.uns["neighbors"]
-    assert_allclose(
-        np.sort(adata.obsp["distances"].toarray(), axis=1),
-        np.sort(plain.obsp["distances"].toarray(), axis=1),
-        atol=1e-3,
-    )
-    assert adata.obsp["distances"].diagonal().max() == 0
 
 
 @pytest.mark.usefixtures("many")

@@ -285,8 +285,7 @@ def test_a_left_out_technology_of_the_pancreas(narrow: None) -> None:
     ref, query = adata[~is_query].copy(), adata[is_query].copy()
     recipe = sx.train.QUICK.but(max_steps=400)
     model = sx.integrate(ref, "batch", n_top_features=1000, recipe=recipe, **QUIET)
-    sc.pp.neighbors(ref, use_rep="X_scalex")
-    sc.tl.umap(ref)
+    sx.tl.embed(ref, use_rep="X_scalex")
     sx.map_query(query, model, labels="celltype")
     right = query.obs["celltype_transfer"].astype(str) == query.obs["celltype"].astype(str)
     assert right.mean() > 0.9

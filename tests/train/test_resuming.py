@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import pickle
+import re
 from pathlib import Path
 from typing import Any
 
@@ -299,7 +300,7 @@ def test_another_machine_is_said(
     monkeypatch.setattr(torch, "get_num_threads", lambda: n_threads + 3)
     with caplog.at_level(logging.WARNING, "scalex_scvi"):
         small_model(prepared).train(checkpoint=path, **SHORT)
-    assert f"threads was {n_threads}, is {n_threads + 3}" in caplog.text
+    assert re.search(rf"threads was \d+, is {n_threads + 3}", caplog.text)
     assert "as with another seed" in caplog.text
 
 
