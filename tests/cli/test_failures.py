@@ -15,6 +15,7 @@ from conftest import QUIET, simulate_counts, small_model
 
 import scalex_scvi as sx
 from scalex_scvi import cli
+from scalex_scvi.tl import _embed
 
 FAST = ["--min-features", "0", "--max-iteration", "8", "--ignore-umap", "--quiet"]
 
@@ -92,14 +93,14 @@ def test_slow_steps_are_named_before_they_begin(
 ) -> None:
     """The steps after the training: what follows a line is not silence."""
     begun = []
-    for name in ("neighbors", "pca"):
-        step = getattr(sc.pp, name)
+    for module, name in ((_embed, "add_neighbors"), (sc.pp, "pca")):
+        step = getattr(module, name)
 
         def seen(*args: object, step: Callable = step, name: str = name, **how: object) -> object:
             begun.append((name, capsys.readouterr().err))
             return step(*args, **how)
 
-        monkeypatch.setattr(sc.pp, name, seen)
+        monkeypatch.setattr(module, name, seen)
     argv = ["integrate", "counts.h5ad", "-o", "run", *FAST[:4]]
     assert cli.main([*argv, "--quiet"] if quiet else argv) == 0
     begun.append(("the rest", capsys.readouterr().err))
@@ -107,7 +108,7 @@ def test_slow_steps_are_named_before_they_begin(
     if quiet:
         assert set(said.values()) == {""}
         return
-    assert said["neighbors"].endswith("Neighbors, UMAP and clusters of 60 cells.\n")
+    assert said["add_neighbors"].endswith("Neighbors, UMAP and clusters of 60 cells.\n")
     assert said["pca"].endswith("UMAP of 60 cells as they were before the integration.\n")
     for step in ("Writes model and cells.", "Draws the pictures.", "Writes the report."):
         assert step in "".join(text for _, text in begun)
