@@ -104,9 +104,21 @@ class Groups:
         return unit(centered(own)) @ unit(centered(means)).T / np.sqrt(signal)[:, None]
 
     def misfits(self, means: np.ndarray) -> np.ndarray:
-        """Logarithm of the correlation distance of each group from the label that is nearest."""
-        nearest = self.correlations(means).max(axis=1)
-        return np.log(np.maximum(1 - nearest, 0) + FLOOR)
+        """Logarithm of the correlation distance of each group from the label that is nearest.
+
+        How far technologies lie apart differs by more than how far types do. Batches that differ
+        still tell types from each other by the same genes. So what all labels share, their mean, is
+        taken off before a group is compared with its label.
+        """
+        nearest = self.correlations(means).argmax(axis=1)
+        # Of a single label nothing would be left.
+        shared = means.mean(axis=0) if len(means) > 1 else np.zeros(means.shape[1])
+        alike = self.without(shared).correlations(means - shared)
+        return _misfit(alike[np.arange(len(nearest)), nearest])
+
+
+def _misfit(alike: np.ndarray | float) -> np.ndarray:
+    return np.log(np.maximum(1 - np.asarray(alike), 0) + FLOOR)
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,9 +157,19 @@ class GroupStandard:
         if len(by_batch) < 2:
             return None
         misfits = np.concatenate(by_batch)
+        typical, high = np.quantile(misfits, [0.5, 1 - LEVEL])
         # A new batch may lie beyond those that were seen, the more so the fewer they are.
-        highest = np.quantile(misfits, 1 - LEVEL) + 1 / len(by_batch) ** 2
-        return cls(float(np.median(misfits)), float(highest))
+        return cls(float(typical), float(high + (high - typical) / len(by_batch)))
+
+    @classmethod
+    def usual(cls, n_labels: int) -> GroupStandard:
+        """Return what is usual over data sets, for a reference of one batch.
+
+        The fewer the labels, the less is left of what tells one from the others, beside what is odd
+        about the batch: the limit is lower for few, and there is none for a single one.
+        """
+        highest = float(_misfit(USUAL_ALIKE * (1 - 1 / n_labels))) if n_labels > 1 else np.inf
+        return cls(highest, highest)
 
     def fits(self, groups: Groups, means: np.ndarray) -> np.ndarray:
         """Whether each group is as near to a label as those of known types are in a new batch."""
@@ -158,31 +180,8 @@ class GroupStandard:
         return groups.misfits(means) > (self.typical + self.highest) / 2
 
 
-class UsualStandard:
-    """What is usual over data sets, for a reference of one batch, which shows nothing of a new one.
-
-    How far technologies lie apart differs by more than how far types do, so that a distance says
-    little. Batches that differ still tell types from each other by the same genes. So what all
-    labels share is taken off before a group is compared with its label. The fewer the labels, the
-    less is left of what tells one from the others, beside what is odd about the batch: the limit is
-    lower for few, and zero, which every group reaches, for a single one.
-    """
-
-    def fits(self, groups: Groups, means: np.ndarray) -> np.ndarray:
-        """Whether each group differs from the mean of the labels as the nearest label does."""
-        nearest = groups.correlations(means).argmax(axis=1)
-        shared = means.mean(axis=0)
-        alike = groups.without(shared).correlations(means - shared)
-        of_nearest = alike[np.arange(len(nearest)), nearest]
-        return of_nearest >= USUAL_ALIKE * (1 - 1 / len(means))
-
-    def differs(self, groups: Groups, means: np.ndarray) -> np.ndarray:
-        """Whether each group, without what all have in common, does not."""
-        return ~self.fits(groups, means)
-
-
 def of_nothing_known(
-    standard: GroupStandard | UsualStandard,
+    standard: GroupStandard,
     x: sparse.csr_matrix,
     codes: np.ndarray,
     means: np.ndarray,

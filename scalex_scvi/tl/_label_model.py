@@ -176,7 +176,7 @@ class LabelModel:
                 }
         if self.standards.groups is not None:
             arrays |= {
-                f"groups/{field}": np.array(getattr(self.standards.groups, field))
+                f"group_misfits/{field}": np.array(getattr(self.standards.groups, field))
                 for field in _GROUP_FIELDS
             }
         for size, calibration in self.standards.misfits.items():
@@ -221,9 +221,9 @@ class LabelModel:
             for size in range(1, N_NEIGHBORS + 1)
         }
         groups = None
-        if "groups/highest" in arrays:
+        if "group_misfits/highest" in arrays:
             groups = GroupStandard(
-                **{field: float(arrays[f"groups/{field}"]) for field in _GROUP_FIELDS}
+                **{field: float(arrays[f"group_misfits/{field}"]) for field in _GROUP_FIELDS}
             )
         statistics = LabelStatistics(
             **{field: arrays[f"landmarks/{field}"] for field in _STATISTICS_FIELDS},

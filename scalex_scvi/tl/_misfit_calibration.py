@@ -138,7 +138,7 @@ class Standards:
         Of held-out cells, by the number of neighbors that a cell is averaged with.
     groups
         Of held-out groups; ``None`` where these are no real batches, or too few: then what is
-        usual counts (:class:`._group_fits.UsualStandard`).
+        usual counts (:meth:`._group_fits.GroupStandard.usual`).
     """
 
     misfits: Mapping[int, MisfitCalibration]

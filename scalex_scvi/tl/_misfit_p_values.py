@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import sparse
 
-from ._group_fits import LEVEL, UsualStandard
+from ._group_fits import LEVEL, GroupStandard
 from ._label_statistics import LabelStatistics
 from ._misfit_calibration import Standards
 from ._misfits import Fitting
@@ -60,7 +60,7 @@ def neighborhood_p_values(
     """
     for batch in neighbors:
         check_held_out(max_refused, len(standards.misfits[batch.nearest.shape[1]].known))
-    groups = UsualStandard() if standards.groups is None else standards.groups
+    groups = standards.groups or GroupStandard.usual(len(statistics.means))
     p, misfit = np.empty(x.shape[0]), np.empty(x.shape[0])
     for batch in neighbors:
         own, size = batch.cells, batch.nearest.shape[1]

@@ -7,7 +7,7 @@ from scipy import sparse
 from scipy.spatial.distance import cdist
 from sklearn.utils.extmath import row_norms
 
-from ._group_fits import GroupStandard, UsualStandard, of_nothing_known
+from ._group_fits import GroupStandard, of_nothing_known
 from ._label_statistics import LabelStatistics, offset
 from ._labeled_cells import centered, unit
 from ._neighborhoods import averaging
@@ -54,7 +54,7 @@ class Fitting:
         statistics: LabelStatistics,
         x: sparse.csr_matrix,
         nearest: np.ndarray,
-        groups: GroupStandard | UsualStandard | None = None,
+        groups: GroupStandard | None = None,
     ) -> None:
         self._statistics, self._x, self._nearest = statistics, x, nearest
         points = statistics.components(x)

@@ -39,9 +39,9 @@ def cells(sizes: dict[str, int], batch: str, *, seed: int, moved: float = 0.05) 
     return adata
 
 
-def reference(n_batches: int = 4) -> AnnData:
-    types = dict.fromkeys("abcd", 80)
-    parts = [cells(types, f"batch{i}", seed=i) for i in range(n_batches)]
+def reference(n_batches: int = 4, *, types: str = "abcd", moved: float = 0.05) -> AnnData:
+    sizes = dict.fromkeys(types, 80)
+    parts = [cells(sizes, f"batch{i}", seed=i, moved=moved) for i in range(n_batches)]
     return sx.io.concat(parts, [f"batch{i}" for i in range(n_batches)])
 
 
@@ -88,6 +88,15 @@ def test_each_batch_of_a_query_is_judged_by_itself() -> None:
     is_unknown = unknown(query)
     assert is_unknown[query.obs["batch"] == "sorted"].mean() < 0.15
     assert is_unknown[query.obs["batch"] == "other"].mean() > 0.9
+
+
+@pytest.mark.parametrize("moved", [0.8, 1.2])
+def test_technologies_that_differ_more_than_types_do_hide_no_type(moved: float) -> None:
+    """They move a known type as far from its label as types lie from each other."""
+    ref = reference(3, types="abc", moved=moved)
+    assert unknown(cells({"d": 120}, "new", seed=9, moved=moved), ref).mean() > 0.9
+    for name in "abc":
+        assert unknown(cells({name: 120}, "new", seed=9, moved=moved), ref).mean() < 0.15
 
 
 def one_batch(types: str) -> AnnData:

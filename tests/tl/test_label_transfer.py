@@ -228,7 +228,7 @@ def test_references_saved_before_keep_their_labels(prepared_pair) -> None:
     """
     ref, query = prepared_pair
     arrays = sx.tl.LabelModel.fit(ref, batch_key="batch").to_arrays()
-    later = ("ridge/", "groups/")
+    later = ("ridge/", "group_misfits/")
     before = {name: values for name, values in arrays.items() if not name.startswith(later)}
     assert len(before) == len(arrays) - 5
     scores = sx.tl.LabelModel.from_arrays(before).scores(query)
