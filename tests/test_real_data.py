@@ -194,6 +194,17 @@ def test_a_type_that_the_reference_lacks_is_unknown_with_no_others_beside_it() -
     assert known.is_unknown.mean() < 0.1
 
 
+def test_technologies_that_differ_as_much_as_types_do_hide_no_type() -> None:
+    """Alpha cells of another technology: the reference has them, or its nearest are beta cells."""
+    ref, query, truth = projected("embedded/pancreas_5tech", "smartseq2")
+    sorted_cells = query[(truth == "alpha").to_numpy()]
+    without = ref[(ref.obs["celltype"] != "alpha").to_numpy()]
+    known = sx.tl.label_scores(ref, sorted_cells, batch_key="batch")
+    unseen = sx.tl.label_scores(without, sorted_cells, batch_key="batch")
+    assert unseen.is_unknown.mean() > 0.8
+    assert known.is_unknown.mean() < 0.1
+
+
 def test_a_type_that_one_batch_lacks_is_unknown_with_no_others_beside_it() -> None:
     """Dendritic cells are in ctrl only, B cells in stim, too: each alone on a reference of stim."""
     stim, ctrl, truth = projected("kang_pbmc_published_labels", "ctrl")
