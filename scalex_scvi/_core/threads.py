@@ -10,7 +10,7 @@ import torch
 
 MOST_VALUES_OF_ONE = 400_000
 """Values of a minibatch (128 cells × 3 125 genes) up to which one thread trains. A second one saves
-little there on idle cores, and takes several times as long on busy ones: threads wait for each
+little there on idle cores, and takes more than twice as long on busy ones: threads wait for each
 other some hundred times in each minibatch (docs/speed.md)."""
 
 
@@ -26,7 +26,7 @@ def few_threads(n_values: int, device: torch.device) -> Iterator[None]:
     n_values
         Cells × genes of a minibatch.
     device
-        Where is trained.
+        What is trained on.
     """
     n_threads = torch.get_num_threads()
     if device.type == "cpu" and n_values <= MOST_VALUES_OF_ONE and not _is_set():

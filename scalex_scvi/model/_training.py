@@ -87,7 +87,7 @@ class TrainingMixin(MissingGenesMixin):
 
         On the CPU one thread trains, whatever the number of cores, unless minibatches have more
         than 400 000 values, or ``scvi.settings.num_threads`` or ``OMP_NUM_THREADS`` is set: more
-        save little, and take several times as long where other programs use the cores.
+        save little, and take more than twice as long where other programs use the cores.
 
         A model of a data module (:meth:`setup_datamodule`) is trained with ``datamodule=``, in the
         minibatches that the module makes.
