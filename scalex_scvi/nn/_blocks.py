@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ._batch_norm import BatchNorm1d
 from ._dsbn import DomainSpecificBatchNorm1d
+from ._sparse_input import SparseInputLinear
 
 ActivationName = Literal["relu", "leaky_relu", "rrelu", "tanh", "sigmoid", "none"]
 
@@ -45,6 +46,8 @@ class FullyConnectedBlock(nn.Module):
         Whether to normalize (eps 1e-5, momentum 0.1).
     dropout_rate
         Dropout probability in [0, 1); 0 leaves dropout out.
+    sparse_input
+        Whether the input is expression, most of which is zero (:class:`SparseInputLinear`).
     """
 
     def __init__(
@@ -55,9 +58,11 @@ class FullyConnectedBlock(nn.Module):
         activation: ActivationName = "relu",
         batch_norm: bool = True,
         dropout_rate: float = 0.0,
+        sparse_input: bool = False,
     ) -> None:
         super().__init__()
-        self.linear = nn.Linear(n_input, n_output)
+        linear = SparseInputLinear if sparse_input else nn.Linear
+        self.linear = linear(n_input, n_output)
         self.norm = BatchNorm1d(n_output) if batch_norm else None
         self.activation = _activation(activation)
         self.dropout = nn.Dropout(dropout_rate) if dropout_rate > 0 else None
@@ -122,8 +127,9 @@ class Encoder(nn.Module):
                 activation=activation,
                 batch_norm=batch_norm,
                 dropout_rate=dropout_rate,
+                sparse_input=depth == 0,
             )
-            for width_in, width_out in pairwise(widths)
+            for depth, (width_in, width_out) in enumerate(pairwise(widths))
         )
         self.mean_head = nn.Linear(n_hidden, n_latent)
         self.log_var_head = nn.Linear(n_hidden, n_latent)
