@@ -1,4 +1,9 @@
-"""How many threads torch trains with."""
+"""Work that is done by one thread.
+
+Threads of one piece of work wait for each other at each of its steps, some thousand times a second.
+On cores that others use, each wait is as long as what the others do; on idle ones a second thread
+saves little of small steps (docs/speed.md).
+"""
 
 from __future__ import annotations
 
@@ -7,38 +12,52 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from threadpoolctl import threadpool_limits
 
 MOST_VALUES_OF_ONE = 400_000
-"""Values of a minibatch (128 cells × 3 125 genes) up to which one thread trains. A second one saves
-little there on idle cores, and takes more than twice as long on busy ones: threads wait for each
-other some hundred times in each minibatch (docs/speed.md)."""
+"""Values of a minibatch (128 cells × 3 125 genes) up to which one thread trains."""
+
+MOST_CELLS_OF_ONE = 20_000
+"""Cells, of reference and query together, up to which one thread encodes and labels them."""
+
+SETTINGS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
 @contextmanager
-def few_threads(n_values: int, device: torch.device) -> Iterator[None]:
-    """Let torch use one thread on the CPU for minibatches of so few values.
+def one_thread(is_wanted: bool = True) -> Iterator[None]:
+    """Let torch, and the linear algebra of NumPy, SciPy and scikit-learn, use one thread.
 
     So a result does not depend on how many cores a machine has. Whoever sets a number of threads,
     by ``scvi.settings.num_threads`` or ``OMP_NUM_THREADS``, gets that.
 
     Parameters
     ----------
-    n_values
-        Cells × genes of a minibatch.
-    device
-        What is trained on.
+    is_wanted
+        Whether there is so little to do.
     """
-    n_threads = torch.get_num_threads()
-    if device.type == "cpu" and n_values <= MOST_VALUES_OF_ONE and not _is_set():
-        torch.set_num_threads(1)
-    try:
+    if not is_wanted or _are_set():
         yield
+        return
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with threadpool_limits(1):
+            yield
     finally:
         torch.set_num_threads(n_threads)
 
 
-def _is_set() -> bool:
+def is_small_training(n_values: int, device: torch.device) -> bool:
+    """Whether minibatches of so many values (cells × genes) are trained on by one thread."""
+    return device.type == "cpu" and n_values <= MOST_VALUES_OF_ONE
+
+
+def are_few_cells(n_cells: int) -> bool:
+    """Whether so many cells are worked on by one thread."""
+    return n_cells <= MOST_CELLS_OF_ONE
+
+
+def _are_set() -> bool:
     from scvi import settings
 
-    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
-    return settings.num_threads is not None or any(os.environ.get(name) for name in names)
+    return settings.num_threads is not None or any(os.environ.get(name) for name in SETTINGS)

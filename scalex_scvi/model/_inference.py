@@ -6,7 +6,7 @@ import copy
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, reduce
 from typing import Literal, TypeAlias
@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from scalex_scvi._core.blocks import Block, Blocks
+from scalex_scvi._core.threads import are_few_cells, one_thread
 from scalex_scvi.nn import Encoder, FullyConnectedBlock
 from scalex_scvi.pp import DeviceRows, Transform, on_device
 
@@ -242,7 +243,8 @@ def encode_cells(
         encoder = BlockEncoder(
             of_worker, encoder.transform, min(encoder.size, ROWS), encoder.completion
         )
-    with _one_thread_each() if blocks.is_lazy else nullcontext():
+    few = are_few_cells(blocks.shape[0])
+    with _one_thread_each() if blocks.is_lazy else one_thread(few):
         statistics = None
         if batch_stats == "batch":
             statistics = batch_statistics(blocks, encoder, batch_names)

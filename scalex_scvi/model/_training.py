@@ -15,7 +15,7 @@ from scalex_scvi._core.messages import without_hints_of_lightning
 from scalex_scvi._core.ranges import check_share, check_whole
 from scalex_scvi._core.scvi_private import parse_device_args
 from scalex_scvi._core.seeds import resolve_seed, seeded
-from scalex_scvi._core.threads import few_threads
+from scalex_scvi._core.threads import is_small_training, one_thread
 from scalex_scvi._core.trainer_arguments import check_trainer_arguments
 from scalex_scvi.train import (
     DEFAULT,
@@ -177,7 +177,8 @@ class TrainingMixin(MissingGenesMixin):
         numbers = {"max_epochs": max_epochs, "batch_size": batch_size, "train_size": train_size}
         plan = self._plan(recipe, plan_kwargs)
         options = dict(recipe) | plan | numbers | {"seed": resolve_seed(seed)}
-        with few_threads(batch_size * self.summary_stats.n_vars, device):
+        n_values = batch_size * self.summary_stats.n_vars
+        with one_thread(is_small_training(n_values, device)):
             kept = self._kept(checkpoint, options, n_processes, more, device)
             if kept is not None and kept.is_finished:
                 kept.take(self)

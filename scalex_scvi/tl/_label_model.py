@@ -11,6 +11,7 @@ import pandas as pd
 from anndata import AnnData
 
 from scalex_scvi._core.measured import measured_genes
+from scalex_scvi._core.threads import are_few_cells, one_thread
 from scalex_scvi.pp import can_unscale, unscale
 
 from ._calibration import folds, temperature, tempered
@@ -150,7 +151,8 @@ class LabelModel:
             If the genes differ, batches are missing, or there are too few held-out cells for
             ``max_refused``.
         """
-        found = scores_by(self, query, use_rep, batch_key, max_refused)
+        with one_thread(are_few_cells(query.n_obs)):
+            found = scores_by(self, query, use_rep, batch_key, max_refused)
         point_to_lone_labels(found, query, batch_key)
         return found
 
@@ -347,6 +349,11 @@ def label_model(pair: Pair, sizes: Sequence[int]) -> LabelModel:
             f"{pair.use_rep!r}."
         )
         raise ValueError(msg)
+    with one_thread(are_few_cells(pair.ref.n_obs)):
+        return _statistics_of(pair, sizes)
+
+
+def _statistics_of(pair: Pair, sizes: Sequence[int]) -> LabelModel:
     batches, real = pseudo_batches(pair.codes, pair.ref_batches())
     reference = LabeledCells.of(unscale(pair.ref), pair.codes, batches)
     parts = folds(pair.codes, pair.ref_batches())

@@ -12,6 +12,7 @@ from anndata import AnnData
 
 from scalex_scvi._core.colors import UNKNOWN
 from scalex_scvi._core.columns import as_text
+from scalex_scvi._core.threads import are_few_cells, one_thread
 
 from ._held_out import pseudo_batches
 from ._label_probabilities import Labeling, Method, check_method
@@ -201,9 +202,10 @@ def label_scores(
     check_novelty(novelty)
     check_method(method)
     pair = Pair(ref, query, use_rep, labels_key, batch_key, n_neighbors)
-    p_values = _p_values(pair, max_refused, novelty)
-    probabilities = Labeling(pair, method).probabilities()
-    p, misfit = p_values()
+    with one_thread(are_few_cells(ref.n_obs + query.n_obs)):
+        p_values = _p_values(pair, max_refused, novelty)
+        probabilities = Labeling(pair, method).probabilities()
+        p, misfit = p_values()
     found = scores_of(best_labels(pair, probabilities), probabilities, p, misfit, max_refused)
     if novelty == "neighborhood":
         point_to_lone_labels(found, query, batch_key)

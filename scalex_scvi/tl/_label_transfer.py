@@ -5,6 +5,8 @@ from __future__ import annotations
 import pandas as pd
 from anndata import AnnData
 
+from scalex_scvi._core.threads import are_few_cells, one_thread
+
 from ._label_probabilities import Labeling, Method
 from ._label_scores import best_labels, check_no_unknown, label_scores
 from ._pair import Pair
@@ -97,7 +99,8 @@ def label_transfer(
         use_rep = rep
     if not unknown:
         pair = Pair(ref, query, use_rep, label, batch_key, n_neighbors)
-        return best_labels(pair, Labeling(pair, method).shares())
+        with one_thread(are_few_cells(ref.n_obs + query.n_obs)):
+            return best_labels(pair, Labeling(pair, method).shares())
     if label in ref.obs:
         check_no_unknown(ref.obs[label])
     return label_scores(

@@ -1,0 +1,94 @@
+"""Little work is done by one thread, unless somebody asks for more."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import scvi
+import torch
+from anndata import AnnData
+from threadpoolctl import threadpool_info, threadpool_limits
+
+import scalex_scvi as sx
+from scalex_scvi._core import threads
+from scalex_scvi._core.threads import one_thread
+
+
+@pytest.fixture(autouse=True)
+def three_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """As on a machine of three cores where nothing is set."""
+    for name in threads.SETTINGS:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(scvi.settings, "_num_threads", None)
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    with threadpool_limits(3):
+        yield
+    torch.set_num_threads(before)
+
+
+def numbers_of_threads() -> set[int]:
+    """Of torch, and of each library that has threads."""
+    return {torch.get_num_threads()} | {library["num_threads"] for library in threadpool_info()}
+
+
+def test_one_thread_and_as_before_afterwards() -> None:
+    with one_thread():
+        assert numbers_of_threads() == {1}
+    assert numbers_of_threads() == {3}
+
+
+def test_threads_are_as_before_after_an_error() -> None:
+    with pytest.raises(RuntimeError, match="here"), one_thread():
+        raise RuntimeError("here")
+    assert numbers_of_threads() == {3}
+
+
+def test_nothing_changes_where_it_is_not_wanted() -> None:
+    with one_thread(False):
+        assert numbers_of_threads() == {3}
+
+
+@pytest.mark.parametrize("name", threads.SETTINGS)
+def test_who_sets_a_number_of_threads_gets_it(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, "3")
+    with one_thread():
+        assert numbers_of_threads() == {3}
+
+
+def test_who_sets_those_of_scvi_gets_them() -> None:
+    scvi.settings.num_threads = 3
+    with one_thread():
+        assert numbers_of_threads() == {3}
+
+
+def labeled(seed: int) -> AnnData:
+    """Two groups of cells in a latent space of two dimensions."""
+    drawn = np.random.default_rng(seed)
+    codes = np.arange(60) % 2
+    latent = drawn.normal(size=(60, 2)) + 8 * codes[:, None]
+    return AnnData(
+        latent.astype(np.float32), obs={"celltype": np.array(["a", "b"])[codes]}, obsm={"Z": latent}
+    )
+
+
+@pytest.mark.parametrize(("most", "expected"), [(120, 1), (119, 3)])
+def test_few_cells_are_labeled_by_one_thread(
+    most: int, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: set[int] = set()
+
+    def best_labels(*args: Any) -> Any:
+        found.update(numbers_of_threads())
+        return before(*args)
+
+    before = sx.tl._label_transfer.best_labels
+    monkeypatch.setattr("scalex_scvi.tl._label_transfer.best_labels", best_labels)
+    monkeypatch.setattr(threads, "MOST_CELLS_OF_ONE", most)
+    ref, query = labeled(0), labeled(1)
+    assert (sx.tl.label_transfer(ref, query, "Z", "celltype") == query.obs["celltype"]).all()
+    assert found == {expected}
+    assert numbers_of_threads() == {3}
