@@ -352,7 +352,7 @@ class ImputationMixin(_Base):
         return found
 
     def _decoder_batches(self, given: Any, argument: str = "transform_batch") -> list[int | None]:
-        """Return the batches that an argument names, by their numbers; ``None``: each cell's own."""
+        """Return the numbers of the batches that are named; ``None``: each cell's own."""
         if given is None:
             return [None]
         wanted = [

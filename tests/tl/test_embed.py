@@ -163,8 +163,25 @@ def test_place_on_map_refuses_what_does_not_fit() -> None:
     latent, own_map = np.eye(4), np.zeros((4, 2))
     with pytest.raises(ValueError, match="inconsistent numbers of samples"):
         sx.tl.place_on_map(latent, own_map[:3], latent)
-    with pytest.raises(ValueError, match="ref_map contains NaN"):
-        sx.tl.place_on_map(latent, np.full((4, 2), np.nan), latent)
+    with pytest.raises(TypeError, match="query_latent holds no real numbers"):
+        sx.tl.place_on_map(latent, own_map, latent.astype(str))
+
+
+@pytest.mark.parametrize("which", ["ref_latent", "ref_map", "query_latent"])
+def test_cells_without_a_place_are_counted(which: str) -> None:
+    given = {"ref_latent": np.eye(4), "ref_map": np.zeros((4, 2)), "query_latent": np.eye(4)}
+    given[which][1:3, 0] = np.nan, np.inf
+    with pytest.raises(ValueError, match=f"{which} has values .* infinite, in 2 of 4 cells"):
+        sx.tl.place_on_map(**given)
+
+
+@pytest.mark.parametrize("max_cells", [None, 30])
+def test_cells_without_a_latent_are_counted(max_cells: int | None) -> None:
+    adata = blobs(60)
+    adata.obsm["latent"][3:5] = np.nan
+    with pytest.raises(ValueError, match=r"adata\.obsm\['latent'\] has .* in 2 of 60 cells. Leave"):
+        sx.tl.embed(adata, max_cells=max_cells)
+    assert not adata.uns
 
 
 def test_map_of_a_single_gene_before_integration() -> None:

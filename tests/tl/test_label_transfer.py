@@ -469,7 +469,10 @@ def _with_nan(adata: AnnData) -> None:
     adata.obsm["latent"][0, 0] = np.nan
 
 
-BAD_POINTS = {"sparse": (_sparse, TypeError, "toarray"), "NaN": (_with_nan, ValueError, "NaN")}
+BAD_POINTS = {
+    "sparse": (_sparse, TypeError, "toarray"),
+    "NaN": (_with_nan, ValueError, "NaN or infinite, in 1 of "),
+}
 
 
 @pytest.mark.parametrize(("spoil", "error", "message"), BAD_POINTS.values(), ids=BAD_POINTS)
