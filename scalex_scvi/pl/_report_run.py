@@ -118,4 +118,4 @@ def _listed(column: pd.Series) -> str:
 
 def is_empty(values: Any) -> bool:
     """Whether cells have no expression, as those of a reference that came without counts."""
-    return sparse.issparse(values) and values.nnz == 0
+    return values is None or (sparse.issparse(values) and values.nnz == 0)

@@ -67,7 +67,8 @@ def features_found(run: Run) -> dict[str, Any]:
         verdicts = ("enough", "see which are missing", "few: the rest is guessed")
         rows.append(_light("named in the query's file", n_named, len(genes), NAMED, verdicts))
     verdicts = ("enough", "see which are missing", "few: labels and mixing are in doubt")
-    for name in run.batches.cat.remove_unused_categories().cat.categories:
+    names = run.batches.cat.remove_unused_categories().cat.categories
+    for name in [] if run.adata.X is None else names:
         cells = (run.batches == name).to_numpy()
         values = run.adata.X[cells]
         if run.is_query is not None and not run.is_query[cells].any() and is_empty(values):
