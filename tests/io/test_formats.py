@@ -436,6 +436,10 @@ DAMAGE: dict[str, tuple[Callable[[AnnData, Path], Path | str], str]] = {
         r"no cell names.*'number'",
     ),
     "zarr without values": (lambda a, d: without_chunks(a, d / "x.zarr", "X/data"), "incomplete"),
+    "zarr without begins of rows": (
+        lambda a, d: without_chunks(a, d / "x.zarr", "X/indptr"),
+        "'X/indptr' does not fit the values",
+    ),
     "zarr without names": (
         lambda a, d: without_chunks(a, d / "x.zarr", "var/_index"),
         "incomplete",
