@@ -100,7 +100,7 @@ def _light(
 
 def confidence_of_clusters(run: Run) -> dict[str, Any] | None:
     """Return each cluster's most frequent transferred label, and how sure it is."""
-    if run.transferred is None or run.is_query is None or "leiden" not in run.adata.obs:
+    if run.transferred is None or run.is_query is None or run.clusters is None:
         return None
     query = run.adata.obs[run.is_query]
     labels = run.transferred[run.is_query].astype(str)
@@ -111,7 +111,8 @@ def confidence_of_clusters(run: Run) -> dict[str, Any] | None:
     elif f"{key}_probability" in query:
         values, measure = query[f"{key}_probability"], "mean probability of the label"
     rows = []
-    for cluster, cells in query.groupby("leiden", observed=True).indices.items():
+    clusters = run.clusters[run.is_query].to_numpy()
+    for cluster, cells in query.groupby(clusters, observed=True).indices.items():
         counted = labels.iloc[cells].value_counts()
         rows.append(
             {

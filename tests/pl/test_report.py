@@ -117,6 +117,19 @@ def test_clusters_are_numbered_where_their_cells_are(page: Path, projected: AnnD
             np.testing.assert_allclose(middles[name], np.nanmedian(of_cluster, axis=0))
 
 
+def test_clusters_may_be_numbers(page: Path, projected: AnnData, tmp_path: Path) -> None:
+    """They are fractions once cells without one are added."""
+    projected.obs["leiden"] = projected.obs["leiden"].astype(float)
+    numbers = sx.pl.report(
+        projected, tmp_path / "numbers.html", labels_key="celltype", about={"seed": 7}
+    )
+    found, expected = (data_of(path.read_text(encoding="utf-8")) for path in (numbers, page))
+    assert found["columns"]["clusters"]["names"] == ["0", "1"]
+    assert found == expected
+    projected.obs.loc[projected.obs_names[:60], "leiden"] = np.nan
+    sx.pl.report(projected, tmp_path / "numbers.html", labels_key="celltype")
+
+
 def test_names_of_cells_may_repeat(page: Path, projected: AnnData, tmp_path: Path) -> None:
     projected.obs_names = [f"cell{i % 20}" for i in range(projected.n_obs)]
     repeated = sx.pl.report(
