@@ -203,8 +203,15 @@ def expression_in_raw(adata: AnnData, cells: np.ndarray) -> Any:
     Raises
     ------
     ValueError
-        If ``adata.raw`` lacks some of them.
+        If ``adata.raw`` lacks some of them, or has several of a name.
     """
+    if not adata.raw.var_names.is_unique:
+        repeated = list(adata.raw.var_names[adata.raw.var_names.duplicated()].unique()[:3])
+        msg = (
+            f"Gene names of adata.raw repeat, such as {repeated!r}: those of `adata` cannot be "
+            "found in it. Remove it to use adata.X: `del adata.raw`."
+        )
+        raise ValueError(msg)
     places = adata.raw.var_names.get_indexer(adata.var_names)
     if (places < 0).any():
         missing = list(adata.var_names[places < 0])

@@ -190,6 +190,15 @@ def test_map_of_a_single_gene_before_integration() -> None:
     assert np.isfinite(adata.obsm["X_umap_uncorrected"]).all()
 
 
+def test_expression_that_cannot_be_drawn_is_told() -> None:
+    adata = AnnData(np.random.default_rng(0).random((30, 3)).astype(np.float32))
+    adata.raw = AnnData(adata.X, var=pd.DataFrame(index=["0", "0", "1"]))
+    with pytest.raises(ValueError, match=r"names of adata.raw repeat, such as \['0'\]"):
+        sx.tl.uncorrected_umap(adata)
+    with pytest.raises(ValueError, match="neither X nor `raw`"):
+        sx.tl.uncorrected_umap(AnnData(obs=adata.obs))
+
+
 def test_genes_that_raw_lacks_are_not_replaced_by_others() -> None:
     adata = AnnData(np.random.default_rng(0).random((30, 3)).astype(np.float32))
     adata.raw = adata[:, :2].copy()

@@ -486,6 +486,26 @@ def test_representation_that_cannot_be(
         sx.label_transfer(ref, query)
 
 
+@pytest.mark.parametrize("which", ["ref", "query"])
+def test_no_cells_are_named(ref: AnnData, which: str) -> None:
+    given = {"ref": ref, "query": cells([0.05, 5.05])}
+    given[which] = given[which][:0].copy()
+    with pytest.raises(ValueError, match=f"`{which}` has no cells"):
+        sx.label_transfer(**given)
+
+
+@pytest.mark.parametrize("which", ["ref", "query"])
+def test_expression_that_is_no_number_is_named(which: str) -> None:
+    given = {}
+    for name in ("ref", "query"):
+        bare = blobs({"a": 30, "b": 30})
+        values = np.random.default_rng(0).random((60, 8), dtype=np.float32)
+        values[3, 5] = np.nan if name == which else 0
+        given[name] = AnnData(values, obs=bare.obs, obsm=dict(bare.obsm))
+    with pytest.raises(ValueError, match=f"{which}.X holds values that are NaN"):
+        sx.tl.label_scores(**given)
+
+
 def test_a_batch_column_that_nobody_has(ref: AnnData) -> None:
     with pytest.raises(KeyError, match="'donor' is not a column of ref.obs"):
         sx.label_transfer(ref, cells([0.05]), batch_key="donor")
