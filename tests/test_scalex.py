@@ -196,6 +196,12 @@ def test_a_query_without_batches_is_one_new_batch(
     assert "its cells are one batch" in caplog.text
 
 
+def test_a_column_of_batches_that_is_named_must_be_there(counts: AnnData, tmp_path: Path) -> None:
+    sx.SCALEX(counts, outdir=tmp_path / "ref", **FAST)
+    with pytest.raises(KeyError, match=r"`batch_name` 'donr': there is no column"):
+        sx.SCALEX(counts[:40], projection=tmp_path / "ref", batch_name="donr", **FAST)
+
+
 def test_a_reference_without_batches_is_refused() -> None:
     with pytest.raises(KeyError, match="there is no column"):
         sx.SCALEX(batches(1), **FAST)

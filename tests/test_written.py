@@ -57,6 +57,14 @@ COLUMNS: dict[str, tuple[Any, Any]] = {
     "bytes": (alternating(b"a", b"b"), alternating("a", "b")),
     "numbers with gaps": (alternating(1, None), alternating(1, np.nan)),
     "booleans with gaps": (alternating(True, None), alternating(True, np.nan)),
+    "pandas' own fractions": (
+        pd.Series(pd.array([0.5, None] * (N // 2), dtype="Float64")),
+        alternating(np.nan, 0.5),
+    ),
+    "categories of these": (
+        pd.Series(pd.array([0.5, None] * (N // 2), dtype="Float32")).astype("category"),
+        alternating(np.nan, 0.5),
+    ),
     "nothing": (alternating(None, None), alternating(np.nan, np.nan)),
     "zero characters": (alternating("a\x00b", "c"), alternating("ab", "c")),
     "half characters": (alternating("\udc80", "c"), alternating("\\udc80", "c")),

@@ -97,6 +97,25 @@ def check_numbers(matrix: Any, *, name: str) -> None:
         raise TypeError(msg)
 
 
+def check_finite(points: np.ndarray, *, name: str) -> None:
+    """Raise for cells × dimensions of which some are NaN or infinite.
+
+    Raises
+    ------
+    ValueError
+        With the number of cells, and how to leave them out.
+    """
+    is_number = np.isfinite(points)
+    if is_number.all():
+        return
+    n_bad = int((~is_number.reshape(len(points), -1).all(axis=1)).sum())
+    msg = (
+        f"{name} has values that are NaN or infinite, in {n_bad} of {len(points)} cells. Leave "
+        f"those cells out: `np.isfinite({name}).all(axis=1)` is True of the others."
+    )
+    raise ValueError(msg)
+
+
 def to_csr(matrix: Any, *, name: str) -> sparse.csr_matrix:
     """Return a float32 CSR copy of a dense, sparse or backed matrix.
 
@@ -184,8 +203,15 @@ def expression_in_raw(adata: AnnData, cells: np.ndarray) -> Any:
     Raises
     ------
     ValueError
-        If ``adata.raw`` lacks some of them.
+        If ``adata.raw`` lacks some of them, or has several of a name.
     """
+    if not adata.raw.var_names.is_unique:
+        repeated = list(adata.raw.var_names[adata.raw.var_names.duplicated()].unique()[:3])
+        msg = (
+            f"Gene names of adata.raw repeat, such as {repeated!r}: those of `adata` cannot be "
+            "found in it. Remove it to use adata.X: `del adata.raw`."
+        )
+        raise ValueError(msg)
     places = adata.raw.var_names.get_indexer(adata.var_names)
     if (places < 0).any():
         missing = list(adata.var_names[places < 0])

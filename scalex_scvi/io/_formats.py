@@ -217,9 +217,10 @@ def read_zarr(path: Path) -> AnnData:
 def check_chunks(store: Any, name: str, matrix: str = "X") -> None:
     """Raise if chunks of a store are missing: zarr reads them as zeros, or as empty names.
 
-    Chunks of zeros alone need not be stored. So only arrays are checked in which no chunk is all
-    zeros or empty: the stored values of a sparse matrix, their columns, and the names. Missing
-    chunks of a dense matrix cannot be told from zeros.
+    Chunks of zeros alone need not be stored. So those of arrays are counted in which no chunk is
+    all zeros or empty: the stored values of a sparse matrix, their columns, and the names. Where
+    its rows begin (columns, of CSC) may be zero for the first ones: it is looked at instead.
+    Missing chunks of a dense matrix cannot be told from zeros.
 
     Raises
     ------
@@ -240,3 +241,19 @@ def check_chunks(store: Any, name: str, matrix: str = "X") -> None:
                 f"{array.nchunks} chunks of {part!r} are missing. Copy or write it again."
             )
             raise InputError(msg)
+    if f"{matrix}/indptr" in store:
+        _check_begins(store[matrix], f"{matrix}/indptr", name)
+
+
+def _check_begins(matrix: Any, part: str, name: str) -> None:
+    """Raise if rows of a CSR matrix (columns, of CSC) do not begin where the one before ends."""
+    begins = matrix["indptr"][:]
+    is_csr = matrix.attrs["encoding-type"] == "csr_matrix"
+    n_values = np.diff(begins.astype(np.int64))
+    most = matrix.attrs["shape"][1 if is_csr else 0]
+    if begins[-1] != matrix["data"].shape[0] or (n_values < 0).any() or (n_values > most).any():
+        msg = (
+            f"{name!r} is incomplete or damaged: {part!r} does not fit the values. Copy or write "
+            "it again."
+        )
+        raise InputError(msg)

@@ -102,7 +102,8 @@ def load_counts(
         )
     one_source = len(data) == 1 and reading.batch_categories is None
     name = (_name_in_one if one_source else _name_in_several)(adata, reading)
-    batch = _batches(adata, name, reference)
+    is_named = reading.batch_name != reading.batch_key
+    batch = _batches(adata, name, None if is_named else reference)
     rows = _draw(adata.n_obs, reading.fraction, reading.n_obs, seed)
     # Not done yet for a layer, and for cells on disk.
     if taking.raw is None:
@@ -254,6 +255,7 @@ def _new_name(name: str, reference: Sequence[str]) -> str:
 
 
 def _batches(adata: AnnData, batch_name: str, reference: Sequence[str] | None) -> pd.Series:
+    """Batch of each cell. With a reference, cells without the column are one new batch."""
     columns = _columns(adata, batch_name)
     absent = [name for name in columns if name not in adata.obs]
     if absent and reference is not None:

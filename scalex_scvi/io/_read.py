@@ -32,6 +32,7 @@ from ._matrix_market import read_mtx_as_it_is
 from ._run_folder import paths_of
 from ._source import Taking
 from ._tables import CellsIn, Table, orient, read_table, to_adata
+from ._writable import make_writable
 
 logger = logging.getLogger(__name__)
 
@@ -182,7 +183,8 @@ def concat(
         See :func:`read`.
     save
         ``.h5ad`` file to write the result to. Its folder is created, and a run that fails leaves
-        no incomplete file.
+        no incomplete file. Annotations that it cannot hold are converted, with a warning
+        (:func:`make_writable`).
     profile, genome
         See :func:`read_file`.
 
@@ -217,8 +219,10 @@ def concat(
         save.parent.mkdir(parents=True, exist_ok=True)
         # Writing turns text columns into categories: not in an object that is the user's.
         given = any(adata is source for source in sources)
+        written = _in_memory_copy(adata) if given else adata
+        make_writable(written)
         with whole_file(save) as temporary:
-            (_in_memory_copy(adata) if given else adata).write_h5ad(temporary, compression="gzip")
+            written.write_h5ad(temporary, compression="gzip")
     return adata
 
 

@@ -26,6 +26,7 @@ from scalex_scvi._core.files import (
     is_zarr_store,
     whole_file,
 )
+from scalex_scvi._core.inputs import check_adata
 from scalex_scvi._core.keys import own_keys
 from scalex_scvi._core.matrices import get_matrix, in_memory, is_lazy
 from scalex_scvi._core.ranges import check_whole
@@ -157,12 +158,15 @@ def write_store(adata: AnnData, path: str | os.PathLike[str], *, overwrite: bool
         If ``path`` exists, and with ``overwrite`` if it is no zarr store.
     FileNotFoundError
         If the folder that it lies in does not exist.
+    TypeError
+        If ``adata`` is no AnnData.
     ValueError
         If ``path`` is an address, has another ending, or is the store that ``adata`` is read from;
         if ``X`` is in chunks of columns, or there is none.
     """
     import zarr
 
+    check_adata(adata)
     check_is_local(path)
     path = _check_target(Path(path).expanduser(), overwrite)
     check_not_read_from(path, adata)
@@ -258,6 +262,12 @@ def _open_group(stored: Stored) -> Any:
         )
         raise TypeError(msg)
     name = _name(stored)
+    if _is_path(stored) and ".h5mu" in (Path(name).suffix, Path(name).parent.suffix):
+        msg = (
+            f"{name!r} is of a MuData, which is not read in blocks. Read a modality into memory, "
+            "`scalex_scvi.io.read('data.h5mu/rna')`, or write it to an .h5ad first."
+        )
+        raise InputError(msg)
     if _is_path(stored) and not Path(name).exists():
         msg = f"There is no file {name!r}."
         raise FileNotFoundError(msg)

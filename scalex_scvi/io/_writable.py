@@ -21,12 +21,16 @@ logger = logging.getLogger(__name__)
 _NUMBERS = "biufc"
 _ABSENT = object()
 
+_NOT_IN_FILES = (pd.Float32Dtype, pd.Float64Dtype, pd.ArrowDtype)
+"""Types of numbers that anndata does not write, others of pandas' own with gaps it does."""
+
 
 def make_writable(adata: AnnData) -> dict[Any, str]:
     """Convert annotations that ``.h5ad`` cannot hold, in place, with a warning that names them.
 
     Columns of dates, intervals, lists, sets and mixed types become text; missing values stay
-    missing. Names of columns and keys become text without ``/``. An index with the name of a column
+    missing. Numbers of pandas' and Arrow's types become those of NumPy where a file can hold no
+    others. Names of columns and keys become text without ``/``. An index with the name of a column
     loses its name. Functions and objects of other kinds are left out of ``uns`` and ``obsm``.
 
     Parameters
@@ -122,8 +126,8 @@ def _column(column: pd.Series, where: str, notes: list[str]) -> pd.Series:
         if converted.is_unique:
             return column.cat.rename_categories(list(converted))
         return column.astype(object).map(_text).astype("category")
-    if pd.api.types.is_numeric_dtype(dtype):  # and booleans
-        return column
+    if pd.api.types.is_numeric_dtype(dtype) and not isinstance(dtype, _NOT_IN_FILES):
+        return column  # or booleans
     kind = pd.api.types.infer_dtype(column, skipna=True)
     if kind == "string":
         as_object = column.astype(object)

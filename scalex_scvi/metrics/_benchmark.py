@@ -21,7 +21,7 @@ from sklearn.utils import check_array
 from scalex_scvi._core.files import whole_file
 
 from ._benchmark_picture import draw_scores
-from ._inputs import column, import_extra, representation
+from ._inputs import as_points, column, import_extra, representation
 from ._uncorrected import uncorrected_pca
 
 BIO_METRICS = (
@@ -198,8 +198,9 @@ def _bare(adata: AnnData, keys: list[str], batch_key: str, labels_key: str) -> A
 
 
 def _embedding(adata: AnnData, key: str, argument: str) -> np.ndarray:
-    values = representation(adata, key, name=argument)
-    return check_array(values, input_name=f"adata.obsm[{key!r}]")
+    name = f"adata.obsm[{key!r}]"
+    points = as_points(representation(adata, key, name=argument), name=name)
+    return check_array(points, input_name=name)
 
 
 def _add_pre_integrated(bare: AnnData, adata: AnnData, key: str | None) -> str:

@@ -13,7 +13,7 @@ from scipy import sparse
 
 from scalex_scvi._core.columns import as_text, one_column
 from scalex_scvi._core.keys import own_keys
-from scalex_scvi._core.matrices import check_no_mask
+from scalex_scvi._core.matrices import check_finite, check_no_mask
 
 
 def import_extra(module: str) -> Any:
@@ -41,14 +41,24 @@ def representation(adata: AnnData, key: str, *, name: str = "use_rep") -> Any:
     return adata.obsm[key]
 
 
-def as_points(values: Any) -> Any:
+def as_points(values: Any, *, name: str = "representation") -> Any:
     """Return points × dimensions as scikit-learn takes them: CSR, or an array, of finite values."""
-    points = sparse.csr_matrix(values) if sparse.issparse(values) else np.asarray(values)
-    numbers: np.ndarray = points.data if sparse.issparse(points) else points  # type: ignore[assignment]
-    if numbers.dtype.kind in "fc" and not np.isfinite(numbers).all():
-        msg = "The representation holds values that are NaN or infinite. Leave those cells out."
-        raise ValueError(msg)
+    if sparse.issparse(values):
+        rows = sparse.csr_matrix(values)
+        if not np.isfinite(rows.data).all():
+            msg = f"{name} holds values that are NaN or infinite. Leave those cells out."
+            raise ValueError(msg)
+        return rows
+    points = np.asarray(values)
+    if points.dtype.kind in "fc":
+        check_finite(points, name=name)
     return points
+
+
+def points_in(adata: AnnData, key: str) -> Any:
+    """Return ``obsm[key]``, or the matrix itself for ``"X"``, as :func:`as_points` does."""
+    name = "adata.X" if key == "X" else f"adata.obsm[{key!r}]"
+    return as_points(representation(adata, key), name=name)
 
 
 def column(adata: AnnData, key: str, *, name: str) -> np.ndarray:
@@ -95,7 +105,7 @@ def points_and_groups(
     them, as errors call it.
     """
     if isinstance(data, AnnData):
-        points = as_points(representation(data, use_rep))
+        points = points_in(data, use_rep)
         if groups is None or isinstance(groups, str):
             return points, column(data, groups or key, name=name if groups else key_name)
     elif groups is None or isinstance(groups, str):

@@ -8,7 +8,7 @@ from anndata import AnnData
 from scalex_scvi._core.columns import as_text, one_column
 
 from ._entropy import batch_entropy_mixing_score
-from ._inputs import as_points, column, representation
+from ._inputs import column, points_in
 from ._neighbors import expected_same_batch_share, knn_purity, same_batch_share
 from ._silhouette import silhouette_score
 
@@ -51,7 +51,7 @@ def integration_scores(
     ValueError
         If a batch is missing, or two columns have the name of one that is asked for.
     """
-    points = as_points(representation(adata, use_rep))
+    points = points_in(adata, use_rep)
     batch = column(adata, batch_key, name="batch_key")
     scores: dict[str, float] = {}
     if len(np.unique(batch)) > 1:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from inspect import signature
+from math import ceil, lcm
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -36,6 +37,9 @@ else:
     _Base = object
 
 logger = logging.getLogger(__name__)
+
+_DRAWS = 5000
+"""Of each group, by default: scvi-tools'."""
 
 _DRAWS_AT_ONCE = 4096
 _NUMBER = "_scvi_number_of_cell"
@@ -100,7 +104,8 @@ class DifferentialMixin(_Base):
             query whose decoder has not been trained are left out.
         batchid1, batchid2
             Batch or batches to decode each group in, with ``batch_correction``. If one of these is
-            given, it holds for both groups.
+            given, it holds for both groups. With lists of different lengths, draws are rounded up
+            to equally many of each batch.
         fdr_target
             Expected share of false discoveries among those of column ``is_de_fdr_…``.
         silent
@@ -147,6 +152,7 @@ class DifferentialMixin(_Base):
         if groups is not None:
             cells.adata.obs[groupby] = groups.array
         batches = self._batches_of_groups(batch_correction, batchid1, batchid2)
+        _draw_equally_often(kwargs, *batches)
         latent = cells.posterior.mean
         with seeded(None), seeded_numpy(None):
             return compare_groups(
@@ -214,10 +220,10 @@ class DifferentialMixin(_Base):
 
     def _batches_of_groups(
         self, correct: bool, first: str | Sequence[str] | None, second: str | Sequence[str] | None
-    ) -> tuple[Sequence[str] | None, Sequence[str] | None]:
+    ) -> tuple[list[str] | None, list[str] | None]:
         """Return the batches that each of two groups is decoded in; ``None``: in its own."""
-        given = [[one] if isinstance(one, str) else one for one in (first, second)]
-        named = [one for one in given if one is not None]
+        given = {"batchid1": first, "batchid2": second}
+        named = {name: batches for name, batches in given.items() if batches is not None}
         if named and not correct:
             msg = (
                 f"`batchid1={first!r}` and `batchid2={second!r}` need `batch_correction=True`: "
@@ -226,10 +232,13 @@ class DifferentialMixin(_Base):
             raise ValueError(msg)
         if not correct:
             return None, None
-        named = named or [self._batches_with_a_decoder()]
-        return named[0], named[-1]
+        found = [
+            [self.batch_names[code] for code in dict.fromkeys(self._decoder_batches(batches, name))]
+            for name, batches in named.items()
+        ] or [self._batches_with_a_decoder()]
+        return found[0], found[-1]
 
-    def _batches_with_a_decoder(self) -> list[Any]:
+    def _batches_with_a_decoder(self) -> list[str]:
         return [name for name in self.batch_names if name not in self.untrained_batches_]
 
     def _genes_of_cells(self, adata: Cells) -> np.ndarray:
@@ -344,6 +353,20 @@ def _picked(block: Any, _: np.ndarray, pick: sparse.csr_matrix) -> sparse.csr_ma
     picked = sparse.csr_matrix(sparse.csr_matrix(block, dtype=np.float32) @ pick)
     picked.sort_indices()
     return picked
+
+
+def _draw_equally_often(
+    kwargs: dict[str, Any], first: list[str] | None, second: list[str] | None
+) -> None:
+    """Draw so often that the batches of each group have equally many draws, and no rest is left.
+
+    The draws of two groups are compared in pairs: as many of one as of the other.
+    """
+    if first is None or second is None or len(first) == len(second):
+        return
+    step = lcm(len(first), len(second))
+    wanted = kwargs.get("n_samples_overall") or _DRAWS
+    kwargs["n_samples_overall"] = ceil(wanted / step) * step
 
 
 def _without_counts(all_stats: bool, mode: str, kwargs: dict[str, Any]) -> bool:

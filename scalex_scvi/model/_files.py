@@ -97,13 +97,24 @@ class SavedModel:
 
 def model_path(folder: str | os.PathLike[str], prefix: str | None) -> Path:
     """Path of the model file in a folder, wherever it is at the moment."""
-    return current(current(Path(folder).expanduser()) / f"{prefix or ''}{SAVE_KEYS.MODEL_FNAME}")
+    return _path(folder, prefix, SAVE_KEYS.MODEL_FNAME)
 
 
 def cells_path(folder: str | os.PathLike[str], prefix: str | None, *, mudata: bool) -> Path:
     """Path of the AnnData or MuData that was saved with a model."""
     name = SAVE_KEYS.MDATA_FNAME if mudata else SAVE_KEYS.ADATA_FNAME
-    return current(current(Path(folder).expanduser()) / f"{prefix or ''}{name}")
+    return _path(folder, prefix, name)
+
+
+def _path(folder: str | os.PathLike[str], prefix: str | None, name: str) -> Path:
+    name = f"{prefix or ''}{name}"
+    if Path(name).name != name:  # it would be written outside the folder
+        msg = (
+            f"`prefix` {prefix!r} names a folder; allowed is text that file names begin with, "
+            "without a path separator. Give the folder as `dir_path`."
+        )
+        raise ValueError(msg)
+    return current(current(Path(folder).expanduser()) / name)
 
 
 def write_model(

@@ -351,21 +351,21 @@ class ImputationMixin(_Base):
             raise ValueError(msg)
         return found
 
-    def _decoder_batches(self, transform_batch: Any) -> list[int | None]:
-        if transform_batch is None:
+    def _decoder_batches(self, given: Any, argument: str = "transform_batch") -> list[int | None]:
+        """Return the numbers of the batches that are named; ``None``: each cell's own."""
+        if given is None:
             return [None]
-        given = transform_batch if isinstance(transform_batch, list | tuple) else [transform_batch]
-        wanted = [text_of(name) for name in given]
+        wanted = [
+            text_of(name) for name in (given if pd.api.types.is_list_like(given) else [given])
+        ]
         unknown = [name for name in wanted if name not in self.batch_names]
         if unknown or not wanted:
-            msg = (
-                f"`transform_batch` {unknown!r} is not a batch of the model: {self.batch_names!r}."
-            )
+            msg = f"`{argument}` {unknown!r} is not a batch of the model: {self.batch_names!r}."
             raise ValueError(msg)
         untrained = [name for name in wanted if name in self.untrained_batches_]
         if untrained:
             msg = (
-                f"`transform_batch` {untrained!r}: the decoder of a query's batches decodes noise "
+                f"`{argument}` {untrained!r}: the decoder of a query's batches decodes noise "
                 "until it is trained. Call `train()` on the query's model first, or take a batch "
                 "of the reference."
             )

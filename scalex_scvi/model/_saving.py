@@ -58,7 +58,7 @@ class SavingMixin(_Base):
         dir_path
             Folder to save into.
         prefix
-            Put before the file names.
+            Put before the file names; not a folder.
         overwrite
             Whether the folder may exist already.
         save_anndata
@@ -71,8 +71,8 @@ class SavingMixin(_Base):
         Raises
         ------
         ValueError
-            If the folder exists and ``overwrite`` is false, if it is the model of a run folder, or
-            if it holds an AnnData that was not saved with a model.
+            If the folder exists and ``overwrite`` is false, if it is the model of a run folder, if
+            ``prefix`` names a folder, or if an AnnData is there that was not saved with a model.
         """
         folder = Path(dir_path).expanduser()
         if os.path.exists(folder) and not overwrite:

@@ -31,9 +31,9 @@ LOSSES = {"train_loss": "training loss", "kl_local_train": "KL divergence"}
 
 
 def marker_dots(run: Run) -> dict[str, str] | None:
-    """Return a dot plot of the groups' markers, ``None`` if there are no two groups of cells."""
+    """Return a dot plot of the groups' markers, ``None`` without two groups, or expression."""
     groups = run.groups
-    if groups is None:
+    if groups is None or (run.adata.X is None and run.adata.raw is None):
         return None
     cells = np.flatnonzero(groups.notna().to_numpy())
     cells = cells[random_rows(len(cells), MAX_CELLS, seed=0)]
@@ -50,7 +50,7 @@ def marker_dots(run: Run) -> dict[str, str] | None:
     bare = AnnData(
         values,
         obs=pd.DataFrame({"group": pd.Categorical(names)}, index=np.arange(len(cells)).astype(str)),
-        var=pd.DataFrame(index=genes),
+        var=pd.DataFrame(index=np.arange(len(genes)).astype(str)),  # names may repeat
     )[:, run.measured].copy()
     sc.tl.rank_genes_groups(bare, "group", groups=usable, n_genes=MARKERS_EACH, method="t-test")
     found = bare.uns["rank_genes_groups"]["names"]
@@ -63,7 +63,7 @@ def marker_dots(run: Run) -> dict[str, str] | None:
         "of the label's cells that have it. Color: mean expression, from the lowest label's to the "
         "highest's. Labels that are right show their known markers; those of unknown cells say "
         "what they may be." + _without_unmeasured(run),
-        "svg": _dots(bare[:, markers], rows, markers),
+        "svg": _dots(bare[:, markers], rows, [str(genes[int(marker)]) for marker in markers]),
     }
 
 

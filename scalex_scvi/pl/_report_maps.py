@@ -12,7 +12,6 @@ from scalex_scvi._core.colors import UNKNOWN
 from scalex_scvi._core.keys import REFERENCE_UMAP_KEY, UMAP_KEY, UNCORRECTED_UMAP_KEY
 from scalex_scvi._core.seeds import random_rows
 
-from ._categories import categories_of
 from ._palette import colors_of
 from ._report_run import Run
 
@@ -102,8 +101,8 @@ def map_groups(run: Run) -> list[dict[str, Any]]:
 
 def _columns(run: Run, cells: np.ndarray) -> dict[str, Any]:
     found: dict[str, pd.Series] = {"batch": run.batches}
-    if "leiden" in run.adata.obs:
-        found["clusters"] = categories_of(run.adata, "leiden", "labels_key")
+    if run.clusters is not None:
+        found["clusters"] = run.clusters
     if run.labels is not None:
         found["labels"] = run.labels
     if run.transferred is not None and run.is_query is not None:
@@ -125,9 +124,9 @@ def _columns(run: Run, cells: np.ndarray) -> dict[str, Any]:
 
 def _middles(run: Run, cells: np.ndarray, places: dict[str, np.ndarray]) -> dict[str, Any]:
     """Median of each cluster's places on each map, by its name; none if no cell is there."""
-    if "leiden" not in run.adata.obs:
+    if run.clusters is None:
         return {}
-    clusters = categories_of(run.adata, "leiden", "labels_key").iloc[cells]
+    clusters = run.clusters.iloc[cells]
     middles: dict[str, Any] = {}
     for key, points in places.items():
         on_map = (points != NO_PLACE).all(axis=1)

@@ -12,6 +12,7 @@ from anndata import AnnData
 from scipy import sparse
 
 from scalex_scvi._core.colors import UNKNOWN
+from scalex_scvi._core.columns import as_text, one_column
 from scalex_scvi._core.keys import MEASURED_IN_QUERY_KEY, MEASURED_KEY
 from scalex_scvi._core.measured import measured_genes
 
@@ -60,6 +61,13 @@ class Run:
         return None if key is None else categories_of(self.adata, key, "labels_key")
 
     @cached_property
+    def clusters(self) -> pd.Series | None:
+        """Cluster of each cell. Numbers are names, too: fractions once some are missing."""
+        if "leiden" not in self.adata.obs:
+            return None
+        return pd.Series(as_text(one_column(self.adata.obs, "leiden")), self.adata.obs_names)
+
+    @cached_property
     def transferred(self) -> pd.Series | None:
         """Label that was transferred to each query cell."""
         key = f"{self.labels_key}_transfer"
@@ -88,9 +96,7 @@ class Run:
             return self.transferred
         if self.labels is not None:
             return self.labels
-        if "leiden" in self.adata.obs:
-            return categories_of(self.adata, "leiden", "labels_key")
-        return None
+        return self.clusters
 
     @property
     def title(self) -> str:
@@ -118,4 +124,4 @@ def _listed(column: pd.Series) -> str:
 
 def is_empty(values: Any) -> bool:
     """Whether cells have no expression, as those of a reference that came without counts."""
-    return sparse.issparse(values) and values.nnz == 0
+    return values is None or (sparse.issparse(values) and values.nnz == 0)

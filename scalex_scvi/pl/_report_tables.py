@@ -67,7 +67,8 @@ def features_found(run: Run) -> dict[str, Any]:
         verdicts = ("enough", "see which are missing", "few: the rest is guessed")
         rows.append(_light("named in the query's file", n_named, len(genes), NAMED, verdicts))
     verdicts = ("enough", "see which are missing", "few: labels and mixing are in doubt")
-    for name in run.batches.cat.remove_unused_categories().cat.categories:
+    names = run.batches.cat.remove_unused_categories().cat.categories
+    for name in [] if run.adata.X is None else names:
         cells = (run.batches == name).to_numpy()
         values = run.adata.X[cells]
         if run.is_query is not None and not run.is_query[cells].any() and is_empty(values):
@@ -99,7 +100,7 @@ def _light(
 
 def confidence_of_clusters(run: Run) -> dict[str, Any] | None:
     """Return each cluster's most frequent transferred label, and how sure it is."""
-    if run.transferred is None or run.is_query is None or "leiden" not in run.adata.obs:
+    if run.transferred is None or run.is_query is None or run.clusters is None:
         return None
     query = run.adata.obs[run.is_query]
     labels = run.transferred[run.is_query].astype(str)
@@ -110,7 +111,8 @@ def confidence_of_clusters(run: Run) -> dict[str, Any] | None:
     elif f"{key}_probability" in query:
         values, measure = query[f"{key}_probability"], "mean probability of the label"
     rows = []
-    for cluster, cells in query.groupby("leiden", observed=True).indices.items():
+    clusters = run.clusters[run.is_query].to_numpy()
+    for cluster, cells in query.groupby(clusters, observed=True).indices.items():
         counted = labels.iloc[cells].value_counts()
         rows.append(
             {

@@ -34,11 +34,22 @@ def fetched(where: str | os.PathLike[str], sha256: str | None, *, update: bool) 
     where, sha256, update
         See :func:`scalex_scvi.references.load`.
     """
+    check_place(where, name="where")
     folder = _folder(where, update=update)
     about = read_about(folder / ABOUT_FILE)
     _check_pinned(folder, sha256)
     check_files(folder, about)
     return folder
+
+
+def check_place(where: Any, *, name: str) -> None:
+    """Raise a ``TypeError`` unless a reference is named by text or a path."""
+    if not isinstance(where, str | os.PathLike):
+        msg = (
+            f"`{name}` is a {type(where).__name__!r}; a reference is named by its folder, its "
+            "address or its name. A model is made one by `scalex_scvi.references.save`."
+        )
+        raise TypeError(msg)
 
 
 def is_remote(where: str) -> bool:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ._card import with_address
 from ._extra import needed
-from ._fetch import fetched, is_remote
+from ._fetch import check_place, fetched, is_remote
 from ._format import ABOUT_FILE, CARD_FILE, FILES, read_about
 from ._hub import SCHEME, check_repository, explained, hub
 
@@ -63,6 +63,7 @@ def push(
     'hf://owner/pancreas'
     """
     check_repository(repository)
+    check_place(folder, name="folder")
     if is_remote(os.fspath(folder)):
         msg = f"`folder` {os.fspath(folder)!r} is an address: give the folder that `save` wrote."
         raise ValueError(msg)

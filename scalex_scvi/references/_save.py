@@ -8,7 +8,7 @@ import platform
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,14 +20,12 @@ from scalex_scvi._core.files import check_no_run_has
 from scalex_scvi._core.keys import LATENT_KEY, UMAP_KEY, own_keys
 from scalex_scvi._core.unfinished import arrive, unfinished
 from scalex_scvi.io import make_writable
+from scalex_scvi.model import SCALEXModel
 from scalex_scvi.tl import LabelModel, embed, reference_cells
 
 from ._cache import note_saved
 from ._card import card
 from ._format import ABOUT_FILE, CARD_FILE, FILES, LABELS_FILE, check_name, write_about
-
-if TYPE_CHECKING:
-    from scalex_scvi.model import SCALEXModel
 
 logger = logging.getLogger(__name__)
 
@@ -94,6 +92,8 @@ def save(
     ------
     KeyError
         If there is no such column.
+    TypeError
+        If ``model`` is none.
     ValueError
         If the folder exists (unless it is a reference, and ``overwrite``), a label has fewer than
         five cells, the model was never trained, has no cells or does not know how its counts were
@@ -159,6 +159,11 @@ def _check(
 
 
 def _check_model(model: SCALEXModel, columns: Sequence[str]) -> None:
+    if not isinstance(model, SCALEXModel):
+        msg = f"`model` is a {type(model).__name__!r}; allowed is a trained SCALEXModel."
+        if isinstance(model, AnnData):
+            msg += " Of cells make one first: `model = scalex_scvi.integrate(adata, ...)`."
+        raise TypeError(msg)
     if model.adata is None or model.minified_data_type is not None:
         msg = (
             "A reference is made of a model with its cells and their counts, which are not "

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import scanpy as sc
 from anndata import AnnData
+from scipy import sparse
 
 from scalex_scvi._core.keys import UMAP_KEY
 from scalex_scvi._core.ranges import check_whole
@@ -74,13 +75,15 @@ def embed(
     KeyError
         If there is no such key.
     TypeError, ValueError
-        If ``n_neighbors`` or ``max_cells`` is no whole number or too small; if a sample is taken
-        of a representation that is sparse, or not finite.
+        If ``n_neighbors`` or ``max_cells`` is no whole number or too small; if the representation
+        has values that are NaN or infinite; if a sample is taken of one that is sparse.
     """
     if use_rep not in adata.obsm:
         msg = f"`use_rep` {use_rep!r} is not in adata.obsm: {list(adata.obsm)!r}."
         raise KeyError(msg)
     check_whole(n_neighbors, 2, name="n_neighbors")
+    if not sparse.issparse(adata.obsm[use_rep]):
+        points_of(adata, use_rep, "adata")  # raises for values that are no numbers
     if max_cells is not None:
         check_whole(max_cells, FEWEST_CELLS, name="max_cells")
     if adata.n_obs < FEWEST_CELLS:

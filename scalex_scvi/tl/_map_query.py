@@ -30,6 +30,7 @@ from ._label_scores import LabelScores, label_scores, point_to_lone_labels
 from ._nested_labels import in_agreement
 from ._pair import Pair
 from ._place_on_map import place_on_map
+from ._points import points_of
 from ._query_parts import QueryParts
 from ._reference_cells import check_labels, prepared_reference
 from ._unknown import check_max_refused
@@ -293,7 +294,8 @@ def _positions(
     if model.adata is None or UMAP_KEY not in model.adata.obsm:
         logger.info("The reference has no obsm[%r]: the query gets none.", UMAP_KEY)
         return None
-    return place_on_map(latent_of_reference(), np.asarray(model.adata.obsm[UMAP_KEY]), latent)
+    own_map = points_of(model.adata, UMAP_KEY, "reference.adata")
+    return place_on_map(latent_of_reference(), own_map, latent)
 
 
 def _found(model: SCALEXModel, query: AnnData) -> dict[str, int]:

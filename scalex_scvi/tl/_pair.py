@@ -71,6 +71,10 @@ class Pair:
     def __post_init__(self) -> None:
         check_adata(self.ref, name="ref")
         check_adata(self.query, name="query")
+        for name, cells in (("ref", self.ref), ("query", self.query)):
+            if cells.n_obs == 0:
+                msg = f"`{name}` has no cells. Was it chosen by a name that does not occur?"
+                raise ValueError(msg)
         check_whole(self.n_neighbors, 1, name="n_neighbors")
         key = self.batch_key
         if key is not None and key not in self.ref.obs and key not in self.query.obs:
@@ -215,12 +219,12 @@ class Pair:
         Raises
         ------
         ValueError
-            If their genes are not the same.
+            If their genes are not the same, or values are NaN or infinite.
         """
         self._check_genes()
         if can_unscale(self.ref) and can_unscale(self.query):
             return unscale(adata)
-        return to_csr(adata.X, name="X")
+        return _finite_csr(adata.X, "ref.X" if adata is self.ref else "query.X")
 
     def expression(self) -> tuple[sparse.csr_matrix, sparse.csr_matrix]:
         """Return ``X`` of reference and query, by the genes that the query came with.
@@ -228,10 +232,10 @@ class Pair:
         Raises
         ------
         ValueError
-            If their genes are not the same.
+            If their genes are not the same, or values are NaN or infinite.
         """
         self._check_genes()
-        ref, query = to_csr(self.ref.X, name="ref.X"), to_csr(self.query.X, name="query.X")
+        ref, query = _finite_csr(self.ref.X, "ref.X"), _finite_csr(self.query.X, "query.X")
         return self.compared(ref), self.compared(query)
 
     def _check_genes(self) -> None:
@@ -244,6 +248,16 @@ class Pair:
                 "`model.get_prepared()` of both models gives, or `novelty='latent'`."
             )
             raise ValueError(msg)
+
+
+def _finite_csr(matrix: Any, name: str) -> sparse.csr_matrix:
+    x = to_csr(matrix, name=name)
+    if not np.isfinite(x.data).all():
+        msg = (
+            f"{name} holds values that are NaN or infinite. Pass what `model.get_prepared()` gives."
+        )
+        raise ValueError(msg)
+    return x
 
 
 def batches_of_query(query: AnnData, batch_key: str | None) -> np.ndarray:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-from sklearn.utils import check_array, check_consistent_length
+from sklearn.utils import check_consistent_length
 
 from ._nearest import nearest_in_blocks
+from ._points import as_points
 
 N_NEIGHBORS = 15
 """Nearest reference cells that a position is averaged over: scanpy's default for UMAP."""
@@ -33,6 +34,11 @@ def place_on_map(
     -------
     Positions, new cells × 2, float32.
 
+    Raises
+    ------
+    TypeError, ValueError
+        For arrays that do not fit each other, and for values that are no numbers, NaN or infinite.
+
     Examples
     --------
     >>> import numpy as np
@@ -41,8 +47,9 @@ def place_on_map(
     >>> place_on_map(latent, np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]]), latent[:1])
     array([[0., 0.]], dtype=float32)
     """
-    ref_latent, query_latent = np.asarray(ref_latent), np.asarray(query_latent)
-    ref_map = check_array(ref_map, input_name="ref_map")
+    ref_latent = as_points(ref_latent, name="ref_latent")
+    ref_map = as_points(ref_map, name="ref_map")
+    query_latent = as_points(query_latent, name="query_latent")
     check_consistent_length(ref_latent, ref_map)
     positions = np.empty((len(query_latent), ref_map.shape[1]), dtype=np.float32)
     n_neighbors = min(N_NEIGHBORS, len(ref_latent))

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from anndata import AnnData
 from scipy import sparse
 
-from scalex_scvi._core.matrices import check_no_mask
+from scalex_scvi._core.matrices import check_finite, check_no_mask, check_numbers
 
 
 def points_of(adata: AnnData, use_rep: str, which: str) -> np.ndarray:
-    """Return ``adata.obsm[use_rep]`` as an array, cells × dimensions.
+    """Return ``adata.obsm[use_rep]`` as an array, cells × dimensions, checked.
 
     Parameters
     ----------
@@ -26,7 +28,7 @@ def points_of(adata: AnnData, use_rep: str, which: str) -> np.ndarray:
     KeyError
         If there is no such key.
     TypeError
-        For a sparse matrix or a masked array.
+        For a sparse matrix, a masked array, or no numbers.
     ValueError
         For values that are NaN or infinite.
     """
@@ -36,13 +38,16 @@ def points_of(adata: AnnData, use_rep: str, which: str) -> np.ndarray:
             "representation that is there."
         )
         raise KeyError(msg)
-    name, values = f"{which}.obsm[{use_rep!r}]", adata.obsm[use_rep]
+    return as_points(adata.obsm[use_rep], name=f"{which}.obsm[{use_rep!r}]")
+
+
+def as_points(values: Any, *, name: str) -> np.ndarray:
+    """Return an array of finite numbers, cells × dimensions; see :func:`points_of`."""
     if sparse.issparse(values):
         msg = f"{name} is a sparse matrix; allowed is a dense array: `{name}.toarray()`."
         raise TypeError(msg)
     check_no_mask(values, name=name)
     points = np.asarray(values)
-    if not np.isfinite(points).all():
-        msg = f"{name} holds values that are NaN or infinite. Leave those cells out."
-        raise ValueError(msg)
+    check_numbers(points, name=name)
+    check_finite(points, name=name)
     return points

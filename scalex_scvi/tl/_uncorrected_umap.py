@@ -42,11 +42,14 @@ def uncorrected_umap(adata: AnnData, *, seed: int | None = None) -> None:
     Raises
     ------
     ValueError
-        If there are fewer than 4 cells, which UMAP cannot place, or ``raw`` lacks genes of
-        ``adata``.
+        If there are fewer than 4 cells, which UMAP cannot place, or no expression, or ``raw``
+        lacks genes of ``adata``.
     """
     if adata.n_obs < 4:
         msg = f"A map takes 4 cells or more, there are {adata.n_obs}."
+        raise ValueError(msg)
+    if adata.X is None and adata.raw is None:
+        msg = "`adata` has neither X nor `raw`: there is no expression to make a map of."
         raise ValueError(msg)
     random_state = resolve_seed(seed)
     chosen = random_rows(adata.n_obs, MAX_CELLS, random_state)

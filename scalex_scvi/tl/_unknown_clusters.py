@@ -18,7 +18,7 @@ from ._pair import Pair
 def unknown_clusters(
     ref: AnnData,
     query: AnnData,
-    scores: LabelScores | pd.Series,
+    scores: LabelScores | pd.Series | np.ndarray,
     cluster_key: str,
     labels_key: str = "celltype",
     *,
@@ -33,7 +33,7 @@ def unknown_clusters(
         As given to :func:`label_scores`, with the same genes in ``X``, prepared alike.
     scores
         What :func:`label_scores` returned for them, or whether each query cell is unknown:
-        ``query.obs["celltype_unknown"]`` of :func:`map_query`.
+        ``query.obs["celltype_unknown"]`` of :func:`map_query`, or an array.
     cluster_key
         Column of ``query.obs`` with clusters, such as Leiden's of the query alone.
     labels_key
@@ -64,7 +64,9 @@ def unknown_clusters(
         raise KeyError(msg)
     check_no_missing(query, cluster_key, what="cluster")
     is_unknown = scores.is_unknown if isinstance(scores, LabelScores) else scores
-    if not is_unknown.index.equals(query.obs_names):
+    if not isinstance(is_unknown, pd.Series) and np.shape(is_unknown) == (query.n_obs,):
+        is_unknown = pd.Series(is_unknown, index=query.obs_names)
+    if not (isinstance(is_unknown, pd.Series) and is_unknown.index.equals(query.obs_names)):
         msg = "`scores` are not of the cells of `query`: pass what `label_scores` gave for it."
         raise ValueError(msg)
     pair = Pair(ref, query, "X", labels_key, batch_key, 1)

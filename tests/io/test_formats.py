@@ -436,6 +436,10 @@ DAMAGE: dict[str, tuple[Callable[[AnnData, Path], Path | str], str]] = {
         r"no cell names.*'number'",
     ),
     "zarr without values": (lambda a, d: without_chunks(a, d / "x.zarr", "X/data"), "incomplete"),
+    "zarr without begins of rows": (
+        lambda a, d: without_chunks(a, d / "x.zarr", "X/indptr"),
+        "'X/indptr' does not fit the values",
+    ),
     "zarr without names": (
         lambda a, d: without_chunks(a, d / "x.zarr", "var/_index"),
         "incomplete",
@@ -691,6 +695,23 @@ def test_columns_of_two_kinds_can_be_written(
     assert list(saved.dropna()) == expected
     assert "obs['cluster'] holds values of several kinds" in caplog.text
     assert list(first.obs["cluster"]) == list(one)
+
+
+def test_what_a_file_cannot_hold_is_converted_and_said(
+    small: AnnData, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    first, second = small[:2].copy(), small[2:4].copy()
+    for part in (first, second):
+        part.obs["day"] = pd.to_datetime(["2020-01-01", "2020-01-02"])
+        part.obs["nothing"] = None
+        part.obs[5] = [0.5, 1.5]
+    concat([first, second], save=tmp_path / "a.h5ad")
+    saved = ad.read_h5ad(tmp_path / "a.h5ad").obs
+    assert list(saved["day"]) == ["2020-01-01", "2020-01-02"] * 2
+    assert saved["nothing"].isna().all()
+    assert list(saved["5"]) == [0.5, 1.5] * 2
+    assert "obs['day'] (datetime64) is text" in caplog.text
+    assert first.obs["day"].dtype.kind == "M"
 
 
 def test_concat_of_one_object_leaves_it_alone(small: AnnData, tmp_path: Path) -> None:

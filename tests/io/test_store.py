@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 from anndata import AnnData
 from anndata.abc import CSRDataset
+from mudata import MuData
 from scipy import sparse
 
 import scalex_scvi as sx
@@ -281,6 +282,16 @@ def test_without_dask(counts: AnnData, tmp_path: Path, monkeypatch: pytest.Monke
         io.read_lazy(tmp_path / "counts.h5ad")
 
 
+@pytest.mark.parametrize("name", ["data.h5mu", "data.h5mu/rna"])
+def test_a_mudata_is_not_read_in_blocks(counts: AnnData, tmp_path: Path, name: str) -> None:
+    mdata = MuData({"rna": counts})
+    mdata.write_h5mu(tmp_path / "data.h5mu")
+    with pytest.raises(ValueError, match=r"is of a MuData.*io.read\('data.h5mu/rna'\)"):
+        io.read_lazy(tmp_path / name)
+    with pytest.raises(TypeError, match=r"`adata` is a 'MuData'.*mdata\['rna'\]"):
+        io.write_store(mdata, tmp_path / "cells.zarr")
+
+
 def chunks(store: Path, part: str) -> list[Path]:
     return sorted(path for path in (store / "X" / part).rglob("*") if path.name.isdigit())
 
@@ -293,6 +304,7 @@ def overwritten(store: Path, part: str, value: int) -> None:
 DAMAGE: dict[str, Callable[[Path], object]] = {
     "values are missing": lambda store: chunks(store, "data")[0].unlink(),
     "columns are missing": lambda store: chunks(store, "indices")[0].unlink(),
+    "begins of rows are missing": lambda store: chunks(store, "indptr")[0].unlink(),
     "values are no values": lambda store: chunks(store, "data")[0].write_bytes(b"x" * 5_000),
     "values are gone, by name": lambda store: shutil.rmtree(store / "X" / "data"),
     "a column beyond the last": lambda store: overwritten(store, "indices", 60),

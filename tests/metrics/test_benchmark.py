@@ -169,7 +169,7 @@ def test_picture(tmp_path: Path) -> None:
         ({"keys": ["latent"]}, KeyError, "`keys` 'latent' is not in adata.obsm"),
         ({"keys": []}, ValueError, "give one embedding or more, each once"),
         ({"keys": ["mixed", "mixed"]}, ValueError, "give one embedding or more, each once"),
-        ({"keys": "broken"}, ValueError, r"adata.obsm\['broken'\] contains NaN"),
+        ({"keys": "broken"}, ValueError, r"adata.obsm\['broken'\] has values that are NaN"),
         ({"batch_key": "donor"}, KeyError, "`batch_key` 'donor' is not a column"),
         ({"labels_key": "type"}, KeyError, "`labels_key` 'type' is not a column"),
         ({"batch_key": "same"}, ValueError, r"adata.obs\['same'\] has one value only"),

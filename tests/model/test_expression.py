@@ -392,6 +392,15 @@ def test_a_batch_to_decode_in_holds_for_both_groups(
     pd.testing.assert_frame_equal(table_of(trained, **{name: batch}, **how), expected)
 
 
+@pytest.mark.filterwarnings("ignore:Batchids of cells groups")
+def test_groups_decoded_in_several_batches_each_are_compared(trained: sx.SCALEXModel) -> None:
+    how = {"groupby": "celltype", "group1": "B", "batchid1": ["second"]}
+    both = ["first", "second", "first"]  # two batches: 51 draws leave a rest
+    found = table_of(trained, batchid2=both, n_samples_overall=51, **how)
+    expected = table_of(trained, batchid2=["first", "second"], n_samples_overall=52, **how)
+    pd.testing.assert_frame_equal(found, expected)
+
+
 BAD = {
     "own batches": (
         {"groupby": "celltype", "batchid1": ["first"]},
@@ -415,7 +424,17 @@ BAD = {
     "batch": (
         {"groupby": "celltype", "batch_correction": True, "batchid1": ["nowhere"]},
         ValueError,
-        "'nowhere'",
+        r"`batchid1` \['nowhere'\].*'first', 'second'",
+    ),
+    "no batches": (
+        {"groupby": "celltype", "batch_correction": True, "batchid2": []},
+        ValueError,
+        r"`batchid2` \[\] is not a batch of the model",
+    ),
+    "number": (
+        {"groupby": "celltype", "batch_correction": True, "batchid2": 0},
+        ValueError,
+        r"`batchid2` \['0'\]",
     ),
     "weights": (
         {"groupby": "celltype", "weights": "importance"},

@@ -67,6 +67,15 @@ def test_damaged_files(content: bytes, tmp_path: Path) -> None:
         sx.SCALEXModel.load(tmp_path)
 
 
+@pytest.mark.parametrize("prefix", ["runs/", "../b_", "/b_"])
+def test_a_prefix_is_no_folder(model: sx.SCALEXModel, prefix: str, tmp_path: Path) -> None:
+    model.save(tmp_path / "m", prefix="a_")
+    for act in (model.save, sx.SCALEXModel.load):
+        with pytest.raises(ValueError, match=f"`prefix` '{prefix}' names a folder"):
+            act(tmp_path / "m", prefix=prefix, **({} if act != model.save else {"overwrite": True}))
+    assert [path.name for path in tmp_path.rglob("*.pt")] == ["a_model.pt"]
+
+
 def test_existing_folders_and_prefixes(model: sx.SCALEXModel, tmp_path: Path) -> None:
     model.save(tmp_path / "m", prefix="a_")
     with pytest.raises(ValueError, match="overwrite=True"):

@@ -117,12 +117,49 @@ def test_clusters_are_numbered_where_their_cells_are(page: Path, projected: AnnD
             np.testing.assert_allclose(middles[name], np.nanmedian(of_cluster, axis=0))
 
 
+def test_clusters_may_be_numbers(page: Path, projected: AnnData, tmp_path: Path) -> None:
+    """They are fractions once cells without one are added."""
+    projected.obs["leiden"] = projected.obs["leiden"].astype(float)
+    numbers = sx.pl.report(
+        projected, tmp_path / "numbers.html", labels_key="celltype", about={"seed": 7}
+    )
+    found, expected = (data_of(path.read_text(encoding="utf-8")) for path in (numbers, page))
+    assert found["columns"]["clusters"]["names"] == ["0", "1"]
+    assert found == expected
+    projected.obs.loc[projected.obs_names[:60], "leiden"] = np.nan
+    sx.pl.report(projected, tmp_path / "numbers.html", labels_key="celltype")
+
+
 def test_names_of_cells_may_repeat(page: Path, projected: AnnData, tmp_path: Path) -> None:
     projected.obs_names = [f"cell{i % 20}" for i in range(projected.n_obs)]
     repeated = sx.pl.report(
         projected, tmp_path / "repeated.html", labels_key="celltype", about={"seed": 7}
     )
     assert repeated.read_text(encoding="utf-8") == page.read_text(encoding="utf-8")
+
+
+def markers_of(text: str) -> list[str]:
+    """Names above the dots."""
+    dots = re.search(r'<svg[^>]*aria-label="Marker dot plot".*?</svg>', text)
+    assert dots is not None
+    return re.findall(r"rotate[^>]*>([^<]*)</text>", dots[0])
+
+
+def test_names_of_genes_may_repeat(projected: AnnData, tmp_path: Path) -> None:
+    once = sx.pl.report(projected, tmp_path / "once.html", labels_key="celltype")
+    named = {name: f"g{number % 20}" for number, name in enumerate(projected.var_names)}
+    projected.var_names = list(named.values())
+    repeated = sx.pl.report(projected, tmp_path / "repeated.html", labels_key="celltype")
+    found, expected = (markers_of(path.read_text(encoding="utf-8")) for path in (repeated, once))
+    assert found == [named[marker] for marker in expected]
+
+
+def test_cells_without_expression_have_no_markers(projected: AnnData, tmp_path: Path) -> None:
+    projected.X = None
+    text = sx.pl.report(projected, tmp_path / "report.html", labels_key="celltype").read_text()
+    found = set(Parsed(text).sections)
+    assert "markers" not in found
+    assert {"scores", "unknown", "confusion"} <= found
 
 
 @pytest.mark.parametrize("dense", [False, True], ids=["sparse", "dense"])

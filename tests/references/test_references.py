@@ -477,6 +477,19 @@ def test_a_loaded_reference_is_taken_for_its_model(pancreas_folder: Path, query:
         sx.SCALEXModel.load_query_data(query, 3)
 
 
+def test_what_names_no_reference_or_is_no_model_is_told(
+    pancreas_folder: Path, query: AnnData, tmp_path: Path
+) -> None:
+    model = sx.references.load(pancreas_folder).model
+    with pytest.raises(TypeError, match="`where` is a 'SCALEXModel'; a reference is named by"):
+        sx.references.load(model)
+    with pytest.raises(TypeError, match="`folder` is a 'SCALEXModel'.*references.save"):
+        sx.references.push(model, "owner/name")
+    with pytest.raises(TypeError, match=r"`model` is a 'AnnData'.*scalex_scvi.integrate"):
+        sx.references.save(query, tmp_path / "new", ["celltype"], license="mit")
+    assert not list(tmp_path.iterdir())
+
+
 def test_mistakes_of_mapping(pancreas_folder: Path, query: AnnData) -> None:
     with pytest.raises(KeyError, match="'kind' is not one of 'pancreas', which has"):
         sx.map_query(query, pancreas_folder, labels="kind")

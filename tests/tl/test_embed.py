@@ -163,14 +163,40 @@ def test_place_on_map_refuses_what_does_not_fit() -> None:
     latent, own_map = np.eye(4), np.zeros((4, 2))
     with pytest.raises(ValueError, match="inconsistent numbers of samples"):
         sx.tl.place_on_map(latent, own_map[:3], latent)
-    with pytest.raises(ValueError, match="ref_map contains NaN"):
-        sx.tl.place_on_map(latent, np.full((4, 2), np.nan), latent)
+    with pytest.raises(TypeError, match="query_latent holds no real numbers"):
+        sx.tl.place_on_map(latent, own_map, latent.astype(str))
+
+
+@pytest.mark.parametrize("which", ["ref_latent", "ref_map", "query_latent"])
+def test_cells_without_a_place_are_counted(which: str) -> None:
+    given = {"ref_latent": np.eye(4), "ref_map": np.zeros((4, 2)), "query_latent": np.eye(4)}
+    given[which][1:3, 0] = np.nan, np.inf
+    with pytest.raises(ValueError, match=f"{which} has values .* infinite, in 2 of 4 cells"):
+        sx.tl.place_on_map(**given)
+
+
+@pytest.mark.parametrize("max_cells", [None, 30])
+def test_cells_without_a_latent_are_counted(max_cells: int | None) -> None:
+    adata = blobs(60)
+    adata.obsm["latent"][3:5] = np.nan
+    with pytest.raises(ValueError, match=r"adata\.obsm\['latent'\] has .* in 2 of 60 cells. Leave"):
+        sx.tl.embed(adata, max_cells=max_cells)
+    assert not adata.uns
 
 
 def test_map_of_a_single_gene_before_integration() -> None:
     adata = AnnData(np.random.default_rng(0).random((30, 1)).astype(np.float32))
     sx.tl.uncorrected_umap(adata)
     assert np.isfinite(adata.obsm["X_umap_uncorrected"]).all()
+
+
+def test_expression_that_cannot_be_drawn_is_told() -> None:
+    adata = AnnData(np.random.default_rng(0).random((30, 3)).astype(np.float32))
+    adata.raw = AnnData(adata.X, var=pd.DataFrame(index=["0", "0", "1"]))
+    with pytest.raises(ValueError, match=r"names of adata.raw repeat, such as \['0'\]"):
+        sx.tl.uncorrected_umap(adata)
+    with pytest.raises(ValueError, match="neither X nor `raw`"):
+        sx.tl.uncorrected_umap(AnnData(obs=adata.obs))
 
 
 def test_genes_that_raw_lacks_are_not_replaced_by_others() -> None:

@@ -469,7 +469,10 @@ def _with_nan(adata: AnnData) -> None:
     adata.obsm["latent"][0, 0] = np.nan
 
 
-BAD_POINTS = {"sparse": (_sparse, TypeError, "toarray"), "NaN": (_with_nan, ValueError, "NaN")}
+BAD_POINTS = {
+    "sparse": (_sparse, TypeError, "toarray"),
+    "NaN": (_with_nan, ValueError, "NaN or infinite, in 1 of "),
+}
 
 
 @pytest.mark.parametrize(("spoil", "error", "message"), BAD_POINTS.values(), ids=BAD_POINTS)
@@ -481,6 +484,26 @@ def test_representation_that_cannot_be(
     spoil({"ref": ref, "query": query}[which])
     with pytest.raises(error, match=rf"{which}\.obsm\['latent'\].*{message}"):
         sx.label_transfer(ref, query)
+
+
+@pytest.mark.parametrize("which", ["ref", "query"])
+def test_no_cells_are_named(ref: AnnData, which: str) -> None:
+    given = {"ref": ref, "query": cells([0.05, 5.05])}
+    given[which] = given[which][:0].copy()
+    with pytest.raises(ValueError, match=f"`{which}` has no cells"):
+        sx.label_transfer(**given)
+
+
+@pytest.mark.parametrize("which", ["ref", "query"])
+def test_expression_that_is_no_number_is_named(which: str) -> None:
+    given = {}
+    for name in ("ref", "query"):
+        bare = blobs({"a": 30, "b": 30})
+        values = np.random.default_rng(0).random((60, 8), dtype=np.float32)
+        values[3, 5] = np.nan if name == which else 0
+        given[name] = AnnData(values, obs=bare.obs, obsm=dict(bare.obsm))
+    with pytest.raises(ValueError, match=f"{which}.X holds values that are NaN"):
+        sx.tl.label_scores(**given)
 
 
 def test_a_batch_column_that_nobody_has(ref: AnnData) -> None:

@@ -310,6 +310,12 @@ def test_clusters_say_what_tells_them_from_the_nearest_label(ref: AnnData) -> No
     own = query[(query.obs["cluster"] == "absent").to_numpy(), genes].X.mean(axis=0)
     assert (np.asarray(own) > np.asarray(ref[label, genes].X.mean(axis=0)) + 0.3).all()
     from_column = sx.tl.unknown_clusters(ref, query, scores.is_unknown, "cluster", n_genes=3)
+    from_array = sx.tl.unknown_clusters(
+        ref, query, scores.is_unknown.to_numpy(), "cluster", n_genes=3
+    )
+    pd.testing.assert_frame_equal(from_array, from_column)
+    with pytest.raises(ValueError, match="`scores` are not of the cells of `query`"):
+        sx.tl.unknown_clusters(ref, query, scores.is_unknown.to_numpy()[1:], "cluster")
     pd.testing.assert_frame_equal(from_column, table)
     ref.obs.loc[ref.obs_names[0], "celltype"] = None  # stays out of it
     with_missing = sx.tl.unknown_clusters(ref, query, scores, "cluster", n_genes=3)

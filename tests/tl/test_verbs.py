@@ -236,6 +236,15 @@ def test_counts_that_were_normalized_in_place_are_not_taken_for_counts(
     np.testing.assert_array_equal(model.get_latent_representation(), latent)
 
 
+def test_cells_of_a_reference_without_a_place_are_counted(
+    reference: sx.SCALEXModel, query: AnnData
+) -> None:
+    reference.adata.obsm["X_umap"][:2] = np.nan
+    with pytest.raises(ValueError, match=r"reference\.adata\.obsm\['X_umap'\] has .* in 2 of"):
+        sx.map_query(query, reference)
+    assert not query.obsm
+
+
 def test_a_view_is_refused_by_its_name(reference: sx.SCALEXModel, query: AnnData) -> None:
     for call, name in (
         (lambda view: sx.integrate(view, "batch", **FEW), "adata"),
