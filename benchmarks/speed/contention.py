@@ -32,7 +32,7 @@ def compute() -> None:
 
 
 def jobs(cells: AnnData, steps: int) -> dict[str, Callable[[], object]]:
-    """What is timed, by name."""
+    """Name what is timed."""
     batch = cells.obs["batch"].astype(str)
     is_query = (batch == batch.value_counts().index[-1]).to_numpy()
     query, ref = cells[is_query].copy(), cells[~is_query].copy()
