@@ -44,7 +44,7 @@ logger = logging.getLogger(__name__)
 TRAINING = KindOfFile(
     "a checkpoint of a training by scalex-scvi",
     "scalex_scvi_training",
-    1,
+    2,  # 1: the optimizer's state of the first layer lay units × genes
     instead="Remove it to start anew.",
     not_ours="It is not replaced: name another file.",
 )

@@ -316,7 +316,7 @@ def test_resume_can_be_left(prepared: AnnData, kept: Path, tmp_path: Path) -> No
 
 NAN = {"a": torch.tensor([torch.nan])}
 STATE = dict.fromkeys(("history", "train_indices", "validation_indices", "test_indices"))
-FINISHED = {"scalex_scvi_training": 1, "training": {}, "machine": {}, "finished": True}
+FINISHED = {"scalex_scvi_training": 2, "training": {}, "machine": {}, "finished": True}
 
 
 class _Evil:
@@ -329,9 +329,10 @@ HOSTILE: dict[str, tuple[Any, str]] = {
     "by torch": (lambda path: torch.save({"a": _Evil()}, path), "was not executed"),
     "text": (lambda path: path.write_text("mine"), "is not a checkpoint"),
     "a model": (lambda path: torch.save({"scalex_scvi_format": 1}, path), "is not replaced"),
-    "of tomorrow": (lambda path: torch.save({"scalex_scvi_training": 2}, path), "up to format 1"),
-    "damaged": (lambda path: torch.save({"scalex_scvi_training": 1, "a": 2}, path), "damaged"),
-    "of nothing": (lambda path: write_checked(path, {"scalex_scvi_training": 1}), "are missing"),
+    "of tomorrow": (lambda path: torch.save({"scalex_scvi_training": 3}, path), "up to format 2"),
+    "of yesterday": (lambda path: torch.save({"scalex_scvi_training": 1}, path), "in format 1"),
+    "damaged": (lambda path: torch.save({"scalex_scvi_training": 2, "a": 2}, path), "damaged"),
+    "of nothing": (lambda path: write_checked(path, {"scalex_scvi_training": 2}), "are missing"),
     "of numbers that are none": (
         lambda path: write_checked(path, FINISHED | {"state": STATE | {"weights": NAN}}),
         "'a' are NaN",
