@@ -57,6 +57,9 @@ LONGEST = (
     "test_commands.py",
 )
 
+ON_DEMAND = ("umap.", "pynndescent.distances", "pynndescent.sparse")
+"""Modules whose many functions numba would compile as they are imported."""
+
 QUIET = {"enable_progress_bar": False, "accelerator": "cpu"}
 
 
@@ -162,7 +165,7 @@ def installed_packages() -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def compiled_on_demand() -> Iterator[None]:
-    """numba compiles of umap and pynndescent what is called, not all of it at the import.
+    """numba compiles what is called of umap and of distances, not all at the import.
 
     And for one thread: loops for several take three times as long to compile.
     """
@@ -172,7 +175,7 @@ def compiled_on_demand() -> Iterator[None]:
             return plain(*args, **options)
 
         def decorate(function: Callable[..., Any]) -> Any:
-            if function.__module__.partition(".")[0] in ("umap", "pynndescent"):
+            if function.__module__.startswith(ON_DEMAND):
                 return plain(**(options | {"parallel": False}))(function)
             return plain(*args, **options)(function)
 
