@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import gc
+import inspect
 import os
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from functools import cache, wraps
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -15,6 +15,7 @@ from uuid import uuid4
 
 import anndata as ad
 import matplotlib
+import numba
 import numpy as np
 import pandas as pd
 import pytest
@@ -45,7 +46,7 @@ COMPILED = (
     "test_benchmark.py",
     "test_examples.py",
 )
-"""Files that need what numba (for umap) and JAX compile for half a minute in each process."""
+"""Files that need what numba (for umap) and JAX compile for a while in each process."""
 
 LONGEST = (
     *FORKED,
@@ -55,6 +56,9 @@ LONGEST = (
     "test_references.py",
     "test_commands.py",
 )
+
+ON_DEMAND = ("umap.", "pynndescent.distances", "pynndescent.sparse")
+"""Modules whose many functions numba would compile as they are imported."""
 
 QUIET = {"enable_progress_bar": False, "accelerator": "cpu"}
 
@@ -159,6 +163,30 @@ def installed_packages() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def compiled_on_demand() -> Iterator[None]:
+    """numba compiles what is called of umap and of distances, not all at the import.
+
+    And for one thread: loops for several take three times as long to compile.
+    """
+
+    def njit(*args: Any, **options: Any) -> Any:
+        if args and inspect.isfunction(args[0]):
+            return plain(*args, **options)
+
+        def decorate(function: Callable[..., Any]) -> Any:
+            if function.__module__.startswith(ON_DEMAND):
+                return plain(**(options | {"parallel": False}))(function)
+            return plain(*args, **options)(function)
+
+        return decorate
+
+    plain = numba.njit
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(numba, "njit", njit)
+        yield
+
+
 @pytest.fixture(scope="session")
 def saved_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of the model that all tests share: trained once."""
@@ -168,9 +196,12 @@ def saved_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@contextmanager
-def narrow_networks() -> Iterator[None]:
-    """A network of which no width is said has 128 hidden units, not 1024: enough for few steps."""
+@pytest.fixture(scope="module")
+def narrow() -> Iterator[None]:
+    """A network of which no width is said has 128 hidden units, not 1024.
+
+    For files that check what holds with any width: they take a fifth less time.
+    """
 
     def by_default(self: sx.SCALEXModel, *args: Any, n_hidden: int = 128, **kwargs: Any) -> None:
         plain(self, *args, n_hidden=n_hidden, **kwargs)
@@ -178,13 +209,6 @@ def narrow_networks() -> Iterator[None]:
     plain = sx.SCALEXModel.__init__
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sx.SCALEXModel, "__init__", wraps(plain)(by_default))
-        yield
-
-
-@pytest.fixture
-def narrow() -> Iterator[None]:
-    """See :func:`narrow_networks`."""
-    with narrow_networks():
         yield
 
 

@@ -21,6 +21,8 @@ from mudata import MuData
 
 import scalex_scvi as sx
 
+pytestmark = pytest.mark.usefixtures("narrow")
+
 EXAMPLES = Path(__file__).parent.parent / "docs" / "examples.md"
 SHORT = {"max_steps": 20} | QUIET
 

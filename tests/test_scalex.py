@@ -17,6 +17,8 @@ from conftest import QUIET, simulate_counts
 
 import scalex_scvi as sx
 
+pytestmark = pytest.mark.usefixtures("narrow")
+
 # The published documentation, section 4.1.1.
 DOCUMENTED = {
     "data_list": None,

@@ -37,11 +37,9 @@ LONGER = {"9_differential_expression": 60}
 START = """
 %reset -f
 %matplotlib inline
-import functools
 import gc
 import os
 import matplotlib
-import scanpy
 import scvi
 import scalex_scvi.model._training
 import scalex_scvi.pl._figure
@@ -55,9 +53,8 @@ def shortened(train):
     def few(self, max_epochs=2, **how):
         return train(self, max_epochs=min(max_epochs, 20), **how)
     return few
-if not isinstance(scanpy.tl.umap, functools.partial):
+if scvi.model.SCVI.train.__name__ != "few":
     scvi.model.SCVI.train = shortened(scvi.model.SCVI.train)
-    scanpy.tl.umap = functools.partial(scanpy.tl.umap, maxiter=20)
 """
 
 

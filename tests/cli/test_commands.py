@@ -18,6 +18,8 @@ from scalex_scvi._demo import demo
 from scalex_scvi._outputs import Outputs
 from scalex_scvi.pp import Preparation
 
+pytestmark = pytest.mark.usefixtures("narrow")
+
 FAST = ["--min-features", "0", "--max-iteration", "8", "--lr", "2e-3", "--quiet"]
 NO_UMAP = [*FAST, "--ignore-umap"]
 
@@ -286,9 +288,7 @@ def test_assess_prints_and_writes_scores(
     )
 
 
-def test_demo_on_the_embedded_data(
-    tmp_path: Path, capsys: pytest.CaptureFixture, narrow: None
-) -> None:
+def test_demo_on_the_embedded_data(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     flags = ["--max-steps", "150", "--batch-size", "64", "--lr", "2e-3", "--quiet"]
     flags += ["--n-top-features", "500"]
     assert cli.main(["demo", "-o", str(tmp_path / "demo"), *flags]) == 0

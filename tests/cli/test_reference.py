@@ -15,6 +15,8 @@ from conftest import simulate_counts
 import scalex_scvi as sx
 from scalex_scvi import cli
 
+pytestmark = pytest.mark.usefixtures("narrow")
+
 FAST = ["--min-features", "0", "--max-steps", "60", "--ignore-umap", "-q"]
 
 

@@ -14,6 +14,8 @@ from conftest import QUIET, simulate_counts
 
 import scalex_scvi as sx
 
+pytestmark = pytest.mark.usefixtures("narrow")
+
 IDS = [f"ENSG{i:011d}" for i in range(60)]
 SYMBOLS = [f"GENE{i}" for i in range(60)]
 FAST = {

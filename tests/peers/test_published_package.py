@@ -51,17 +51,17 @@ def with_weights_of(vae: Any, n_genes: int, n_batch: int) -> SCALEXVAE:
     return ours.eval()
 
 
+@pytest.fixture(scope="module")
 def prepared_cells() -> AnnData:
+    """Real PBMCs of three (simulated) technologies, prepared once for both packages."""
     counts = sx.datasets.pbmc_technologies()
     return sx.pp.rna(counts, batch_key="batch", min_features=0, n_top_features=N_GENES)
 
 
 @pytest.fixture(scope="module")
-def data() -> tuple[torch.Tensor, torch.Tensor]:
-    """Real PBMCs of three (simulated) technologies, prepared once for both packages."""
-    adata = prepared_cells()
-    batch = adata.obs["batch"].cat.codes.to_numpy().astype(np.int64)
-    return torch.from_numpy(adata.X.toarray()), torch.from_numpy(batch)
+def data(prepared_cells: AnnData) -> tuple[torch.Tensor, torch.Tensor]:
+    batch = prepared_cells.obs["batch"].cat.codes.to_numpy().astype(np.int64)
+    return torch.from_numpy(prepared_cells.X.toarray()), torch.from_numpy(batch)
 
 
 def test_same_weights_same_outputs(data: tuple[torch.Tensor, torch.Tensor]) -> None:
@@ -104,7 +104,10 @@ def loss_of(module: SCALEXVAE, x: torch.Tensor, batch: torch.Tensor) -> float:
 
 
 def test_trained_from_scratch_the_losses_agree(
-    data: tuple[torch.Tensor, torch.Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    prepared_cells: AnnData,
+    data: tuple[torch.Tensor, torch.Tensor],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(np, "Inf", np.inf, raising=False)  # gone from numpy 2
     early_stopping = pytest.importorskip("scalex.net.utils").EarlyStopping
@@ -125,7 +128,7 @@ def test_trained_from_scratch_the_losses_agree(
         return loss_of(with_weights_of(vae, x.shape[1], 3), x, batch)
 
     def ours(seed: int) -> float:
-        adata = prepared_cells()
+        adata = prepared_cells.copy()
         sx.SCALEXModel.setup_anndata(adata, batch_key="batch")
         model = sx.SCALEXModel(adata, seed=seed)
         how = PUBLISHED.but(lr=recipe["lr"], max_steps=recipe["n_steps"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import scanpy as sc
+from anndata import AnnData
 from curves import cells_at, curve_of_cells, share_kept
 from numpy.testing import assert_allclose
 from scipy import sparse
@@ -118,3 +119,12 @@ def test_a_map_starts_where_that_of_umap_does(n_cells: int) -> None:
     umaps = spectral_layout(points, graph, 2, np.random.RandomState(0))
     for own, expected in zip(ours.T, umaps.T, strict=True):
         assert abs(np.corrcoef(own, expected)[0, 1]) > 0.99
+
+
+def test_a_sparse_representation_has_a_map(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whose neighbors scanpy finds."""
+    monkeypatch.setattr("scalex_scvi.tl._map_start.FEW_CELLS", 200)
+    points = curve_of_cells(250)
+    adata = AnnData(obsm={"latent": sparse.csr_matrix(points.astype(np.float32))})
+    sx.tl.embed(adata)
+    assert share_kept(points, adata.obsm["X_umap"]) > 0.2

@@ -7,9 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from anndata import AnnData
-from conftest import QUIET, narrow_networks
+from conftest import QUIET
 
 import scalex_scvi as sx
+
+pytestmark = pytest.mark.usefixtures("narrow")
 
 
 @pytest.fixture(scope="module")
@@ -21,8 +23,7 @@ def cells() -> AnnData:
 @pytest.fixture(scope="module")
 def model(cells: AnnData) -> sx.SCALEXModel:
     own = cells[cells.obs["batch"] != "CEL-seq2"].copy()
-    with narrow_networks():
-        return sx.integrate(own, "batch", max_steps=100, **QUIET)
+    return sx.integrate(own, "batch", max_steps=100, **QUIET)
 
 
 @pytest.fixture

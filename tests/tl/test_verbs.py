@@ -15,6 +15,8 @@ from sklearn.neighbors import KNeighborsClassifier
 
 import scalex_scvi as sx
 
+pytestmark = pytest.mark.usefixtures("narrow")
+
 FEW = {"max_epochs": 8} | QUIET
 
 
@@ -288,7 +290,7 @@ def test_what_was_found_is_said(
 
 
 @pytest.mark.real_data
-def test_a_left_out_technology_of_the_pancreas(narrow: None) -> None:
+def test_a_left_out_technology_of_the_pancreas() -> None:
     adata = real_data("embedded/pancreas_5tech")
     is_query = (adata.obs["batch"].astype(str) == "indrop").to_numpy()  # the only droplets
     ref, query = adata[~is_query].copy(), adata[is_query].copy()

@@ -144,7 +144,7 @@ def test_aligned_batches_share_the_mean_of_their_latents(prepared: AnnData) -> N
     shares = {}
     for weight in (0, 1):
         how = {"alignment_weight": weight, "remove_offsets": False}
-        model = trained_model(prepared.copy(), max_epochs=200, lr=2e-3, **how)
+        model = trained_model(prepared.copy(), max_epochs=60, lr=2e-3, **how)
         latent = model.get_latent_representation()
         shares[weight] = share_between_batches(latent, prepared.obs["batch"])
     assert shares[1] < 0.5 * shares[0]
