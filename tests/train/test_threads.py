@@ -29,7 +29,7 @@ class Threads(Callback):
 @pytest.fixture(autouse=True)
 def three_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """As on a machine of three cores where nothing is set."""
-    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+    for name in threads.SETTINGS:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(scvi.settings, "_num_threads", None)
     before = torch.get_num_threads()
