@@ -15,6 +15,7 @@ from threadpoolctl import threadpool_info, threadpool_limits
 import scalex_scvi as sx
 from scalex_scvi._core import threads
 from scalex_scvi._core.threads import one_thread
+from scalex_scvi.tl._label_scores import best_labels
 
 
 @pytest.fixture(autouse=True)
@@ -81,12 +82,11 @@ def test_few_cells_are_labeled_by_one_thread(
 ) -> None:
     found: set[int] = set()
 
-    def best_labels(*args: Any) -> Any:
+    def seen(*args: Any) -> Any:
         found.update(numbers_of_threads())
-        return before(*args)
+        return best_labels(*args)
 
-    before = sx.tl._label_transfer.best_labels
-    monkeypatch.setattr("scalex_scvi.tl._label_transfer.best_labels", best_labels)
+    monkeypatch.setattr("scalex_scvi.tl._label_transfer.best_labels", seen)
     monkeypatch.setattr(threads, "MOST_CELLS_OF_ONE", most)
     ref, query = labeled(0), labeled(1)
     assert (sx.tl.label_transfer(ref, query, "Z", "celltype") == query.obs["celltype"]).all()
