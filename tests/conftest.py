@@ -21,6 +21,7 @@ import pandas as pd
 import pytest
 from anndata import AnnData
 from scipy import sparse
+from threadpoolctl import threadpool_limits
 
 import scalex_scvi as sx
 
@@ -185,6 +186,24 @@ def compiled_on_demand() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(numba, "njit", njit)
         yield
+
+
+@pytest.fixture
+def three_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """As on a machine of three cores where no number of threads is set."""
+    import scvi
+    import torch
+
+    from scalex_scvi._core.threads import SETTINGS
+
+    for name in SETTINGS:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(scvi.settings, "_num_threads", None)
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    with threadpool_limits(3):
+        yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
 from threadpoolctl import threadpool_limits
@@ -35,9 +35,13 @@ def one_thread(is_wanted: bool = True) -> Iterator[None]:
     is_wanted
         Whether there is so little to do.
     """
-    if not is_wanted or _are_set():
+    with one_thread_each() if is_wanted and not _are_set() else nullcontext():
         yield
-        return
+
+
+@contextmanager
+def one_thread_each() -> Iterator[None]:
+    """Do so whatever is set: for pieces of work that go on side by side, one on each core."""
     n_threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -6,7 +6,6 @@ import copy
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, reduce
 from typing import Literal, TypeAlias
@@ -18,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from scalex_scvi._core.blocks import Block, Blocks
-from scalex_scvi._core.threads import are_few_cells, one_thread
+from scalex_scvi._core.threads import are_few_cells, one_thread, one_thread_each
 from scalex_scvi.nn import Encoder, FullyConnectedBlock
 from scalex_scvi.pp import DeviceRows, Transform, on_device
 
@@ -244,23 +243,12 @@ def encode_cells(
             of_worker, encoder.transform, min(encoder.size, ROWS), encoder.completion
         )
     few = are_few_cells(blocks.shape[0])
-    with _one_thread_each() if blocks.is_lazy else one_thread(few):
+    with one_thread_each() if blocks.is_lazy else one_thread(few):  # dask: a block on each core
         statistics = None
         if batch_stats == "batch":
             statistics = batch_statistics(blocks, encoder, batch_names)
         both = blocks.map(_encode, encoder, statistics)
     return np.stack(np.split(both, 2, axis=1))
-
-
-@contextmanager
-def _one_thread_each() -> Iterator[None]:
-    """Let torch use one thread for each block, where dask works on as many as there are cores."""
-    n_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(n_threads)
 
 
 def check_batch_stats(batch_stats: str) -> None:

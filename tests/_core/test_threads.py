@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -10,25 +9,14 @@ import pytest
 import scvi
 import torch
 from anndata import AnnData
-from threadpoolctl import threadpool_info, threadpool_limits
+from threadpoolctl import threadpool_info
 
 import scalex_scvi as sx
 from scalex_scvi._core import threads
 from scalex_scvi._core.threads import one_thread
 from scalex_scvi.tl._label_scores import best_labels
 
-
-@pytest.fixture(autouse=True)
-def three_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """As on a machine of three cores where nothing is set."""
-    for name in threads.SETTINGS:
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(scvi.settings, "_num_threads", None)
-    before = torch.get_num_threads()
-    torch.set_num_threads(3)
-    with threadpool_limits(3):
-        yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("three_threads")
 
 
 def numbers_of_threads() -> set[int]:

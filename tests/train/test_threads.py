@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
 import scvi
@@ -15,6 +13,8 @@ from lightning.pytorch import Callback
 import scalex_scvi as sx
 from scalex_scvi._core import threads
 
+pytestmark = pytest.mark.usefixtures("three_threads")
+
 
 class Threads(Callback):
     """How many threads there are in each minibatch."""
@@ -24,18 +24,6 @@ class Threads(Callback):
 
     def on_train_batch_start(self, *_: object) -> None:
         self.found.add(torch.get_num_threads())
-
-
-@pytest.fixture(autouse=True)
-def three_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """As on a machine of three cores where nothing is set."""
-    for name in threads.SETTINGS:
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(scvi.settings, "_num_threads", None)
-    before = torch.get_num_threads()
-    torch.set_num_threads(3)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
