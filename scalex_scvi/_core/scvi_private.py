@@ -10,6 +10,7 @@ import rich.pretty  # noqa: F401  scvi-tools 1.4.2 uses it in view_anndata_setup
 from anndata import AnnData
 from scvi.data._anntorchdataset import AnnTorchDataset
 from scvi.data._constants import _ADATA_MINIFY_TYPE_UNS_KEY as MINIFY_TYPE_KEY
+from scvi.data._constants import _DATA_REGISTRY_KEY as DATA_REGISTRY_KEY
 from scvi.data._constants import _FIELD_REGISTRIES_KEY as FIELD_REGISTRIES_KEY
 from scvi.data._constants import _MODEL_NAME_KEY as MODEL_NAME_KEY
 from scvi.data._constants import _SCVI_UUID_KEY as UUID_KEY
@@ -34,6 +35,7 @@ def has_no_counts(adata: AnnData) -> bool:
 
 __all__ = [
     "ADATA_MINIFY_TYPE",
+    "DATA_REGISTRY_KEY",
     "FIELD_REGISTRIES_KEY",
     "MINIFY_TYPE_KEY",
     "MODEL_NAME_KEY",

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from threading import Lock, local
 
 import torch
 from threadpoolctl import threadpool_limits
@@ -42,13 +43,48 @@ def one_thread(is_wanted: bool = True) -> Iterator[None]:
 @contextmanager
 def one_thread_each() -> Iterator[None]:
     """Do so whatever is set: for pieces of work that go on side by side, one on each core."""
-    n_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+    if getattr(_here, "is_limited", False):  # by a wider block
+        yield
+        return
+    _LIMIT.enter()
+    _here.is_limited = True
     try:
         with threadpool_limits(1):
             yield
     finally:
-        torch.set_num_threads(n_threads)
+        _here.is_limited = False
+        _LIMIT.leave()
+
+
+class _Limit:
+    """How many threads torch had before anybody wanted one.
+
+    A thread that calls torch for the first time gets the number that another one set last: in a
+    service that maps a query in each of its threads, what one finds is the limit of another.
+    """
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._n_inside = 0
+        self._n_threads = 1
+
+    def enter(self) -> None:
+        """Begin; of several at once, the first one notes what there was."""
+        with self._lock:
+            found = torch.get_num_threads()  # sets it in a thread that asks for the first time
+            self._n_threads = self._n_threads if self._n_inside else found
+            self._n_inside += 1
+            torch.set_num_threads(1)
+
+    def leave(self) -> None:
+        """End: as many threads as the first one found."""
+        with self._lock:
+            self._n_inside -= 1
+            torch.set_num_threads(self._n_threads)
+
+
+_LIMIT = _Limit()
+_here = local()
 
 
 def is_small_training(n_values: int, device: torch.device) -> bool:

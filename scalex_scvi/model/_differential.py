@@ -260,7 +260,7 @@ class DifferentialMixin(_Base):
         genes = pd.Index(self.get_var_names())[chosen]
         counts = sparse.csr_matrix((adata.n_obs, len(genes)), dtype=np.float32)
         if not has_no_counts(adata):
-            if manager.get_state_registry(REGISTRY_KEYS.X_KEY)[PROCESSED_KEY]:
+            if manager.state_of(REGISTRY_KEYS.X_KEY)[PROCESSED_KEY]:
                 counts = self._normalized_counts(adata)[:, chosen]
             else:
                 counts = _counts_of_genes(manager, manager.owner.var_names, genes)

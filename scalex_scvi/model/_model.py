@@ -445,7 +445,7 @@ class SCALEXModel(
         prepared = AnnData(matrix, obs=light.obs[own], obsm=dict(light.obsm), uns=light.uns)
         prepared.var_names = genes
         mark_measured(prepared.var, manager.measured)
-        record = record_in(manager.get_state_registry(REGISTRY_KEYS.X_KEY))
+        record = record_in(manager.state_of(REGISTRY_KEYS.X_KEY))
         if record is not None:
             record.to_adata(prepared)
         return prepared
@@ -487,7 +487,7 @@ class SCALEXModel(
         manager
             From :meth:`manager_of`.
         """
-        state = manager.get_state_registry(REGISTRY_KEYS.BATCH_KEY)
+        state = manager.state_of(REGISTRY_KEYS.BATCH_KEY)
         return [text_of(name) for name in state["categorical_mapping"]]
 
     def get_var_names(self, legacy_mudata_format: bool = False) -> Any:
@@ -503,7 +503,7 @@ class SCALEXModel(
 
 def transform_of(manager: SCALEXDataManager) -> Transform | None:
     """Return the transform of registered counts, with the scale of their batches."""
-    state = manager.get_state_registry(REGISTRY_KEYS.X_KEY)
+    state = manager.state_of(REGISTRY_KEYS.X_KEY)
     genes, owner = state[ExpressionField.COLUMN_NAMES_KEY], manager.owner
     same = len(genes) == owner.n_vars and (genes == owner.var_names.to_numpy().astype(str)).all()
     if has_no_counts(owner) or (state[PROCESSED_KEY] and same):

@@ -235,18 +235,17 @@ class Preprocessing:
     def from_dict(cls, record: Mapping[str, Any], genes: Any, scale: pd.DataFrame) -> Preprocessing:
         """Build a record from plain types, as they come back from a file."""
         target_sum = record.get("target_sum")
+        genes = tuple(map(str, genes))
         return cls(
             profile=str(record["profile"]),
             target_sum=None if target_sum is None else float(target_sum),
             scale_by="global" if record["scale_by"] == "global" else "batch",
             dropped_prefixes=tuple(str(prefix) for prefix in record["dropped_prefixes"]),
-            genes=tuple(str(gene) for gene in genes),
-            scale=pd.DataFrame(scale).set_axis([str(gene) for gene in genes], axis=0),
-            panel=tuple(str(feature) for feature in record.get("panel", ())),
-            normalized_over=tuple(
-                str(name) for name in record.get("normalized_over", record.get("panel", ()))
-            ),
-            shares=tuple(float(share) for share in record.get("shares", ())),
+            genes=genes,
+            scale=pd.DataFrame(scale).set_axis(list(genes), axis=0),
+            panel=tuple(map(str, record.get("panel", ()))),
+            normalized_over=tuple(map(str, record.get("normalized_over", record.get("panel", ())))),
+            shares=tuple(map(float, record.get("shares", ()))),
             log_normalized=bool(record.get("log_normalized", False)),
             # Peaks were left without logarithms before there was a choice.
             log1p=bool(record.get("log1p", record["profile"] != ATAC.name)),

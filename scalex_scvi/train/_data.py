@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -23,7 +23,10 @@ from scalex_scvi._core.measured import measured_genes
 from scalex_scvi._core.modalities import annotated, one_modality, owner_of
 from scalex_scvi._core.reading import reading
 from scalex_scvi._core.scvi_private import (
+    DATA_REGISTRY_KEY,
+    FIELD_REGISTRIES_KEY,
     SETUP_ARGS_KEY,
+    STATE_REGISTRY_KEY,
     AnnTorchDataset,
     check_if_view,
     get_anndata_attribute,
@@ -63,6 +66,8 @@ class SCALEXDataManager(AnnDataManager):
     _registered: AnnData | None = None
     _genes: pd.Index | None = None
     _held_counts: bool = False
+    _places: dict[str, dict[str, Any]] | None = None
+    _data_registry: Any = None
 
     def transfer_fields(self, adata_target: Any, **kwargs: Any) -> AnnDataManager:
         """Register other cells in the same way; their batches may be new."""
@@ -72,11 +77,24 @@ class SCALEXDataManager(AnnDataManager):
         return manager
 
     @property
+    def data_registry(self) -> Any:
+        """Where registered data lies, as scvi-tools has it, which makes it anew at each look."""
+        fields = self.registry[FIELD_REGISTRIES_KEY]
+        places = {key: dict(of[DATA_REGISTRY_KEY]) for key, of in fields.items()}
+        if places != self._places:
+            self._places, self._data_registry = places, super().data_registry
+        return self._data_registry
+
+    def state_of(self, registry_key: str) -> Mapping[str, Any]:
+        """Return what ``get_state_registry`` does, without its copy of every name of a gene."""
+        return self.registry[FIELD_REGISTRIES_KEY][registry_key][STATE_REGISTRY_KEY]
+
+    @property
     def measured(self) -> np.ndarray:
         """Mask of the model's genes that the cells came with."""
         if self.transform is not None:
             return self.transform.measured
-        genes = pd.Index(self.get_state_registry(REGISTRY_KEYS.X_KEY)[LayerField.COLUMN_NAMES_KEY])
+        genes = pd.Index(self.state_of(REGISTRY_KEYS.X_KEY)[LayerField.COLUMN_NAMES_KEY])
         names = names_in(self.owner.var, genes)[0]
         marked = measured_genes(self.owner.var)
         found = genes.isin(names if marked is None else names[marked])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -34,6 +36,41 @@ def test_threads_are_as_before_after_an_error() -> None:
     with pytest.raises(RuntimeError, match="here"), one_thread():
         raise RuntimeError("here")
     assert numbers_of_threads() == {3}
+
+
+def test_a_block_within_another_leaves_that_its_one_thread() -> None:
+    with one_thread():
+        with one_thread():
+            pass
+        assert numbers_of_threads() == {1}
+    assert numbers_of_threads() == {3}
+
+
+def test_two_at_once_leave_the_threads_as_they_were() -> None:
+    """As in a service with a thread for each query: the first ends before the second."""
+    first_is_in, second_is_in, first_is_out = Event(), Event(), Event()
+
+    def first() -> None:
+        with one_thread():
+            first_is_in.set()
+            assert second_is_in.wait(60)
+
+    def second() -> int:
+        assert first_is_in.wait(60)
+        with one_thread():
+            second_is_in.set()
+            assert first_is_out.wait(60)
+            assert torch.get_num_threads() == 1
+        return torch.get_num_threads()
+
+    with ThreadPoolExecutor(2) as pool:
+        ended, other = pool.submit(first), pool.submit(second)
+        ended.result()
+        first_is_out.set()
+        assert other.result() == 3
+    assert numbers_of_threads() == {3}
+    with ThreadPoolExecutor(1) as pool:  # a thread that comes later
+        assert pool.submit(torch.get_num_threads).result() == 3
 
 
 def test_nothing_changes_where_it_is_not_wanted() -> None:
