@@ -389,6 +389,7 @@ def _read_all(sources: Sequence[DataSource], join: Join, choice: Choice) -> list
     Text tables are oriented last: the gene names of the other sources tell where their cells are.
     """
     groups = [_expand(source) for source in sources]
+    _warn_of_repeats([part for group in groups for part in group])
     loaded = [_load(part, choice) for group in groups for part in group]
     genes = pd.Index([])
     for item in loaded:
@@ -405,6 +406,25 @@ def _read_all(sources: Sequence[DataSource], join: Join, choice: Choice) -> list
         is_pattern = not isinstance(source, AnnData) and group != [source]
         adatas.append(_put_files_together(parts, group, join) if is_pattern else parts[0])
     return adatas
+
+
+def _warn_of_repeats(parts: Sequence[DataSource]) -> None:
+    """Say which sources are given more than once: each of their cells counts as often."""
+    places: dict[Any, list[int]] = {}
+    for number, part in enumerate(parts):
+        if isinstance(part, AnnData):
+            place: Any = id(part)
+        else:
+            place = part if is_address(part) else Path(part).expanduser().resolve()
+        places.setdefault(place, []).append(number)
+    for numbers in places.values():
+        if len(numbers) > 1:
+            logger.warning(
+                "%s is given %d times, so that each of its cells is there as often. Give it once, "
+                "unless this is meant.",
+                _called(parts[numbers[0]], numbers[0]),
+                len(numbers),
+            )
 
 
 def _turned(tables: list[Table], genes: pd.Index) -> list[tuple[Table, AnnData]]:

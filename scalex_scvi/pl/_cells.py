@@ -32,8 +32,11 @@ def coordinates(adata: AnnData, basis: str) -> np.ndarray:
     KeyError
         If the basis is absent.
     ValueError
-        If it has one dimension only.
+        If it has one dimension only, or there are no cells.
     """
+    if adata.n_obs == 0:
+        msg = "`adata` has no cells, so that there is nothing to draw."
+        raise ValueError(msg)
     if basis not in adata.obsm:
         msg = f"`basis` {basis!r} is not in adata.obsm: {list(adata.obsm)!r}."
         raise KeyError(msg)

@@ -79,7 +79,8 @@ class MisfitCalibration:
             msg = (
                 f"No label of the reference ({n_labels} labels of {n_cells} cells) has cells in "
                 "two of its parts, so that none can be held out to tell which cells are unknown. "
-                "Give labels of several cells each, or `novelty='latent'`."
+                "Give labels of several cells each, or take "
+                "`label_transfer` or `label_scores` with `novelty='latent'`."
             )
             raise ValueError(msg)
         between_labels = _distance_between_labels(ref)

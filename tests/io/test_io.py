@@ -49,6 +49,21 @@ def test_several_sources_are_batches(counts: AnnData, tmp_path: Path) -> None:
     assert set(named.obs["tech"]) == {"A", "B"}
 
 
+def test_a_source_that_is_given_twice_is_named(
+    counts: AnnData, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    counts.write_h5ad(tmp_path / "a.h5ad")
+    other = counts.copy()
+    (tmp_path / "link.h5ad").symlink_to(tmp_path / "a.h5ad")
+    read([tmp_path / "a.h5ad", counts, other])
+    assert "is given" not in caplog.text
+    read([tmp_path / "a.h5ad", str(tmp_path / "link.h5ad")])
+    assert "a.h5ad' is given 2 times" in caplog.text
+    caplog.clear()
+    read([other, counts, other])
+    assert "Source 0 is given 2 times" in caplog.text
+
+
 def test_bad_sources(counts: AnnData, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"no file '.*nowhere.h5ad'"):
         read(tmp_path / "nowhere.h5ad")

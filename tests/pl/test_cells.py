@@ -64,6 +64,12 @@ def test_one_panel_a_column(embedded: AnnData, plot: Callable) -> None:
     assert [axis.get_xlabel() for axis in figure.axes] == ["UMAP 1"] * 2
 
 
+@pytest.mark.parametrize("plot", [sx.pl.embedding, sx.pl.umap], ids=["embedding", "umap"])
+def test_no_cells_are_not_drawn(embedded: AnnData, plot: Callable) -> None:
+    with pytest.raises(ValueError, match="`adata` has no cells"):
+        plot(embedded[:0].copy(), "batch")
+
+
 def test_umap_takes_colors_from_uns(embedded: AnnData) -> None:
     embedded.uns["celltype_colors"] = RED_GREEN_BLUE
     (axis,) = sx.pl.umap(embedded, "celltype", show=False).axes
