@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,12 @@ def fast_codecs() -> Iterator[None]:
         return
     with zarr.config.set({"codec_pipeline.path": _FUSED}):
         yield
+
+
+def fast_codecs_of(matrix: Any) -> AbstractContextManager[None]:
+    """:func:`fast_codecs`, for a matrix of AnnData in a zarr store: its first read opens it."""
+    is_of_zarr = getattr(matrix, "backend", None) == "zarr"
+    return fast_codecs() if is_of_zarr else nullcontext()
 
 
 def index_type(largest: int) -> type[np.signedinteger]:

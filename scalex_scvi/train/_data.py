@@ -17,6 +17,7 @@ from scvi.data.fields import LayerField
 from torch.utils.data import Dataset, Subset
 
 from scalex_scvi._core.blocks import LocalBlocks, blocks_of, evenly_spread
+from scalex_scvi._core.csr_on_disk import fast_codecs_of
 from scalex_scvi._core.gene_names import names_in
 from scalex_scvi._core.matrices import by_rows, in_memory, is_lazy
 from scalex_scvi._core.measured import measured_genes
@@ -295,7 +296,7 @@ class TransformedDataset(AnnTorchDataset):
 
     def _take(self, key: str, rows: np.ndarray) -> Any:
         data = self.data[key]
-        with reading(data):
+        with reading(data), fast_codecs_of(data):
             return self._taken(data, rows)
 
     @staticmethod

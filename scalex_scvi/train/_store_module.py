@@ -6,6 +6,8 @@ import logging
 import math
 from collections.abc import Iterator
 from importlib.util import find_spec
+from itertools import chain, islice
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +15,7 @@ from anndata.abc import CSRDataset
 from scvi import REGISTRY_KEYS
 from torch import Tensor
 
+from scalex_scvi._core.csr_on_disk import fast_codecs
 from scalex_scvi.pp import Transform
 
 from ._checkpoint import ResumableData
@@ -140,7 +143,7 @@ class Minibatches:
         return len(self.loader)  # type: ignore[arg-type]
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
-        for loaded in self.loader:  # type: ignore[attr-defined]
+        for loaded in self._loaded():
             rows = torch.from_numpy(np.asarray(loaded["index"], dtype=np.int64))
             tensors = {key: values[rows].reshape(-1, 1) for key, values in self.columns.items()}
             x = loaded["X"]
@@ -149,6 +152,12 @@ class Minibatches:
                 x = self.transform(x, codes)
             x = x.toarray().astype(np.float32, copy=False)
             yield {REGISTRY_KEYS.X_KEY: torch.from_numpy(x), **tensors}
+
+    def _loaded(self) -> Iterator[dict[str, Any]]:
+        blocks = iter(self.loader)  # type: ignore[call-overload]
+        with fast_codecs():  # the first step opens the arrays
+            first = list(islice(blocks, 1))
+        yield from chain(first, blocks)
 
 
 def reads_from_store(manager: SCALEXDataManager) -> bool:
