@@ -106,6 +106,7 @@ OF_OTHERS: dict[str, list[tuple[str, Any]]] = {
         ("n_layers", 0),
         ("n_layers_decoder", -1),
         ("n_residual", -1),
+        ("n_prior_components", 0),
         ("dropout_rate", 1.0),
         ("seed", "a"),
         ("seed", 1.5),

@@ -95,6 +95,7 @@ _OF_NETWORK = (
     "n_residual",
     "activation",
     "dropout_rate",
+    "n_prior_components",
 )
 """Arguments of the model that say what its network is made of."""
 
@@ -151,6 +152,10 @@ class SCALEXModel(
         Activation of hidden layers.
     dropout_rate
         Dropout in the encoder (0, as published).
+    n_prior_components
+        Normal distributions that the prior of the latent is a mixture of, all learned; 1
+        (published): the standard normal one. With 16, types lie further apart, also those that one
+        batch alone has, and batches of most sets mix a little less (docs/quality.md).
     seed
         Seed of the initial weights. ``None``: ``scvi.settings.seed``, else 124 as published.
     **more
@@ -202,11 +207,13 @@ class SCALEXModel(
         n_residual: int | None = None,
         activation: ActivationName = "relu",
         dropout_rate: float = 0.0,
+        n_prior_components: int = 1,
         seed: int | None = None,
         **more: Any,
     ) -> None:
         _check_more(more)
-        for name, value in (("n_hidden", n_hidden), ("n_latent", n_latent), ("n_layers", n_layers)):
+        at_least_one = {"n_hidden": n_hidden, "n_latent": n_latent, "n_layers": n_layers}
+        for name, value in (at_least_one | {"n_prior_components": n_prior_components}).items():
             check_whole(value, 1, name=name)
         check_whole(n_layers_decoder, 0, name="n_layers_decoder")
         if n_residual is not None:
@@ -228,6 +235,7 @@ class SCALEXModel(
                 n_residual=n_residual,
                 activation=activation,
                 dropout_rate=dropout_rate,
+                n_prior_components=n_prior_components,
             )
         self.module.minified_data_type = self.minified_data_type
         self.n_reference_batches_ = 0
@@ -530,7 +538,7 @@ def _check_more(more: dict[str, Any]) -> None:
     if unknown:
         msg = (
             f"SCALEXModel takes no {unknown!r}. It has n_hidden, n_latent, n_layers, "
-            "n_layers_decoder, n_residual, activation, dropout_rate and seed."
+            "n_layers_decoder, n_residual, activation, dropout_rate, n_prior_components and seed."
         )
         raise TypeError(msg)
     if more:

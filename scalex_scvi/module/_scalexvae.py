@@ -13,7 +13,7 @@ from torch.distributions import Normal
 from torch.nn import functional as F
 
 from scalex_scvi._core.scvi_private import MODULE_KEYS
-from scalex_scvi.nn import ActivationName, BatchOffset, Decoder, Encoder
+from scalex_scvi.nn import ActivationName, BatchOffset, Decoder, Encoder, MixturePrior
 
 # What the decoder returns, beside scvi-tools' own keys.
 LOGITS_KEY = "logits"
@@ -44,6 +44,9 @@ class SCALEXVAE(BaseMinifiedModeModuleClass):
         Activation of hidden layers.
     dropout_rate
         Dropout in the encoder (0, as published).
+    n_prior_components
+        Normal distributions that the prior is a mixture of
+        (:class:`~scalex_scvi.nn.MixturePrior`); 1, as published: the standard normal one.
 
     References
     ----------
@@ -62,6 +65,7 @@ class SCALEXVAE(BaseMinifiedModeModuleClass):
         n_residual: int = 0,
         activation: ActivationName = "relu",
         dropout_rate: float = 0.0,
+        n_prior_components: int = 1,
     ) -> None:
         super().__init__()
         self.n_latent = n_latent
@@ -86,6 +90,7 @@ class SCALEXVAE(BaseMinifiedModeModuleClass):
             activation=activation,
         )
         self.batch_offset = BatchOffset(n_latent, n_batch)
+        self.prior = MixturePrior(n_latent, n_prior_components) if n_prior_components > 1 else None
 
     def train(self, mode: bool = True) -> SCALEXVAE:
         """Set train or eval mode; frozen parts stay in eval mode, whatever is asked.
@@ -197,8 +202,7 @@ class SCALEXVAE(BaseMinifiedModeModuleClass):
             generative_outputs[LOGITS_KEY], x, reduction="none"
         ).sum(dim=-1)
         qz = inference_outputs[MODULE_KEYS.QZ_KEY]
-        variance = qz.scale.square()
-        kl = 0.5 * (variance + qz.loc.square() - 1 - variance.log()).sum(dim=-1)
+        kl = self._divergence(qz, inference_outputs[MODULE_KEYS.Z_KEY])
         loss = (reconstruction + kl_weight * kl).mean()
         metrics = {}
         if alignment_weight and not self.encoder_frozen:
@@ -211,6 +215,19 @@ class SCALEXVAE(BaseMinifiedModeModuleClass):
             kl_local=kl,
             extra_metrics=metrics,
         )
+
+    def _divergence(self, qz: Normal, z: Tensor) -> Tensor:
+        """KL divergence of each cell's posterior from the prior; from a mixture, by ``z`` alone.
+
+        It has no closed form then, and one draw of a cell is enough, as for the reconstruction.
+        """
+        if self.prior is None:
+            variance = qz.scale.square()
+            return 0.5 * (variance + qz.loc.square() - 1 - variance.log()).sum(dim=-1)
+        draws = z if z.ndim == 3 else z[None]
+        return torch.stack(
+            [qz.log_prob(draw).sum(dim=-1) - self.prior.log_prob(draw) for draw in draws]
+        ).mean(dim=0)
 
     @torch.inference_mode()
     def sample(self, tensors: dict[str, Tensor], n_samples: int = 1) -> Tensor:

@@ -4,6 +4,7 @@ from ._alignment import BatchOffset
 from ._batch_norm import BatchNorm1d, synchronize_statistics
 from ._blocks import ActivationName, Decoder, Encoder, FullyConnectedBlock
 from ._dsbn import DomainSpecificBatchNorm1d
+from ._prior import MixturePrior
 
 __all__ = [
     "ActivationName",
@@ -13,5 +14,6 @@ __all__ = [
     "DomainSpecificBatchNorm1d",
     "Encoder",
     "FullyConnectedBlock",
+    "MixturePrior",
     "synchronize_statistics",
 ]
