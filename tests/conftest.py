@@ -7,9 +7,11 @@ import inspect
 import os
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import cache, wraps
 from importlib.metadata import entry_points
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
 
@@ -37,6 +39,7 @@ FORKED = (
     "test_distributed.py",
     "test_resumed_runs.py",
     "test_named_batches.py",
+    "test_light_start.py",
 )
 """Files whose processes are forked (:mod:`forked`), from one server."""
 
@@ -188,6 +191,23 @@ def compiled_on_demand() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_thread_for_each_file() -> Iterator[None]:
+    """zarr reads and writes its many small files in the thread that it has, not each in another.
+
+    Going from thread to thread took a quarter of the time of all stores.
+    """
+
+    async def at_once(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        return function(*args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        for module in ("zarr.storage._local", "zarr.codecs.zstd"):
+            with suppress(ImportError, AttributeError):  # of another version, or not installed
+                patch.setattr(f"{module}.asyncio", SimpleNamespace(to_thread=at_once))
+        yield
+
+
 @pytest.fixture
 def three_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """As on a machine of three cores where no number of threads is set."""
@@ -246,6 +266,16 @@ def dpi() -> Iterator[int]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(_figure, "DPI", 40)
         yield default
+
+
+@pytest.fixture(scope="module")
+def undrawn() -> Iterator[None]:
+    """Pictures are empty files: for files that look at all results but these."""
+    from scalex_scvi.pl import _figure
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_figure, "_write", lambda figure, paths: [path.touch() for path in paths])
+        yield
 
 
 def share_between_batches(latent: np.ndarray, batch: pd.Series) -> float:

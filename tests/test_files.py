@@ -19,6 +19,8 @@ import scalex_scvi as sx
 from scalex_scvi import cli
 from scalex_scvi.io import RunFolder
 
+pytestmark = pytest.mark.usefixtures("narrow")
+
 TINY = ["--min-features", "0", "--max-iteration", "2", "--ignore-umap", "--quiet"]
 
 

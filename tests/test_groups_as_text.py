@@ -15,6 +15,8 @@ from conftest import QUIET, simulate_counts
 import scalex_scvi as sx
 from scalex_scvi._core.columns import as_text
 
+pytestmark = pytest.mark.usefixtures("narrow")
+
 FAST = {
     "min_features": 0,
     "max_iteration": 8,

@@ -23,6 +23,8 @@ from conftest import QUIET, simulate_counts
 
 import scalex_scvi as sx
 
+pytestmark = pytest.mark.usefixtures("narrow")
+
 PAGE = Path(__file__).parents[1] / "docs" / "input_contract.md"
 BEGIN, END = "<!-- table -->\n", "<!-- end of the table -->\n"
 GENES = [f"GENE{i}" for i in range(60)]

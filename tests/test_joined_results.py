@@ -11,6 +11,8 @@ from conftest import simulate_counts
 
 import scalex_scvi as sx
 
+pytestmark = pytest.mark.usefixtures("narrow")
+
 FAST = {
     "min_features": 0,
     "max_iteration": 8,

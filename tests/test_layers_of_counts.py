@@ -14,6 +14,8 @@ from conftest import QUIET, simulate_counts
 import scalex_scvi as sx
 from scalex_scvi import cli
 
+pytestmark = pytest.mark.usefixtures("narrow")
+
 
 @pytest.fixture
 def normalized(counts: AnnData) -> AnnData:

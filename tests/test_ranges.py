@@ -12,6 +12,8 @@ from conftest import QUIET, simulate_counts, small_model
 
 import scalex_scvi as sx
 
+pytestmark = pytest.mark.usefixtures("narrow")
+
 FAST = {"min_features": 0, "ignore_umap": True, "progress_bar": False, "show": False}
 
 OF_TRAINING = [

@@ -17,6 +17,8 @@ from conftest import QUIET, simulate_counts
 import scalex_scvi as sx
 from scalex_scvi import cli
 
+pytestmark = pytest.mark.usefixtures("narrow")
+
 README = Path(__file__).parent.parent / "README.md"
 TEXT = README.read_text(encoding="utf-8")
 

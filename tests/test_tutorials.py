@@ -51,7 +51,7 @@ os.environ["SCALEX_SCVI_TUTORIAL"] = {source!r}
 scalex_scvi.model._training.TrainingMixin._steps = lambda self, recipe: {steps}
 def shortened(train):
     def few(self, max_epochs=2, **how):
-        return train(self, max_epochs=min(max_epochs, 20), **how)
+        return train(self, max_epochs=min(max_epochs, 5), **how)
     return few
 if scvi.model.SCVI.train.__name__ != "few":
     scvi.model.SCVI.train = shortened(scvi.model.SCVI.train)

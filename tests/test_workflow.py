@@ -20,6 +20,8 @@ from scalex_scvi import _results, workflow
 from scalex_scvi._outputs import Outputs
 from scalex_scvi.pp import Preparation
 
+pytestmark = pytest.mark.usefixtures("narrow")
+
 
 def integrate(
     data: AnnData, outdir: Path | None = None, seed: int | None = None, **outputs: Any

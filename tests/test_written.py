@@ -17,6 +17,8 @@ import scalex_scvi as sx
 from scalex_scvi import _results
 from scalex_scvi.io import RunFolder, make_writable
 
+pytestmark = pytest.mark.usefixtures("narrow")
+
 FAST = {
     "min_features": 0,
     "max_iteration": 2,

@@ -17,6 +17,8 @@ import scalex_scvi as sx
 from scalex_scvi import cli
 from scalex_scvi.tl import _embed
 
+pytestmark = pytest.mark.usefixtures("narrow")
+
 FAST = ["--min-features", "0", "--max-iteration", "8", "--ignore-umap", "--quiet"]
 
 

@@ -19,6 +19,8 @@ import scalex_scvi as sx
 from scalex_scvi import cli
 from scalex_scvi.io import _large, _read, read_lazy
 
+pytestmark = pytest.mark.usefixtures("narrow", "undrawn")
+
 pytest.importorskip("dask", reason="needs the extra 'scale'")
 
 FAST = ["--min-features", "0", "--max-steps", "60", "--ignore-umap", "-q"]

@@ -14,6 +14,8 @@ from scalex_scvi import cli
 from scalex_scvi.cli._config import subparsers
 from scalex_scvi.cli._wording import shell_wording
 
+pytestmark = pytest.mark.usefixtures("narrow")
+
 FAST = ["--min-features", "0", "--max-steps", "8", "--ignore-umap"]
 
 

@@ -17,6 +17,8 @@ from scipy.io import mmwrite
 import scalex_scvi as sx
 from scalex_scvi.io import Reading, load_counts, read, read_file
 
+pytestmark = pytest.mark.usefixtures("narrow")
+
 CELLS = [f"{code}TTGACCA-1" for code in ("AAACA", "AAACC", "AAACG", "AAACT", "AAAGA")]
 COUNTS = np.arange(40).reshape(5, 8) % 7 * np.array([1, 0, 1, 1, 0] * 8).reshape(5, 8)
 NAMES = ["CD3D", "CD4", "LYZ", "chr1:10-20", "CD4", "CD19", "Hashtag1", "CMO301"]

@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 from anndata import AnnData
 from anndata.abc import CSRDataset
+from conftest import simulate_counts
 from mudata import MuData
 from scipy import sparse
 
@@ -315,14 +316,21 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
 }
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store, to be copied."""
+    store = tmp_path_factory.mktemp("whole") / "cells.zarr"
+    io.write_store(simulate_counts(), store)
+    return store
+
+
 @pytest.mark.parametrize("opening", [io.open_store, io.read_lazy])
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_a_damaged_store_is_named(
-    counts: AnnData, tmp_path: Path, damage: str, opening: Callable[[Path], AnnData]
+    whole: Path, tmp_path: Path, damage: str, opening: Callable[[Path], AnnData]
 ) -> None:
     """An absent part would be zeros, and compiled loops would follow a wrong column."""
-    store = tmp_path / "cells.zarr"
-    io.write_store(counts, store)
+    store = Path(shutil.copytree(whole, tmp_path / "cells.zarr"))
     sx.SCALEXModel.setup_anndata(opening(store), batch_key="batch")
     DAMAGE[damage](store)
     with pytest.raises(ValueError, match=r"cells.zarr"):

@@ -43,9 +43,18 @@ def new_model(adata: AnnData, train: bool = True, **setup: Any) -> SCALEXModel:
     return model
 
 
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a model that was trained once for all."""
+    folder = tmp_path_factory.mktemp("conventions") / "model"
+    new_model(simulate_counts(N_CELLS, N_GENES)).save(folder)
+    return folder
+
+
 @pytest.fixture
-def model(adata: AnnData) -> SCALEXModel:
-    return new_model(adata)
+def model(saved: Path, adata: AnnData) -> SCALEXModel:
+    """A trained model of a test's own."""
+    return SCALEXModel.load(saved, adata=adata)
 
 
 def new_query(n_cells: int = 60, batch: str | None = "new") -> AnnData:
@@ -261,7 +270,8 @@ def test_genes_and_cells_may_get_other_names(model: SCALEXModel, adata: AnnData)
     np.testing.assert_array_equal(model.get_latent_representation(), expected)
 
 
-def test_a_copy_of_adata_after_training(model: SCALEXModel, adata: AnnData) -> None:
+def test_a_copy_of_adata_after_training(adata: AnnData) -> None:
+    model = new_model(adata)
     latent = model.get_latent_representation()
     np.testing.assert_array_equal(model.get_latent_representation(adata.copy()), latent)
     np.testing.assert_array_equal(model.get_latent_representation(adata), latent)
@@ -528,7 +538,8 @@ def test_views_of_the_setup(model: SCALEXModel, capsys: pytest.CaptureFixture) -
 # -- Training
 
 
-def test_history(model: SCALEXModel) -> None:
+def test_history(adata: AnnData) -> None:
+    model = new_model(adata)
     assert model.is_trained
     expected = {"train_loss", "elbo_train", "reconstruction_loss_train", "kl_local_train"}
     assert expected <= set(model.history)

@@ -15,6 +15,8 @@ from conftest import simulate_counts, small_model
 import scalex_scvi as sx
 from scalex_scvi._core.gene_names import kind_of, names_in
 
+pytestmark = pytest.mark.usefixtures("narrow")
+
 SYMBOLS = [f"GENE{i}" for i in range(60)]
 IDS = [f"ENSG{i:011d}" for i in range(60)]
 FAST = {"min_features": 0, "ignore_umap": True, "progress_bar": False, "show": False}

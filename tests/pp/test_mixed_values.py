@@ -12,6 +12,8 @@ from conftest import simulate_counts
 
 import scalex_scvi as sx
 
+pytestmark = pytest.mark.usefixtures("narrow")
+
 FAST = {
     "min_features": 0,
     "max_iteration": 8,

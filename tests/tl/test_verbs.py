@@ -20,9 +20,19 @@ pytestmark = pytest.mark.usefixtures("narrow")
 FEW = {"max_epochs": 8} | QUIET
 
 
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a model that was trained once for all."""
+    folder = tmp_path_factory.mktemp("verbs") / "model"
+    sx.integrate(simulate_counts(), "batch", **FEW).save(folder)
+    return folder
+
+
 @pytest.fixture
-def reference(counts: AnnData) -> sx.SCALEXModel:
-    model = sx.integrate(counts, "batch", **FEW)
+def reference(saved: Path, counts: AnnData) -> sx.SCALEXModel:
+    """As `integrate` leaves it, with a map; of a test's own."""
+    model = sx.SCALEXModel.load(saved, adata=counts)
+    counts.obsm["X_scalex"] = model.get_latent_representation()
     counts.obsm["X_umap"] = counts.obsm["X_scalex"][:, :2].copy()
     return model
 

@@ -28,12 +28,12 @@ from scalex_scvi.metrics import knn_purity, same_batch_share
 from scalex_scvi.nn import DomainSpecificBatchNorm1d
 from scalex_scvi.train import Checkpoint, count_processes
 
-N_STEPS = 200
+N_STEPS = 150
 DDP = {"devices": 2, "strategy": "ddp", "batch_size": 32} | QUIET
 CONSTANT = {"lr": 2e-3, "lr_schedule": "constant"}
-# In 200 steps one process comes to a loss of 458.9 to 459.5, a share of same-batch neighbors of
-# 0.348 to 0.352 (0.33 if mixed) and a purity of 0.632 to 0.642 with three seeds.
-TOLERANCES = {"loss": 1.5, "same-batch share": 0.02, "purity": 0.03}
+# In 150 steps one process comes to a loss of 89.0 to 89.7, a share of same-batch neighbors of
+# 0.328 to 0.335 (0.33 if mixed) and a purity of 0.640 to 0.658 with five seeds.
+TOLERANCES = {"loss": 1.0, "same-batch share": 0.02, "purity": 0.03}
 
 
 class Witness(Callback):
@@ -78,7 +78,7 @@ def in_two_processes(folder: Path) -> None:
     for name, seed, n_workers in (("a", 5, 0), ("same", 5, 2), ("other", 6, 0)):
         model = small_model(prepared.copy(), seed=0)
         workers = {"num_workers": n_workers}
-        model.train(max_epochs=4, seed=seed, datasplitter_kwargs=workers, **DDP)
+        model.train(max_epochs=2, seed=seed, datasplitter_kwargs=workers, **DDP)
         result[name] = state_of(model)
     result |= from_a_store(folder, prepared.copy())
     result |= interrupted_and_resumed(folder, prepared)
@@ -128,7 +128,8 @@ def interrupted_and_resumed(folder: Path, prepared: AnnData) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def pbmc() -> AnnData:
-    return sx.pp.rna(sx.datasets.pbmc_technologies(), batch_key="batch", min_features=0)
+    options = {"batch_key": "batch", "min_features": 0, "n_top_features": 300}
+    return sx.pp.rna(sx.datasets.pbmc_technologies(), **options)
 
 
 @pytest.fixture(scope="module")
