@@ -30,7 +30,7 @@ except ImportError:  # not on Windows: leftovers stay there
 PREFIX = ".scalex-unfinished-"
 
 HDF5_REASON = re.compile(r"\berrno = (\d+)")
-"""In the text of HDF5's errors, which have no ``errno`` of their own."""
+"""In the text of HDF5's errors, of several lines; not all have it as their ``errno``."""
 
 
 @contextmanager
@@ -51,7 +51,7 @@ def unfinished(folder: Path) -> Iterator[Path]:
         yield place
     except (OSError, RuntimeError) as error:  # of HDF5, too, which has the reason in its text
         reason = HDF5_REASON.search(str(error))
-        if reason is None or getattr(error, "errno", None) is not None:
+        if reason is None:
             raise
         number = int(reason[1])
         raise OSError(number, os.strerror(number), str(folder)) from error
