@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -28,18 +29,32 @@ except ImportError:  # not on Windows: leftovers stay there
 
 PREFIX = ".scalex-unfinished-"
 
+HDF5_REASON = re.compile(r"\berrno = (\d+)")
+"""In the text of HDF5's errors, of several lines; not all have it as their ``errno``."""
+
 
 @contextmanager
 def unfinished(folder: Path) -> Iterator[Path]:
     """Yield a new hidden folder in ``folder``, with an empty ``new/``; it is removed in the end.
 
     Leftovers of dead processes are removed first, or moved in where they were decided.
+
+    Raises
+    ------
+    OSError
+        If the folder cannot be written into, also where HDF5 finds that.
     """
     recover(folder)
     place, owner = _claimed(folder)
     try:
         (place / "new").mkdir()
         yield place
+    except (OSError, RuntimeError) as error:  # of HDF5, too, which has the reason in its text
+        reason = HDF5_REASON.search(str(error))
+        if reason is None:
+            raise
+        number = int(reason[1])
+        raise OSError(number, os.strerror(number), str(folder)) from error
     finally:
         with owner:
             _dismiss(place)

@@ -64,7 +64,7 @@ from ._imputation import ImputationMixin
 from ._latent import LatentMixin
 from ._minified import MinifiedMixin
 from ._mudata import MuDataMixin
-from ._prepared import prepared_values
+from ._prepared import keep_registered_batches, prepared_values
 from ._published import PublishedMixin
 from ._query import QueryMixin
 from ._refused import RefusedMixin
@@ -425,8 +425,10 @@ class SCALEXModel(
         Returns
         -------
         Cells × the model's genes, ``X`` (CSR float32, of dask another array) in [0, 1], with
-        ``obs``, ``obsm`` and ``uns`` of the cells, and the record of the transform. If the cells
-        lack genes of the model, which are zero then, ``var["scalex_measured"]`` is False for these.
+        ``obs``, ``obsm`` and ``uns`` of the cells, and the record of the transform. Batches are
+        those with which the cells were registered, with a warning if ``obs`` was changed since. If
+        the cells lack genes of the model, which are zero then, ``var["scalex_measured"]`` is False
+        for these.
 
         Raises
         ------
@@ -452,6 +454,10 @@ class SCALEXModel(
         matrix = prepared_values(manager, len(genes), rows)
         prepared = AnnData(matrix, obs=light.obs[own], obsm=dict(light.obsm), uns=light.uns)
         prepared.var_names = genes
+        if self.batch_key is not None:
+            codes = manager.codes if rows is None else manager.codes[rows]
+            names = self.batch_names_of(manager)
+            keep_registered_batches(prepared.obs, self.batch_key, codes, names)
         mark_measured(prepared.var, manager.measured)
         record = record_in(manager.state_of(REGISTRY_KEYS.X_KEY))
         if record is not None:

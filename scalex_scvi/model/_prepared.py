@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from scipy import sparse
 from scvi import REGISTRY_KEYS
 
 from scalex_scvi._core.blocks import Block, blocks_of
+from scalex_scvi._core.columns import as_text
 from scalex_scvi._core.matrices import is_lazy, to_csr
 from scalex_scvi.train import SCALEXDataManager
+
+logger = logging.getLogger(__name__)
 
 
 def prepared_values(
@@ -42,3 +48,32 @@ def prepared_values(
 
 def _as_they_are(block: Block, codes: np.ndarray) -> sparse.csr_matrix:
     return to_csr(block, name="The expression")
+
+
+def keep_registered_batches(
+    obs: pd.DataFrame, key: str, codes: np.ndarray, names: Sequence[str]
+) -> None:
+    """Name the batches as they were when the cells were registered, by which they are scaled.
+
+    Parameters
+    ----------
+    obs
+        Of prepared cells, changed in place, with a warning, where it has other names since.
+    key
+        Column of the batches.
+    codes
+        Registered batch of each of the cells.
+    names
+        Names of these.
+    """
+    registered = np.asarray(names, dtype=object)[codes.astype(np.intp)]
+    if key in obs and (as_text(obs[key]).astype(object) == registered).all():
+        return
+    logger.warning(
+        "adata.obs[%r] was changed after these cells were registered: their batches are those of "
+        "then, %r. Register the cells again for others: `SCALEXModel.setup_anndata(adata, …)`, "
+        "and make a model anew.",
+        key,
+        list(dict.fromkeys(registered))[:5],
+    )
+    obs[key] = pd.Categorical(registered)

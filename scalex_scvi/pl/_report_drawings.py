@@ -17,7 +17,7 @@ from scalex_scvi._core.seeds import random_rows
 from scalex_scvi.io import whole_numbers
 from scalex_scvi.pp import can_unscale, unscale
 
-from ._report_run import Run
+from ._report_run import Run, is_empty
 
 MARKERS_EACH = 3
 MAX_CELLS = 10_000
@@ -33,7 +33,7 @@ LOSSES = {"train_loss": "training loss", "kl_local_train": "KL divergence"}
 def marker_dots(run: Run) -> dict[str, str] | None:
     """Return a dot plot of the groups' markers, ``None`` without two groups, or expression."""
     groups = run.groups
-    if groups is None or (run.adata.X is None and run.adata.raw is None):
+    if groups is None or (is_empty(run.adata.X) and run.adata.raw is None):
         return None
     cells = np.flatnonzero(groups.notna().to_numpy())
     cells = cells[random_rows(len(cells), MAX_CELLS, seed=0)]

@@ -123,5 +123,5 @@ def _listed(column: pd.Series) -> str:
 
 
 def is_empty(values: Any) -> bool:
-    """Whether cells have no expression, as those of a reference that came without counts."""
+    """Whether cells have no expression: those of a reference without counts, or minified ones."""
     return values is None or (sparse.issparse(values) and values.nnz == 0)

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import sparse
 from sklearn.metrics import f1_score
 
 from scalex_scvi import metrics
@@ -68,12 +67,12 @@ def features_found(run: Run) -> dict[str, Any]:
         rows.append(_light("named in the query's file", n_named, len(genes), NAMED, verdicts))
     verdicts = ("enough", "see which are missing", "few: labels and mixing are in doubt")
     names = run.batches.cat.remove_unused_categories().cat.categories
-    for name in [] if run.adata.X is None else names:
+    for name in [] if is_empty(run.adata.X) else names:
         cells = (run.batches == name).to_numpy()
         values = run.adata.X[cells]
         if run.is_query is not None and not run.is_query[cells].any() and is_empty(values):
             continue  # of a reference that came without counts
-        found = values.getnnz(axis=0) if sparse.issparse(values) else (values != 0).sum(axis=0)
+        found = (values != 0).sum(axis=0)
         n_found = int((np.asarray(found) > 0).sum())
         rows.append(_light(f"detected in {name}", n_found, run.adata.n_vars, DETECTED, verdicts))
     text = (

@@ -74,6 +74,8 @@ def principal_directions(x: sparse.csr_matrix, n: int) -> tuple[np.ndarray, np.n
     Mean of the genes, ``(n_genes,)``, and directions, ``(n_genes, n)``. One without variance is
     zero: any would do else, also that of a gene which is never expressed here, but is in a query.
     """
+    if (x.max(axis=0) != x.min(axis=0)).nnz == 0:  # such as cells without counts
+        return x[0].toarray()[0], np.zeros((x.shape[1], n), dtype=x.dtype)
     if not _covariance_pays(x):
         with np.errstate(divide="ignore", invalid="ignore"):  # shares of no variance at all
             pca = PCA(n, svd_solver="arpack", random_state=0).fit(x)

@@ -94,8 +94,8 @@ class LabelScores:
             n_missing = int(clusters.isna().sum())
             msg = (
                 f"`clusters` ({clusters.name!r}: {len(clusters)} cells, {n_missing} missing) must "
-                f"name the cluster of each of the {len(self.labels)} cells that have scores: pass "
-                "a column of the query's `obs`."
+                f"name the cluster of each of the {len(self.labels)} cells that have scores, in "
+                "their order: pass a column of the query's `obs`."
             )
             raise ValueError(msg)
         labels = self.labels_or_unknown()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from sklearn.utils import check_consistent_length
 
 from ._nearest import nearest_in_blocks
 from ._points import as_points
@@ -50,12 +49,27 @@ def place_on_map(
     ref_latent = as_points(ref_latent, name="ref_latent")
     ref_map = as_points(ref_map, name="ref_map")
     query_latent = as_points(query_latent, name="query_latent")
-    check_consistent_length(ref_latent, ref_map)
+    _check_fit(ref_latent, ref_map, query_latent)
     positions = np.empty((len(query_latent), ref_map.shape[1]), dtype=np.float32)
     n_neighbors = min(N_NEIGHBORS, len(ref_latent))
     for rows, *found in nearest_in_blocks(ref_latent, query_latent, n_neighbors):
         positions[rows] = mean_positions(ref_map, *found)
     return positions
+
+
+def _check_fit(ref_latent: np.ndarray, ref_map: np.ndarray, query_latent: np.ndarray) -> None:
+    if len(ref_latent) != len(ref_map):
+        msg = (
+            f"`ref_latent` has {len(ref_latent)} cells, `ref_map` {len(ref_map)}: both must be of "
+            "the same cells, in the same order."
+        )
+        raise ValueError(msg)
+    if ref_latent.shape[1] != query_latent.shape[1]:
+        msg = (
+            f"`ref_latent` has {ref_latent.shape[1]} dimensions, `query_latent` "
+            f"{query_latent.shape[1]}: both must come from the same model."
+        )
+        raise ValueError(msg)
 
 
 def mean_positions(ref_map: np.ndarray, distances: np.ndarray, nearest: np.ndarray) -> np.ndarray:

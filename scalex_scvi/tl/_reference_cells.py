@@ -68,13 +68,13 @@ def reference_cells(model: SCALEXModel, labels: str | Sequence[str]) -> AnnData:
 
 def prepared_reference(model: SCALEXModel, wanted: Sequence[str]) -> AnnData:
     """Return the same cells without their latent; the columns ``wanted`` are known to be there."""
-    obs = model.manager_of().annotated.obs
+    manager = model.manager_of()
+    obs = manager.annotated.obs
     rows = None
     if len(obs) > MOST_CELLS:
         logger.warning("Labels are learned from %d of %d reference cells.", MOST_CELLS, len(obs))
         names = pd.DataFrame({label: np.asarray(obs[label]) for label in wanted})
-        batch = None if model.batch_key is None else np.asarray(obs[model.batch_key])
-        rows = some_of_each(names, batch, MOST_CELLS)
+        rows = some_of_each(names, manager.codes, MOST_CELLS)
     cells = model.get_prepared(indices=rows)
     if is_lazy(cells.X):
         cells.X = sparse.csr_matrix(cells.X.compute())

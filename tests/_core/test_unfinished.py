@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -107,3 +108,20 @@ def test_what_cannot_be_moved_in_is_not_lost(
     assert RunFolder(tmp_path / "run").adata.read_text() == "new"
     recover(tmp_path / "run")
     assert (tmp_path / "run" / "adata.h5ad").read_text() == "new"
+
+
+@pytest.mark.parametrize("kind", [OSError, RuntimeError])
+@pytest.mark.parametrize("number", [(), (errno.ENOSPC,)], ids=["in its text", "of its own"])
+def test_a_full_disk_that_hdf5_finds_is_named(
+    tmp_path: Path, kind: type[Exception], number: tuple[int, ...]
+) -> None:
+    text = "Can't close file (file write failed: errno = 28, error message = '…', offset = 4096)"
+    with (
+        pytest.raises(OSError, match="No space left on device") as caught,
+        unfinished(tmp_path),
+    ):
+        raise kind(*number, text)
+    assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, str(tmp_path))
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(kind, match="^another$"), unfinished(tmp_path):
+        raise kind("another")

@@ -154,12 +154,25 @@ def test_names_of_genes_may_repeat(projected: AnnData, tmp_path: Path) -> None:
     assert found == [named[marker] for marker in expected]
 
 
-def test_cells_without_expression_have_no_markers(projected: AnnData, tmp_path: Path) -> None:
-    projected.X = None
+@pytest.mark.parametrize("has_matrix", [False, True], ids=["none", "zeros"])
+def test_cells_without_expression_have_no_markers(
+    projected: AnnData, tmp_path: Path, has_matrix: bool
+) -> None:
+    projected.X = sparse.csr_matrix(projected.shape) if has_matrix else None  # as minified ones
     text = sx.pl.report(projected, tmp_path / "report.html", labels_key="celltype").read_text()
     found = set(Parsed(text).sections)
     assert "markers" not in found
     assert {"scores", "unknown", "confusion"} <= found
+
+
+def test_sparse_arrays_are_reported_as_sparse_matrices(
+    page: Path, projected: AnnData, tmp_path: Path
+) -> None:
+    projected.X = sparse.csr_array(projected.X)
+    text = sx.pl.report(projected, tmp_path / "arrays.html", labels_key="celltype").read_text()
+    of_matrix = page.read_text(encoding="utf-8")
+    assert markers_of(text) == markers_of(of_matrix)
+    assert text.count("detected in") == of_matrix.count("detected in") > 1
 
 
 @pytest.mark.parametrize("dense", [False, True], ids=["sparse", "dense"])

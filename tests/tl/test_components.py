@@ -31,6 +31,15 @@ def test_directions_are_those_of_scikit_learn(n_cells: int, by_covariance: bool)
     assert np.abs(directions.T @ expected.components_.T) == pytest.approx(np.eye(4), abs=1e-3)
 
 
+@pytest.mark.parametrize("n_cells", [10, 3000])
+@pytest.mark.parametrize("value", [0, 1.5])
+def test_cells_that_are_all_alike_have_no_directions(n_cells: int, value: float) -> None:
+    x = sparse.csr_matrix(np.full((n_cells, 40), value, dtype=np.float32))
+    mean, directions = principal_directions(x, 4)
+    assert mean == pytest.approx(np.full(40, value))
+    assert np.array_equal(directions, np.zeros((40, 4)))
+
+
 def test_directions_repeat_bit_for_bit() -> None:
     x = cells(3000, density=0.8)
     (_, one), (_, two) = principal_directions(x, 4), principal_directions(x, 4)

@@ -161,8 +161,10 @@ def test_place_on_map_is_the_regression_of_scikit_learn(n_latent: int, dtype: ty
 
 def test_place_on_map_refuses_what_does_not_fit() -> None:
     latent, own_map = np.eye(4), np.zeros((4, 2))
-    with pytest.raises(ValueError, match="inconsistent numbers of samples"):
+    with pytest.raises(ValueError, match=r"`ref_map` 3: both must be of the same cells"):
         sx.tl.place_on_map(latent, own_map[:3], latent)
+    with pytest.raises(ValueError, match=r"`query_latent` 1: both must come from the same model"):
+        sx.tl.place_on_map(latent, own_map, latent[:, :1])
     with pytest.raises(TypeError, match="query_latent holds no real numbers"):
         sx.tl.place_on_map(latent, own_map, latent.astype(str))
 

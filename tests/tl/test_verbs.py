@@ -11,6 +11,7 @@ import pytest
 import scanpy as sc
 from anndata import AnnData
 from conftest import QUIET, real_data, simulate_counts
+from scipy import sparse
 from sklearn.neighbors import KNeighborsClassifier
 
 import scalex_scvi as sx
@@ -102,6 +103,36 @@ def test_labels_of_a_batch_of_the_same_types_are_right() -> None:
     reference.obsm["X_umap"] = reference.obsm["X_scalex"][:, :2].copy()
     sx.map_query(query, model, labels="celltype")
     assert (query.obs["celltype_transfer"] == query.obs["celltype"]).mean() > 0.8
+
+
+@pytest.mark.parametrize("change", ["renamed", "removed"])
+def test_batches_are_those_that_the_reference_was_registered_with(
+    reference: sx.SCALEXModel, query: AnnData, caplog: pytest.LogCaptureFixture, change: str
+) -> None:
+    expected = query.copy()
+    sx.map_query(expected, reference, labels="celltype")
+    assert "was changed after" not in caplog.text
+    before = reference.get_prepared().obs["batch"]
+    names = reference.adata.obs.pop("batch")
+    if change == "renamed":
+        reference.adata.obs["batch"] = names.cat.rename_categories({"batch0": "first"})
+    sx.map_query(query, reference, labels="celltype")
+    assert "adata.obs['batch'] was changed after these cells were registered" in caplog.text
+    for name in ("celltype_transfer", "celltype_probability", "celltype_p_value"):
+        assert list(query.obs[name]) == list(expected.obs[name])
+    some = reference.get_prepared(indices=[149, 0])
+    assert list(some.obs["batch"]) == list(before.iloc[[149, 0]])
+    assert ("batch" in reference.adata.obs) == (change == "renamed")
+
+
+def test_a_batch_without_counts_gets_labels(counts: AnnData, query: AnnData) -> None:
+    is_empty = (counts.obs["batch"] == "batch0").to_numpy()
+    counts.X = sparse.diags_array((~is_empty).astype(np.float32)) @ counts.X
+    model = sx.integrate(counts, "batch", **FEW)
+    sx.map_query(query, model, labels="celltype")
+    assert query.obs["celltype_transfer"].notna().all()
+    sx.map_query(counts, model, labels="celltype")  # cells without counts in the query
+    assert counts.obs["celltype_transfer"].notna().all()
 
 
 def test_cells_of_the_reference_are_where_they_were(
