@@ -101,7 +101,9 @@ def _outputs(args: argparse.Namespace, **more: Any) -> Outputs:
 
 
 def _machine(args: argparse.Namespace) -> dict[str, Any]:
-    return workflow.on_gpu(args.gpu) | {"enable_progress_bar": not args.quiet}
+    # Lightning's bar goes to stdout: in a file it would be one line of hundreds of kilobytes.
+    shown = not args.quiet and sys.stdout.isatty()
+    return workflow.on_gpu(args.gpu) | {"enable_progress_bar": shown}
 
 
 def _transfer(args: argparse.Namespace) -> None:

@@ -305,6 +305,19 @@ def test_demo_on_the_embedded_data(tmp_path: Path, capsys: pytest.CaptureFixture
         assert (tmp_path / "demo" / folder / "umap.png").exists()
 
 
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_progress_is_shown_in_a_terminal_alone(
+    files: dict[str, str],
+    is_terminal: bool,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("sys.stdout.isatty", lambda: is_terminal)
+    loud = [option for option in NO_UMAP if option != "--quiet"]
+    assert cli.main(["integrate", files["counts"], "-o", files["out"], *loud]) == 0
+    assert ("Epoch" in "".join(capsys.readouterr())) is is_terminal
+
+
 def test_demo_on_given_data(counts: AnnData, tmp_path: Path) -> None:
     scores = demo(
         counts,
