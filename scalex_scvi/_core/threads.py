@@ -57,29 +57,34 @@ def one_thread_each() -> Iterator[None]:
 
 
 class _Limit:
-    """How many threads torch had before anybody wanted one.
+    """How many threads there were before anybody wanted one.
 
-    A thread that calls torch for the first time gets the number that another one set last: in a
-    service that maps a query in each of its threads, what one finds is the limit of another.
+    Most libraries have one number for the whole process, and a thread that calls torch for the
+    first time gets the number that another one set last. So in a service that maps a query in each
+    of its threads, what one finds may be the limit of another.
     """
 
     def __init__(self) -> None:
         self._lock = Lock()
         self._n_inside = 0
         self._n_threads = 1
+        self._libraries: threadpool_limits | None = None
 
     def enter(self) -> None:
         """Begin; of several at once, the first one notes what there was."""
         with self._lock:
             found = torch.get_num_threads()  # sets it in a thread that asks for the first time
-            self._n_threads = self._n_threads if self._n_inside else found
+            if self._n_inside == 0:
+                self._n_threads, self._libraries = found, threadpool_limits()  # changes nothing
             self._n_inside += 1
             torch.set_num_threads(1)
 
     def leave(self) -> None:
-        """End: as many threads as the first one found."""
+        """End: as many threads as the first one found; of libraries when the last one ends."""
         with self._lock:
             self._n_inside -= 1
+            if self._n_inside == 0 and self._libraries is not None:
+                self._libraries.restore_original_limits()
             torch.set_num_threads(self._n_threads)
 
 

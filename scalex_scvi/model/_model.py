@@ -154,8 +154,8 @@ class SCALEXModel(
         Dropout in the encoder (0, as published).
     n_prior_components
         Normal distributions that the prior of the latent is a mixture of, all learned; 1
-        (published): the standard normal one. With 16, types lie further apart, also those that one
-        batch alone has, and batches of most sets mix a little less (docs/quality.md).
+        (published): the standard normal one. With 16, types are more compact, which serves some
+        sets, and batches mix a little less (docs/quality.md).
     seed
         Seed of the initial weights. ``None``: ``scvi.settings.seed``, else 124 as published.
     **more

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
 from threading import Event
 from typing import Any
 
@@ -11,7 +12,9 @@ import pytest
 import scvi
 import torch
 from anndata import AnnData
-from threadpoolctl import threadpool_info
+from scipy import sparse
+from scipy.io import mmwrite
+from threadpoolctl import threadpool_info, threadpool_limits
 
 import scalex_scvi as sx
 from scalex_scvi._core import threads
@@ -48,6 +51,12 @@ def test_a_block_within_another_leaves_that_its_one_thread() -> None:
 
 def test_two_at_once_leave_the_threads_as_they_were() -> None:
     """As in a service with a thread for each query: the first ends before the second."""
+    mmwrite(BytesIO(), sparse.eye(2))  # loads threads of which the whole process has one number
+    with threadpool_limits(3):
+        check_two_at_once()
+
+
+def check_two_at_once() -> None:
     first_is_in, second_is_in, first_is_out = Event(), Event(), Event()
 
     def first() -> None:
