@@ -268,16 +268,6 @@ def dpi() -> Iterator[int]:
         yield default
 
 
-@pytest.fixture(scope="module")
-def undrawn() -> Iterator[None]:
-    """Pictures are empty files: for files that look at all results but these."""
-    from scalex_scvi.pl import _figure
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_figure, "_write", lambda figure, paths: [path.touch() for path in paths])
-        yield
-
-
 def share_between_batches(latent: np.ndarray, batch: pd.Series) -> float:
     """Share of the latent's variance that lies between the batches' means."""
     centered = latent - latent.mean(axis=0)

@@ -19,7 +19,7 @@ import scalex_scvi as sx
 from scalex_scvi import cli
 from scalex_scvi.io import _large, _read, read_lazy
 
-pytestmark = pytest.mark.usefixtures("narrow", "undrawn")
+pytestmark = pytest.mark.usefixtures("narrow")
 
 pytest.importorskip("dask", reason="needs the extra 'scale'")
 

@@ -28,12 +28,12 @@ from scalex_scvi.metrics import knn_purity, same_batch_share
 from scalex_scvi.nn import DomainSpecificBatchNorm1d
 from scalex_scvi.train import Checkpoint, count_processes
 
-N_STEPS = 150
+N_STEPS = 200
 DDP = {"devices": 2, "strategy": "ddp", "batch_size": 32} | QUIET
 CONSTANT = {"lr": 2e-3, "lr_schedule": "constant"}
-# In 150 steps one process comes to a loss of 89.0 to 89.7, a share of same-batch neighbors of
-# 0.328 to 0.335 (0.33 if mixed) and a purity of 0.640 to 0.658 with five seeds.
-TOLERANCES = {"loss": 1.0, "same-batch share": 0.02, "purity": 0.03}
+# In 200 steps one process comes to a loss of 288 to 290, a share of same-batch neighbors of
+# 0.348 to 0.352 (0.33 if mixed) and a purity of 0.632 to 0.642 with three seeds.
+TOLERANCES = {"loss": 1.5, "same-batch share": 0.02, "purity": 0.03}
 
 
 class Witness(Callback):
@@ -128,8 +128,7 @@ def interrupted_and_resumed(folder: Path, prepared: AnnData) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def pbmc() -> AnnData:
-    options = {"batch_key": "batch", "min_features": 0, "n_top_features": 300}
-    return sx.pp.rna(sx.datasets.pbmc_technologies(), **options)
+    return sx.pp.rna(sx.datasets.pbmc_technologies(), batch_key="batch", min_features=0)
 
 
 @pytest.fixture(scope="module")
