@@ -37,11 +37,14 @@ def as_text(values: Any) -> pd.Categorical:
     """
     if isinstance(values, pd.DataFrame):
         values = one_column(values, values.columns[0])
-    groups = pd.Series(values).astype("category").cat.remove_unused_categories().cat
+    groups = getattr(values, "array", values)
+    if not isinstance(groups, pd.Categorical):
+        groups = pd.Series(values).astype("category").array
+    groups = groups.remove_unused_categories()
     names = [text_of(name) for name in groups.categories]
     unique = list(dict.fromkeys(names))
     place = np.array([unique.index(name) for name in names] + [-1], dtype=np.intp)
-    return pd.Categorical.from_codes(place[groups.codes.to_numpy()], categories=unique)
+    return pd.Categorical.from_codes(place[groups.codes], categories=unique)
 
 
 def one_column(obs: pd.DataFrame, key: Any) -> pd.Series:

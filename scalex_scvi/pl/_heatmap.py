@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import seaborn as sns
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 
 MANY_VALUES = 10_000
@@ -41,18 +43,19 @@ def heatmap(
         Arguments of :func:`seaborn.heatmap`.
     """
     height = axis.get_position().height * axis.figure.figure.get_figheight()
-    sns.heatmap(
-        values,
-        ax=axis,
-        xticklabels=[str(name) for name in columns],
-        yticklabels=[str(name) for name in rows],
-        square=True,
-        fmt=".2f",
-        annot_kws={"fontsize": 0.85 * fontsize},
-        cbar_kws={"label": cbar_label, "shrink": min(0.8, 2.5 / height), "aspect": 15},
-        rasterized=values.size > MANY_VALUES,
-        **kwargs,
-    )
+    with _undrawn(axis.figure.figure):
+        sns.heatmap(
+            values,
+            ax=axis,
+            xticklabels=[str(name) for name in columns],
+            yticklabels=[str(name) for name in rows],
+            square=True,
+            fmt=".2f",
+            annot_kws={"fontsize": 0.85 * fontsize},
+            cbar_kws={"label": cbar_label, "shrink": min(0.8, 2.5 / height), "aspect": 15},
+            rasterized=values.size > MANY_VALUES,
+            **kwargs,
+        )
     turn: dict[str, Any] = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
     if len(columns) > 25:
         turn = {"rotation": 90, "ha": "right", "va": "center", "rotation_mode": "anchor"}
@@ -63,6 +66,20 @@ def heatmap(
         bar.set_label(cbar_label, fontsize=fontsize)
     axis.set_anchor("E")  # beside its bar
     axis.grid(False)
+
+
+@contextmanager
+def _undrawn(figure: Artist) -> Iterator[None]:
+    """Draw nothing: seaborn would draw all, to see whether labels overlap, which are turned here.
+
+    It took a quarter of the time of a picture, or more.
+    """
+    was_visible = figure.get_visible()
+    figure.set_visible(False)
+    try:
+        yield
+    finally:
+        figure.set_visible(was_visible)
 
 
 def side(n_labels: int, fontsize: float, *, annot: bool = False) -> float:

@@ -19,6 +19,9 @@ OFFSET_PRIOR = 20
 """Weight, in cells, of an offset of zero that the offset of each query batch is averaged with: the
 offset of a batch of few cells is uncertain."""
 
+VALUES_AT_ONCE = 100_000
+"""Differences of cells from means that are held at a time, in dimensions and cells."""
+
 SHARPNESS = 8.0
 """What the ridge regression's values, about 1 for a label's cells and −1 for others, are multiplied
 by to be logarithms of probabilities; 4 and 16 were level with it (docs/history/decisions.md)."""
@@ -122,11 +125,20 @@ class Discriminants:
         shares = self._probabilities(targets, np.zeros(targets.shape[1]))
         weight = len(targets) / (len(targets) + OFFSET_PRIOR)
         for _ in range(N_ROUNDS):
-            # One dimension at a time: a copy of all of them is large with many cells.
-            pairs = zip(targets.T, self.means.T, strict=True)
-            offset = np.array([np.median(x - shares @ means) for x, means in pairs])
+            offset = self._median_differences(targets, shares)
             shares = self._probabilities(targets, weight * offset)
         return shares
+
+    def _median_differences(self, targets: np.ndarray, shares: np.ndarray) -> np.ndarray:
+        """Of the cells from the means of their labels, in each dimension."""
+        # Some dimensions at a time: a copy of all of them is large with many cells.
+        n_at_once = max(1, VALUES_AT_ONCE // len(targets))
+        offset = []
+        for start in range(0, targets.shape[1], n_at_once):
+            some = slice(start, start + n_at_once)
+            expected = np.stack([shares @ means for means in self.means.T[some]])
+            offset.append(np.median(targets.T[some] - expected, axis=1, overwrite_input=True))
+        return np.concatenate(offset)
 
     def _probabilities(self, targets: np.ndarray, offset: np.ndarray) -> np.ndarray:
         """Probabilities of the labels, after the offset is subtracted from all targets."""
