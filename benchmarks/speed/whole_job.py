@@ -373,10 +373,12 @@ def measure(args: argparse.Namespace) -> pd.DataFrame:
 
     Returns
     -------
-    Each run: cells, method, state (done, stopped, failed), seconds of all and of each stage.
+    Each run: cells, method, state (done, stopped, failed), seconds of all and of each stage; those
+    of earlier calls first.
     """
     import pandas as pd
 
+    earlier = [pd.read_csv(path) for path in args.earlier]
     runs: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(dir=args.scratch) as scratch:
         for n_cells in args.cells:
@@ -385,12 +387,13 @@ def measure(args: argparse.Namespace) -> pd.DataFrame:
             methods = list(args.methods)
             for _ in range(args.repeats):
                 for method in list(methods):
-                    runs.append({"cells": n_cells, "method": method} | run(method, file, args))
+                    about = {"cells": n_cells, "method": method, "limit_s": args.limit_s}
+                    runs.append(about | run(method, file, args))
                     print(f"{n_cells:>9,} cells  {method:<16} {_said(runs[-1])}", flush=True)
                     if runs[-1]["state"] != "done":
                         methods.remove(method)
             file.unlink()
-    return pd.DataFrame(runs)
+    return pd.concat([*earlier, pd.DataFrame(runs)], ignore_index=True)
 
 
 def _said(row: Any) -> str:
@@ -412,9 +415,9 @@ def medians(runs: pd.DataFrame) -> pd.DataFrame:
     import pandas as pd
 
     rows = []
-    for (n_cells, method), some in runs.groupby(["cells", "method"], sort=False):
+    for _, some in runs.groupby(["cells", "method"], sort=False):
         last = some.iloc[-1]
-        row = {"cells": n_cells, "method": method, "runs": len(some), "state": last["state"]}
+        row = last[["cells", "method", "state", "limit_s"]].to_dict() | {"runs": len(some)}
         numbers = [name for name in ("seconds", *STAGES, "train, expected") if name in some]
         of = some if last["state"] == "done" else some.iloc[[-1]]
         rows.append(row | of[numbers].median().to_dict())
@@ -462,7 +465,7 @@ def main() -> None:
 
     args.out.mkdir(parents=True, exist_ok=True)
     runs.to_csv(args.out / "whole_job_runs.csv", index=False)
-    write(table.assign(limit_s=args.limit_s), args.out / "whole_job.csv")
+    write(table, args.out / "whole_job.csv")
     if (table["state"] != "failed").any():
         draw(table, args.out / "whole_job.png")
 
@@ -478,6 +481,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--limit-s", type=float, default=7_200, help="seconds of one process")
     parser.add_argument("--threads", type=int, help="of each process; default: as it is")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--earlier", type=Path, nargs="+", default=[], help="whole_job_runs.csv, to be added to"
+    )
     parser.add_argument("--scratch", type=Path, help="folder for the cells")
     parser.add_argument("--out", type=Path, default=Path("runs/speed"))
     parser.add_argument("--task", help=argparse.SUPPRESS)
