@@ -121,13 +121,14 @@ def SCALEX(
         Cells with fewer detected features are removed, with a warning if these are more than a
         tenth; 0 keeps all. Default: 600 in RNA, 100 in ATAC, 0 in ADT, and none in a projection.
     min_cells
-        Features detected in fewer cells are removed (3). Not used in a projection.
+        Features detected in fewer cells are removed (3 in RNA and ATAC, 1 in ADT). Not used in a
+        projection.
     target_sum
-        Total of a cell after normalization. Default: 1e4 in RNA and ATAC; a projection
-        uses that of the reference.
+        Total of a cell after normalization, or ``"median"``. Default: 1e4; ADT takes none, and a
+        projection uses that of the reference.
     n_top_features
-        Number of variable features (2000 in RNA, 30 000 in ATAC), -1 for all, a list, or a text
-        file with one a line. A projection uses those of the reference.
+        Number of variable features (2000 in RNA, 30 000 in ATAC, all in ADT), -1 for all, a list,
+        or a text file with one a line. A projection uses those of the reference.
     join
         Whether several sources are joined on the features that all have (``"inner"``), or that
         any has (``"outer"``).

@@ -83,6 +83,8 @@ def read_lazy(
         if ``cells_in_block`` is less than 1.
     KeyError
         If there is no such layer.
+    TypeError
+        If ``path`` is neither a path, an address nor a group.
     ImportError
         Without dask (extra ``scale``), or without the package that fsspec needs for an address.
     """
@@ -221,6 +223,8 @@ def open_store(path: Stored) -> AnnData:
         If there is no such store.
     ValueError
         If its ``X`` is not CSR, or chunks are missing.
+    TypeError
+        If ``path`` is neither a path, an address nor a group.
     ImportError
         Without the package that fsspec needs for an address.
     """

@@ -123,7 +123,8 @@ class ExpressionMixin(_Base):
             Minibatches to use instead of ``adata``: values in [0, 1]; of a model of a data module,
             counts, as the module gives them. The result is an array.
         **more
-            Arguments of scVI's method for importance weights and data loaders are refused.
+            Other arguments of scVI's method, for importance weights and for how cells are loaded,
+            are refused.
 
         Returns
         -------
@@ -136,9 +137,14 @@ class ExpressionMixin(_Base):
         ------
         NotImplementedError
             For ``library_size="latent"`` and ``weights="importance"``.
+        TypeError
+            For other arguments.
+        RuntimeError
+            If the model is not trained.
         ValueError
-            For an unknown batch or gene, for no cells, or if the record cannot be inverted: none,
-            proteins (log-ratios have no total), or values that came log-normalized by other means.
+            For numbers out of range, an unknown batch or gene, for no cells, or if the record
+            cannot be inverted: none, proteins (log-ratios have no total), or values that came
+            log-normalized by other means.
         IndexError
             If ``indices`` is neither numbers of cells nor a mask of all.
         """

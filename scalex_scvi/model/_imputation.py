@@ -89,6 +89,8 @@ class ImputationMixin(_Base):
             batch, or if ``transform_batch`` is one of a query's whose decoder was never trained.
         IndexError
             If ``indices`` is neither numbers of cells nor a mask of all.
+        RuntimeError
+            If the model is not trained.
         """
         if batch_size is not None:
             check_whole(batch_size, 1, name="batch_size")
@@ -176,6 +178,8 @@ class ImputationMixin(_Base):
             layer is the model's input, if ``adata`` has genes that the model lacks and no ``path``
             is given, or if ``path`` has another suffix, is the file of a backed ``adata``, or is a
             folder that is not a zarr store.
+        RuntimeError
+            If the model is not trained.
         """
         check_whole(chunk_size, 1, name="chunk_size")
         if threshold is not None and not threshold > 0:

@@ -66,7 +66,8 @@ class LatentMixin(MissingGenesMixin):
         mc_samples
             Not used: the posterior is normal.
         batch_size
-            Cells encoded at once; default: 512. The result depends on it by rounding only (1e-6).
+            Cells encoded at once; default: 512 on the CPU, 16 384 elsewhere. The result depends on
+            it by rounding only (1e-6).
         return_dist
             Whether to return mean and variance.
         dataloader

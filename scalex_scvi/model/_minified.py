@@ -62,6 +62,8 @@ class MinifiedMixin(_Base):
             If there is no such column or key.
         ValueError
             If the model has no cells.
+        RuntimeError
+            If the model is not trained.
         """
         if self.adata is None:
             msg = "The model was loaded without cells: load it with them, `load(folder, adata)`."

@@ -112,9 +112,15 @@ class QueryMixin(_Base):
         Raises
         ------
         KeyError, ValueError
-            See :func:`scalex_scvi.pp.prepare_query` and :meth:`setup_mudata`.
+            See :func:`scalex_scvi.pp.prepare_query` and :meth:`setup_mudata`; also if the saved
+            reference is damaged.
         TypeError
-            For an argument that neither this method nor scvi-tools' has.
+            For cells or a reference of another type, and for an argument that neither this method
+            nor scvi-tools' has.
+        FileNotFoundError
+            If there is no model in the folder.
+        RuntimeError
+            If the reference is not trained.
         """
         check_cells(adata)
         declared = {name: more.pop(name, None) for name in ("log_normalized", "processed")}
@@ -225,6 +231,8 @@ class QueryMixin(_Base):
         ------
         ValueError
             If the query has none of the genes, or too few.
+        FileNotFoundError, TypeError
+            See :meth:`as_model`; TypeError also if ``adata`` is no AnnData.
         """
         check_adata(adata)
         names = pd.Index(cls.as_model(reference_model).get_var_names())
@@ -302,7 +310,7 @@ class QueryMixin(_Base):
 
         Raises
         ------
-        FileNotFoundError, KeyError, ValueError
+        FileNotFoundError, KeyError, TypeError, ValueError
             See :func:`scalex_scvi.io.read_lazy` and :func:`scalex_scvi.pp.prepare_query`; also if
             ``out`` is ``path``, has another suffix, or is a folder that is no zarr store.
         RuntimeError

@@ -140,6 +140,8 @@ class SavingMixin(_Base):
         FileNotFoundError, ValueError
             If there is no model in the folder, or it is damaged, has weights or scales that are no
             numbers, or is of another class. Damage is found by a checksum.
+        KeyError, TypeError
+            For ``adata`` that cannot be registered as the model's cells were.
         """
         if adata is not None and adata is not False:
             check_cells(adata)

@@ -35,7 +35,7 @@ def filter_cells(adata: AnnData, min_features: int, *, profile: str = "RNA") -> 
     Raises
     ------
     ValueError
-        If no cell is left.
+        If no cell is left, or ``profile`` is unknown.
     """
     features = get_profile(profile).features
     matrix, _ = get_matrix(adata, layer=None, features=features)

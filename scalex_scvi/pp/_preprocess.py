@@ -300,8 +300,8 @@ def preprocess(
         Number of features to select, -1 for all, a list of names, or the path of a text file with
         one name a line. More than there are means all.
     **more
-        Further arguments of the profile's function: ``scale_by``, ``log_normalized``, for RNA
-        ``dropped_prefixes`` and for ATAC ``log1p``.
+        Further options of :class:`Preparation`: ``scale_by``, ``new_batches``,
+        ``log_normalized``, for RNA ``dropped_prefixes`` and for ATAC ``log1p``.
 
     Returns
     -------
@@ -349,6 +349,8 @@ def batch_scale(
 
     Raises
     ------
+    KeyError, TypeError
+        If there is no such column, or ``adata`` is no AnnData.
     ValueError
         For negative or non-finite values, and for missing or one-cell batches.
     """

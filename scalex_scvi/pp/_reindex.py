@@ -35,6 +35,8 @@ def reindex(adata: AnnData, genes: Sequence[str], *, layer: str | None = None) -
 
     Raises
     ------
+    KeyError
+        If there is no such layer.
     ValueError
         If no gene is found, or if a wanted gene occurs more than once.
     """

@@ -154,6 +154,8 @@ def load(
     ValueError
         If it is no reference, is damaged, of a later format, or not the one that ``sha256`` means,
         or if several have the name: all of them are listed, to be given by folder or address.
+    TypeError
+        If ``where`` is neither text nor a path.
 
     Examples
     --------

@@ -55,6 +55,8 @@ def push(
     FileNotFoundError, ValueError
         If ``folder`` is no reference, or is damaged, for another ``repository``, or for a license
         that the hub does not know.
+    TypeError
+        If ``folder`` is neither text nor a path.
 
     Examples
     --------

@@ -72,7 +72,10 @@ def integrate(
     Raises
     ------
     KeyError, TypeError, ValueError
-        See :meth:`scalex_scvi.SCALEXModel.setup_anndata`. Nothing is added then.
+        See :meth:`scalex_scvi.SCALEXModel.setup_anndata` and
+        :meth:`scalex_scvi.SCALEXModel.train`. Nothing is added then but scvi-tools' registration.
+    RuntimeError
+        If the loss diverges.
     """
     with messages_on_console(True):
         check_adata(adata, is_filled=True)

@@ -116,6 +116,11 @@ def map_query(
         without cells where labels are wanted, and as
         :meth:`scalex_scvi.SCALEXModel.load_query_data`. Nothing is added then but scvi-tools'
         registration.
+    FileNotFoundError, ConnectionError, ImportError
+        If the reference is not there, or cannot be fetched: see
+        :func:`scalex_scvi.references.load`.
+    RuntimeError
+        If the reference is not trained.
     """
     with messages_on_console(True):
         check_adata(query, name="query", is_filled=True)
