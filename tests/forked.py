@@ -40,14 +40,12 @@ def _start(function: Callable[..., None], *arguments: Any) -> BaseProcess:
     return process
 
 
-def run_script(
-    script: Path, *arguments: str, folder: Path, environment: Mapping[str, str] | None = None
-) -> tuple[int, str]:
+def run_script(script: Path, *arguments: str, folder: Path) -> tuple[int, str]:
     """Run a script as ``python script arguments`` does, in a folder.
 
     Returns its exit status, less than 0 where a signal ended it, and what it wrote to stderr.
     """
-    (ended,) = run_together(script, *arguments, folder=folder, environments=[environment or {}])
+    (ended,) = run_together(script, *arguments, folder=folder, environments=[{}])
     return ended
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import io
-import logging
 import os
 import warnings
 from dataclasses import dataclass
@@ -22,8 +21,6 @@ from scalex_scvi._core.reading import InputError, naming_file
 from ._features import Choice, choose_features, name_by_id
 from ._formats import checked, make_genes_unique, repeated_names_expected
 from ._matrix_market_files import MatrixFiles, find_files
-
-logger = logging.getLogger(__name__)
 
 # First lines of lists that kb-python, Parse, R and pandas write.
 _IDS = ("gene_id", "gene_ids", "geneid", "ensembl_id", "feature_id", "id")

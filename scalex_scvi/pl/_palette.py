@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 
 import pandas as pd
@@ -11,8 +10,6 @@ from anndata import AnnData
 from scalex_scvi._core.colors import UNMAPPED, Colors, stored_colors, with_new
 
 from ._categories import categories_of
-
-logger = logging.getLogger(__name__)
 
 TRANSFERRED = ("_transfer", "_voted")
 """What the name of a column of transferred labels ends in."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
@@ -30,8 +29,6 @@ from ._values import (
     check_expression,
     report_empty_cells,
 )
-
-logger = logging.getLogger(__name__)
 
 FEWEST_TO_COMPARE = 10
 """Cells whose totals are the same by chance, if there are fewer."""

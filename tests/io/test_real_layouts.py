@@ -238,10 +238,6 @@ GENES = ["CD3D", "CD4", "LYZ", "MS4A1"]
 SMALL = COUNTS[:, :4]
 
 
-def as_table(path: Path, text_: str) -> Path:
-    return text(path, text_)
-
-
 def _lines(header: list[str], *rows: list[object], separator: str = "\t") -> str:
     return "".join(separator.join(map(str, row)) + "\n" for row in [header, *rows])
 
