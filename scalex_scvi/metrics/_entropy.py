@@ -78,10 +78,10 @@ def batch_entropy_mixing_score(
     KeyError
         If ``batch_key`` or ``use_rep`` is absent.
     ValueError
-        If there is one batch only, a batch is missing, values are not finite, lengths differ, or a
-        number is not a whole one of at least 1.
+        If there is one batch only, a batch is missing, values are not finite, lengths differ,
+        ``scale`` is unknown, or a number is not a whole one of at least 1.
     ImportError
-        If JAX is not installed (extra ``benchmark``).
+        If JAX, which comes with the package, is not installed.
 
     References
     ----------

@@ -80,8 +80,9 @@ def fit_query(
     Returns
     -------
     ``record``, the reference's with the scale of the query's new batches added; ``transform``, from
-    the query's features to the record's, without a scale; and ``detected``, the number of detected
-    features of each cell.
+    the query's features to the record's, without a scale; ``detected``, the number of detected
+    features of each cell; and ``own_total``, the one total of log-normalized cells over their own
+    features, if they have one.
 
     Raises
     ------

@@ -189,9 +189,10 @@ def label_scores(
     KeyError
         If ``use_rep``, ``labels_key`` or ``batch_key`` is absent.
     ValueError
-        If ``method`` is unknown or cannot use ``use_rep``, labels or batches are missing, the two
-        representations differ in width, the genes differ (unless ``novelty="latent"``), or there
-        are too few held-out cells for ``max_refused``.
+        If ``method`` or ``novelty`` is unknown, ``method`` cannot use ``use_rep``, labels or
+        batches are missing, the two representations differ in width, the genes differ (unless
+        ``novelty="latent"``), or ``max_refused`` is out of range, or there are too few held-out
+        cells for it.
 
     Notes
     -----
