@@ -14,7 +14,7 @@ from sklearn.utils import check_array
 from scalex_scvi._core.ranges import check_whole
 from scalex_scvi._core.seeds import resolve_seed
 
-from ._inputs import import_extra, points_and_groups
+from ._inputs import points_and_groups
 
 SCALES = ("unit", "published")
 
@@ -80,13 +80,13 @@ def batch_entropy_mixing_score(
     ValueError
         If there is one batch only, a batch is missing, values are not finite, lengths differ,
         ``scale`` is unknown, or a number is not a whole one of at least 1.
-    ImportError
-        If JAX, which comes with the package, is not installed.
 
     References
     ----------
     Haghverdi et al., Nat Biotechnol 36:421 (2018); Xiong et al., Nat Commun 13:6118 (2022).
     """
+    import jax  # here, as it takes a while that only scores need
+
     check_whole(n_neighbors, 1, name="n_neighbors")
     check_whole(n_pools, 1, name="n_pools")
     check_whole(n_samples_per_pool, 1, name="n_samples_per_pool")
@@ -114,7 +114,6 @@ def batch_entropy_mixing_score(
     # Small data are drawn many times over: each region is computed once.
     cells, n_drawn = np.unique(chosen, return_counts=True)
     neighbors = _other_neighbors(points, cells, min(n_neighbors, n_cells - 1))
-    jax = import_extra("jax")
     shares = np.bincount(codes) / len(codes)
     entropies = jax.jit(_regional_entropies)(codes[neighbors], shares)
     # All pools are equally large, so the mean of their means is the mean over all chosen cells.

@@ -27,6 +27,7 @@ from scalex_scvi.pp import Preprocessing
 
 from ._fields import LOGARITHMS_KEY, PROCESSED_KEY, RECORD_KEY
 from ._files import SavedModel, cells_path, model_path, read_model, write_model
+from ._published_config import is_published
 
 if TYPE_CHECKING:
     from scvi.model.base import BaseModelClass as _Base
@@ -139,13 +140,20 @@ class SavingMixin(_Base):
         ------
         FileNotFoundError, ValueError
             If there is no model in the folder, or it is damaged, has weights or scales that are no
-            numbers, or is of another class. Damage is found by a checksum.
+            numbers, or is of another class, or of the published package (:meth:`from_scalex`).
+            Damage is found by a checksum.
         KeyError, TypeError
             For ``adata`` that cannot be registered as the model's cells were.
         """
         if adata is not None and adata is not False:
             check_cells(adata)
         dir_path = Path(dir_path).expanduser()
+        if is_published(dir_path):
+            msg = (
+                f"{str(dir_path)!r} is of the published package: read its model by "
+                "`SCALEXModel.from_scalex(folder)`."
+            )
+            raise ValueError(msg)
         saved = read_model(model_path(dir_path, prefix))
         registry = _with_record(saved.attributes)
         if registry.get(MODEL_NAME_KEY) != cls.__name__:

@@ -78,7 +78,8 @@ def map_query(
     reference
         Trained model, with its cells for labels and map, wherever their counts are (see
         :func:`~scalex_scvi.tl.reference_cells`), the folder of a saved one, or the run folder of
-        :func:`scalex_scvi.SCALEX`. Or a reference by name: what
+        :func:`scalex_scvi.SCALEX` or (without labels) of the published package. Or a reference by
+        name: what
         :func:`scalex_scvi.references.load` returns or takes, ``"hf://OWNER/NAME"`` for example.
     labels
         Column or columns of the reference's ``obs`` to transfer. Reference cells without a label
@@ -168,6 +169,8 @@ def _open(
     folder = Path(text).expanduser()
     if is_remote(text) or is_reference(folder) or not folder.exists():
         return load(text)
+    if (folder / "checkpoint" / "config.pt").is_file():  # of the published package
+        return SCALEXModel.from_scalex(folder)
     if (folder / "checkpoint").is_dir():  # the run folder of SCALEX()
         cells = RunFolder(folder).read_adata()
         return SCALEXModel.load(folder / "checkpoint", adata=False if cells is None else cells)

@@ -86,7 +86,8 @@ def check_labels(model: SCALEXModel, wanted: Sequence[str]) -> None:
     if model.adata is None:
         msg = (
             f"The reference has no cells to take {wanted!r} from: load it with them, "
-            "`SCALEXModel.load(folder, adata)`, or save it by `save(folder, save_anndata=True)`."
+            "`SCALEXModel.load(folder, adata)`, or save it by `save(folder, save_anndata=True)`. "
+            "Labels of a run of the published package: `SCALEX(query, projection=run, label=...)`."
         )
         raise ValueError(msg)
     if model.minified_data_type is not None:

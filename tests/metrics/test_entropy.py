@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 
 import numpy as np
 import pandas as pd
@@ -167,9 +166,3 @@ def test_refuses_an_anndata(options: dict, error: type, message: str) -> None:
     obs = named(pd.DataFrame({"batch": pd.Categorical([None, *batches[1:]])}))
     with pytest.raises(error, match=message):
         batch_entropy_mixing_score(AnnData(obs=obs, obsm={"latent": points}), **options)
-
-
-def test_without_jax_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "jax", None)
-    with pytest.raises(ImportError, match=r"'jax'.*scalex-scvi\[benchmark\]"):
-        batch_entropy_mixing_score(*example())

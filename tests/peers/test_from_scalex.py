@@ -96,6 +96,23 @@ def test_a_query_lands_where_the_published_package_puts_it(run: Path) -> None:
     np.testing.assert_allclose(ours.get_latent_representation(), theirs.obsm["latent"], atol=1e-5)
 
 
+def test_cells_are_mapped_onto_a_run(run: Path) -> None:
+    query, alike = (simulate_counts(60, 60, n_batches=1, seed=3) for _ in range(2))
+    sx.map_query(query, run)
+    expected = sx.SCALEXModel.load_query_data(alike, from_scalex(run)).get_latent_representation()
+    np.testing.assert_array_equal(query.obsm["X_scalex"], expected)
+    with pytest.raises(ValueError, match=r"SCALEX\(query, projection=run, label=\.\.\.\)"):
+        sx.map_query(query, run, labels="celltype")
+
+
+@pytest.mark.parametrize("part", ["", "checkpoint"])
+def test_load_says_what_reads_a_run(run: Path, part: str) -> None:
+    query = simulate_counts(60, 60, n_batches=1, seed=3)
+    for read in (sx.SCALEXModel.load, lambda path: sx.SCALEXModel.load_query_data(query, path)):
+        with pytest.raises(ValueError, match=r"published package.*SCALEXModel\.from_scalex"):
+            read(run / part)
+
+
 def test_reference_cells_are_scaled_as_they_were(run: Path) -> None:
     model, written = from_scalex(run), read_h5ad(run / "adata.h5ad")
     some = sx.SCALEXModel.load_query_data(simulate_counts(200, 60)[:50].copy(), model)
