@@ -425,19 +425,23 @@ def medians(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def draw(table: pd.DataFrame, path: Path) -> None:
-    """Draw a stacked bar of the stages for each method, one panel for each number of cells."""
+    """Draw a stacked bar of the stages for each method, a row of them for each number of cells."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
     table = table[table["state"] != "failed"]
-    sizes = list(table["cells"].unique())
+    bars = {n_cells: rows.iloc[::-1] for n_cells, rows in table.groupby("cells")}
     figure, axes = plt.subplots(
-        1, len(sizes), figsize=(4.5 * len(sizes), 3.2), squeeze=False, layout="constrained"
+        len(bars),
+        figsize=(8, 0.3 * len(table) + 0.7 * len(bars) + 0.6),
+        height_ratios=[len(rows) for rows in bars.values()],
+        sharex=True,
+        squeeze=False,
+        layout="constrained",
     )
-    for axis, n_cells in zip(axes[0], sizes, strict=True):
-        rows = table[table["cells"] == n_cells].iloc[::-1]
+    for axis, (n_cells, rows) in zip(axes[:, 0], bars.items(), strict=True):
         left = rows["seconds"].to_numpy() * 0
         for number, stage in enumerate(STAGES):
             width = rows[stage].to_numpy()
@@ -445,10 +449,9 @@ def draw(table: pd.DataFrame, path: Path) -> None:
             left = left + width
         for place, (_, row) in enumerate(rows.iterrows()):
             axis.text(row["seconds"], place, f" {_said(row)}", va="center", fontsize=8)
-        axis.set(
-            xlabel="seconds", title=f"{n_cells:,} cells", xlim=(0, rows["seconds"].max() * 1.5)
-        )
+        axis.set_title(f"{n_cells:,} cells", loc="left", fontsize=10)
         axis.spines[["top", "right"]].set_visible(False)
+    axes[-1, 0].set(xlabel="seconds", xlim=(0, table["seconds"].max() * 1.7))
     handles, labels = axes[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False, fontsize=8)
     figure.savefig(path, dpi=150, bbox_inches="tight")
