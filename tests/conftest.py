@@ -173,21 +173,6 @@ def installed_packages() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def nothing_is_moved() -> Iterator[None]:
-    """Where the CPU is the only device, Lightning looks through no new metric for what to move.
-
-    It did so for five metrics of each training, in a tenth of the time of the short ones.
-    """
-    import torch
-    from lightning.pytorch.trainer.connectors.logger_connector import result
-
-    with pytest.MonkeyPatch.context() as patch:
-        if hasattr(result, "_ResultMetric") and not torch.cuda.is_available():
-            patch.setattr(result._ResultMetric, "to", lambda metric, *_, **__: metric)
-        yield
-
-
-@pytest.fixture(scope="session", autouse=True)
 def compiled_on_demand() -> Iterator[None]:
     """numba compiles what is called of umap and of distances, not all at the import.
 
