@@ -17,10 +17,9 @@ CONSTRAINTS := $(wildcard constraints/python$(VERSION).txt)
 OUT ?= demo_output
 DATA ?=
 ARGS ?=
-# Processes that share the tests, of one thread each: one more than the cores of a small machine, as
-# some tests wait for other processes. Files stay whole, for the sake of what their tests share.
-# 0: the process that is started.
-WORKERS ?= 3
+# Processes that share the tests, of one thread each; files stay whole, for the sake of what their
+# tests share. 0: the process that is started.
+WORKERS ?= 2
 # pytest's plugins: these alone, as zarr has one, too, for which pytest rewrites all of zarr.
 PLUGINS := -p xdist -p pytest_cov -p hypothesispytest
 
