@@ -17,6 +17,7 @@ from scipy import sparse
 
 from . import pl, pp
 from ._core.columns import as_text, set_groups
+from ._core.files import is_published
 from ._core.keys import MEASURED_IN_QUERY_KEY, MEASURED_KEY, REFERENCE_UMAP_KEY, UMAP_KEY
 from ._core.matrices import is_lazy
 from ._core.measured import mark_measured, measured_genes
@@ -584,7 +585,7 @@ def _rich_cells(
 def _open_reference(source: RunFolder, batch_stats: str) -> tuple[SCALEXModel, AnnData | None]:
     """Model and cells of a run folder, also of one that the published package wrote."""
     ref = source.read_adata()
-    if not (source.checkpoint / "config.pt").is_file():
+    if not is_published(source.checkpoint):
         return SCALEXModel.load(source.checkpoint, adata=False), ref
     model = SCALEXModel.from_scalex(source.path)
     if ref is not None:

@@ -173,3 +173,9 @@ def write_adata(adata: AnnData, path: Path) -> None:
             adata.write_h5ad(temporary)
         else:
             adata.write_zarr(temporary)
+
+
+def is_published(folder: Path) -> bool:
+    """Whether the model in a folder, or in the checkpoint of a run, is the published package's."""
+    place = folder if (folder / "model.pt").exists() else folder / "checkpoint"
+    return (place / "config.pt").is_file()

@@ -30,11 +30,6 @@ class PublishedConfig:
     n_batch: int
 
 
-def is_published(folder: Path) -> bool:
-    """Whether a folder is a run of the published package, or the checkpoint in one."""
-    return any((place / "config.pt").is_file() for place in (folder, folder / "checkpoint"))
-
-
 def read_config(path: Path) -> PublishedConfig:
     """Read ``config.pt``.
 

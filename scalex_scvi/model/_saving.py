@@ -12,7 +12,7 @@ import torch
 from mudata import MuData, read_h5mu
 from scvi import REGISTRY_KEYS
 
-from scalex_scvi._core.files import check_no_run_has
+from scalex_scvi._core.files import check_no_run_has, is_published
 from scalex_scvi._core.modalities import Cells, check_cells
 from scalex_scvi._core.scvi_private import (
     FIELD_REGISTRIES_KEY,
@@ -27,7 +27,6 @@ from scalex_scvi.pp import Preprocessing
 
 from ._fields import LOGARITHMS_KEY, PROCESSED_KEY, RECORD_KEY
 from ._files import SavedModel, cells_path, model_path, read_model, write_model
-from ._published_config import is_published
 
 if TYPE_CHECKING:
     from scvi.model.base import BaseModelClass as _Base
@@ -148,7 +147,7 @@ class SavingMixin(_Base):
         if adata is not None and adata is not False:
             check_cells(adata)
         dir_path = Path(dir_path).expanduser()
-        if is_published(dir_path):
+        if prefix is None and is_published(dir_path):
             msg = (
                 f"{str(dir_path)!r} is of the published package: read its model by "
                 "`SCALEXModel.from_scalex(folder)`."

@@ -14,6 +14,7 @@ import pandas as pd
 from anndata import AnnData
 
 from scalex_scvi._core.columns import check_no_missing
+from scalex_scvi._core.files import is_published
 from scalex_scvi._core.gene_names import names_in
 from scalex_scvi._core.inputs import check_adata
 from scalex_scvi._core.keys import LATENT_KEY, MAPPING_KEY, UMAP_KEY
@@ -79,8 +80,8 @@ def map_query(
         Trained model, with its cells for labels and map, wherever their counts are (see
         :func:`~scalex_scvi.tl.reference_cells`), the folder of a saved one, or the run folder of
         :func:`scalex_scvi.SCALEX` or (without labels) of the published package. Or a reference by
-        name: what
-        :func:`scalex_scvi.references.load` returns or takes, ``"hf://OWNER/NAME"`` for example.
+        name: what :func:`scalex_scvi.references.load` returns or takes, ``"hf://OWNER/NAME"`` for
+        example.
     labels
         Column or columns of the reference's ``obs`` to transfer. Reference cells without a label
         (NaN) are left out. ``None``: no labels, or, of a reference by name, all that it has. Where
@@ -169,7 +170,7 @@ def _open(
     folder = Path(text).expanduser()
     if is_remote(text) or is_reference(folder) or not folder.exists():
         return load(text)
-    if (folder / "checkpoint" / "config.pt").is_file():  # of the published package
+    if is_published(folder):
         return SCALEXModel.from_scalex(folder)
     if (folder / "checkpoint").is_dir():  # the run folder of SCALEX()
         cells = RunFolder(folder).read_adata()

@@ -113,6 +113,18 @@ def test_load_says_what_reads_a_run(run: Path, part: str) -> None:
             read(run / part)
 
 
+def test_a_model_saved_into_a_run_is_loaded(run: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(run, folder)
+    model = from_scalex(folder)
+    model.save(folder, overwrite=True)  # beside theirs
+    cells = read_h5ad(run / "adata.h5ad")
+    np.testing.assert_array_equal(
+        sx.SCALEXModel.load(folder).get_latent_representation(cells),
+        model.get_latent_representation(cells),
+    )
+
+
 def test_reference_cells_are_scaled_as_they_were(run: Path) -> None:
     model, written = from_scalex(run), read_h5ad(run / "adata.h5ad")
     some = sx.SCALEXModel.load_query_data(simulate_counts(200, 60)[:50].copy(), model)
