@@ -236,6 +236,12 @@ def _demo(args: argparse.Namespace) -> None:
 
 def _read_results(place: str) -> AnnData:
     """Read the results of a run folder, or a file: cells × genes."""
+    if not paths_of(place):
+        msg = (
+            f"There is no {place!r}. Name a folder that `integrate`, `project` or `map` wrote, or "
+            "its adata.h5ad."
+        )
+        raise FileNotFoundError(msg)
     if not Path(place).is_dir():
         return read(place)
     adata = RunFolder(place).read_adata()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 from anndata import AnnData
@@ -27,7 +28,7 @@ def integrate(
     profile: str = "RNA",
     n_top_features: Any = None,
     log_normalized: bool | None = None,
-    recipe: Recipe = DEFAULT,
+    recipe: Recipe | Mapping[str, Any] = DEFAULT,
     seed: int | None = None,
     **train_kwargs: Any,
 ) -> SCALEXModel:
@@ -57,7 +58,8 @@ def integrate(
         Whether the values are log-normalized already. ``None``: counts are expected, and values
         that look log-normalized raise an error.
     recipe
-        How the model is trained: ``scalex_scvi.train.DEFAULT``, ``QUICK`` or ``PUBLISHED``.
+        How the model is trained: ``scalex_scvi.train.DEFAULT``, ``QUICK`` or ``PUBLISHED``, or
+        options that differ from the default, such as ``{"max_steps": 1_000}``.
     seed
         Seed of everything random; ``None``: ``scvi.settings.seed``, else 124.
     **train_kwargs

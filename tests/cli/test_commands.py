@@ -369,6 +369,7 @@ MISTAKES = {
         ["integrate", "{counts}", "-o", "{out}", "--batch-name", "donor"],
         "--batch-name 'donor': there is no column",
     ),
+    "no run": (["impute", "nowhere", "-o", "{out}.h5ad"], "Name a folder that `integrate`"),
     "no reference": (["project", "{counts}", "-r", "{out}", "-o", "{out}2"], "no folder"),
     "into the reference": (
         ["project", "{counts}", "-r", "{out}", "-o", "{out}"],
