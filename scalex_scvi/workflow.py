@@ -201,8 +201,8 @@ def SCALEX(
     start_at_mean
         Whether the decoder starts at the cells' mean expression; ``False``: published.
     residual
-        Whether the decoder has a nonlinear part where many cells have many types; ``False``:
-        published.
+        Whether the decoder has a nonlinear part, and the prior is a mixture, where many cells have
+        many types; ``False``: published.
     remove_offsets
         Whether what training leaves of the batches' offsets among neighboring cells is removed
         from the encoder at its end; ``False``: published.

@@ -430,7 +430,8 @@ _RECIPE_HELP: Mapping[str, str] = MappingProxyType(
         "alignment_weight": "weight of the distance of each batch's cells from those of all; "
         "published, and for batches with types of their own: 0",
         "start_at_mean": "start the decoder at the mean expression (published: --no-start-at-mean)",
-        "residual": "nonlinear part of the decoder for many types (published: --no-residual)",
+        "residual": "nonlinear part of the decoder, and a mixture as the prior, for many types "
+        "(published: --no-residual)",
         "remove_offsets": "remove what training leaves of the batches' offsets among neighboring "
         "cells (published: --no-remove-offsets)",
     }

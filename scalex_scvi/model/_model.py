@@ -41,6 +41,7 @@ from scalex_scvi.train import (
     SCALEXDataSplitter,
     SCALEXTrainingPlan,
     SCALEXTrainRunner,
+    default_prior_components,
     default_residual,
 )
 
@@ -154,8 +155,9 @@ class SCALEXModel(
         Dropout in the encoder (0, as published).
     n_prior_components
         Normal distributions that the prior of the latent is a mixture of, all learned; 1
-        (published): the standard normal one. With 16, types are more compact, which serves some
-        sets, and batches mix a little less (docs/quality.md).
+        (published): the standard normal one. ``None``: 32 where the decoder has a nonlinear part,
+        else 1. With a mixture types are more compact, and batches mix a little less
+        (docs/quality.md).
     seed
         Seed of the initial weights. ``None``: ``scvi.settings.seed``, else 124 as published.
     **more
@@ -207,23 +209,27 @@ class SCALEXModel(
         n_residual: int | None = None,
         activation: ActivationName = "relu",
         dropout_rate: float = 0.0,
-        n_prior_components: int = 1,
+        n_prior_components: int | None = None,
         seed: int | None = None,
         **more: Any,
     ) -> None:
         _check_more(more)
         at_least_one = {"n_hidden": n_hidden, "n_latent": n_latent, "n_layers": n_layers}
-        for name, value in (at_least_one | {"n_prior_components": n_prior_components}).items():
+        for name, value in at_least_one.items():
             check_whole(value, 1, name=name)
         check_whole(n_layers_decoder, 0, name="n_layers_decoder")
         if n_residual is not None:
             check_whole(n_residual, 0, name="n_residual")
+        if n_prior_components is not None:
+            check_whole(n_prior_components, 1, name="n_prior_components")
         _check_dropout(dropout_rate)
         if adata is not None:
             self._check_set_up(adata)
         super().__init__(adata, registry)
         if n_residual is None:
             n_residual = self._default_residual(n_layers_decoder)
+        if n_prior_components is None:
+            n_prior_components = default_prior_components(n_residual)
         with seeded(seed):
             self.module = self._module_cls(
                 n_input=self.summary_stats.n_vars,

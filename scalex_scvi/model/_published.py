@@ -199,6 +199,7 @@ def _architecture(config: PublishedConfig) -> dict[str, Any]:
         "n_layers": len(hidden),
         "n_layers_decoder": len(hidden_decoder),
         "n_residual": 0,
+        "n_prior_components": 1,
         "activation": _ACTIVATIONS[first.activation],
         "dropout_rate": first.dropout,
     }

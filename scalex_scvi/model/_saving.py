@@ -169,8 +169,9 @@ class SavingMixin(_Base):
         data = None if adata is None or adata is False else adata
         if data is not None:
             cls._set_up_alike(data, registry)
-        # Earlier versions had linear decoders.
-        init_params = {"n_residual": 0} | saved.attributes.pop("init_params_")["non_kwargs"]
+        # Earlier versions had linear decoders, and then one prior whatever the decoder.
+        earlier = {"n_residual": 0, "n_prior_components": 1}
+        init_params = earlier | saved.attributes.pop("init_params_")["non_kwargs"]
         model = cls(data, registry=registry, **init_params)
         for name, value in saved.attributes.items():
             setattr(model, name, value)

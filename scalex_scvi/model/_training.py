@@ -263,9 +263,14 @@ class TrainingMixin(MissingGenesMixin):
             self.adata_manager.validate()
 
     def _drop_residual(self) -> None:
-        """Make the decoder linear, as if it had been built so: all other weights are the same."""
-        self.module.decoder.residual = None
-        self.init_params_["non_kwargs"]["n_residual"] = 0
+        """Make the decoder linear, as if it had been built so: all other weights are the same.
+
+        The mixture that is the prior beside a nonlinear part goes with it.
+        """
+        if self.module.decoder.residual is None:
+            return
+        self.module.decoder.residual, self.module.prior = None, None
+        self.init_params_["non_kwargs"] |= {"n_residual": 0, "n_prior_components": 1}
         self._summarize()
 
     def _count_training_cells(

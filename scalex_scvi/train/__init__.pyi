@@ -20,6 +20,7 @@ from ._recipe import PUBLISHED as PUBLISHED
 from ._recipe import QUICK as QUICK
 from ._recipe import Recipe as Recipe
 from ._recipe import Schedule as Schedule
+from ._residual import default_prior_components as default_prior_components
 from ._residual import default_residual as default_residual
 from ._runner import SCALEXTrainRunner as SCALEXTrainRunner
 from ._start import mean_expression as mean_expression

@@ -15,6 +15,9 @@ UNITS = 128
 FEWEST_CELLS = 3_000
 """With fewer cells a nonlinear decoder overfits to noise, and types are separated worse."""
 
+PRIOR_COMPONENTS = 32
+"""Normal distributions that the prior is a mixture of where the decoder has a nonlinear part."""
+
 COMPONENT, LEAST_SHARE = 10, 1 / 3
 """The standard deviation of this principal component must be this share of the first one's."""
 
@@ -42,6 +45,25 @@ def default_residual(manager: AnnDataManager) -> int:
     if manager.adata.n_obs < FEWEST_CELLS:
         return 0
     return UNITS if component_share(manager) >= LEAST_SHARE else 0
+
+
+def default_prior_components(n_residual: int) -> int:
+    """Return of how many normal distributions the prior is a mixture by default.
+
+    Where there are many types, one normal distribution draws them onto one another, and with a
+    mixture each can have a place of its own. Where there are few, a mixture separates batches as
+    much as types (docs/quality.md).
+
+    Parameters
+    ----------
+    n_residual
+        Width of the decoder's nonlinear part, as :func:`default_residual` returns it.
+
+    Returns
+    -------
+    32 where the decoder has a nonlinear part, else 1: the standard normal distribution.
+    """
+    return PRIOR_COMPONENTS if n_residual else 1
 
 
 def component_share(manager: AnnDataManager, n_cells: int = CELLS_LOOKED_AT) -> float:

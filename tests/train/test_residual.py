@@ -13,7 +13,7 @@ from conftest import QUIET, small_model, trained_model
 
 import scalex_scvi as sx
 from scalex_scvi.nn import Decoder
-from scalex_scvi.train import PUBLISHED, default_residual
+from scalex_scvi.train import PUBLISHED, default_prior_components, default_residual
 from scalex_scvi.train._residual import component_share
 
 STILL = {"max_epochs": 1, "lr": 1e-12, "weight_decay": 0.0} | QUIET
@@ -30,6 +30,11 @@ def cells_of(n_types: int, n_cells: int = 3_000) -> AnnData:
     x += np.arange(n_cells)[:, None] % 7 % 2 * 0.2  # batches differ by more than types
     obs = pd.DataFrame({"batch": np.arange(n_cells) % 7 % 2}, index=np.arange(n_cells).astype(str))
     return AnnData(x.astype(np.float32), obs=obs.astype(str))
+
+
+def n_prior_components_of(model: sx.SCALEXModel) -> int:
+    prior = model.module.prior
+    return 1 if prior is None else len(prior.mean)
 
 
 def residual_of(model: sx.SCALEXModel) -> int:
@@ -49,6 +54,18 @@ def test_many_cells_of_many_types_get_it(n_types: int, n_cells: int, expected: i
     model = small_model(cells_of(n_types, n_cells))
     assert residual_of(model) == default_residual(model.adata_manager) == expected
     assert f"n_residual: {expected}," in model._model_summary_string
+    n_components = default_prior_components(expected)
+    assert n_components == (32 if expected else 1)
+    assert n_prior_components_of(model) == n_components
+    assert f"n_prior_components: {n_components}" in model._model_summary_string
+
+
+def test_the_prior_is_what_is_asked_for_whatever_the_decoder(many_types: AnnData) -> None:
+    asked = {"n_prior_components": 3}
+    assert n_prior_components_of(small_model(many_types, n_prior_components=1)) == 1
+    assert n_prior_components_of(small_model(many_types, **asked)) == 3
+    assert n_prior_components_of(small_model(many_types, n_residual=0, **asked)) == 3
+    assert n_prior_components_of(small_model(many_types, n_layers_decoder=1)) == 1
 
 
 def test_the_share_is_that_of_principal_components_within_batches(many_types: AnnData) -> None:
@@ -76,7 +93,9 @@ def test_cells_that_are_all_alike_need_none(many_types: AnnData) -> None:
 def test_it_starts_at_zero_and_changes_no_other_weight(many_types: AnnData) -> None:
     with_it, without = (small_model(many_types, n_residual=n, seed=3) for n in (None, 0))
     of_with, of_without = (m.module.state_dict() for m in (with_it, without))
-    assert of_without.keys() == {name for name in of_with if "residual" not in name}
+    assert of_without.keys() == {
+        name for name in of_with if "residual" not in name and not name.startswith("prior.")
+    }
     for name, value in of_without.items():
         torch.testing.assert_close(of_with[name], value, rtol=0, atol=0)
     z, batch = torch.randn(8, 5), torch.zeros(8)
@@ -102,7 +121,9 @@ def test_the_published_recipe_is_linear(many_types: AnnData) -> None:
     for model in (with_it, without):
         model.train(recipe=PUBLISHED, max_epochs=1, **QUIET)
     assert residual_of(with_it) == 0
+    assert n_prior_components_of(with_it) == 1
     assert "n_residual: 0," in with_it._model_summary_string
+    assert "n_prior_components: 1" in with_it._model_summary_string
     np.testing.assert_array_equal(
         with_it.get_latent_representation(), without.get_latent_representation()
     )
@@ -113,6 +134,15 @@ def test_a_trained_one_stays(many_types: AnnData) -> None:
     model.train(**STILL)
     model.train(residual=False, **STILL)
     assert residual_of(model) == 128
+    assert n_prior_components_of(model) == 32
+
+
+def test_a_mixture_beside_a_linear_decoder_stays_with_the_published_recipe(
+    many_types: AnnData,
+) -> None:
+    model = small_model(many_types, n_residual=0, n_prior_components=3)
+    model.train(recipe=PUBLISHED, max_epochs=1, **QUIET)
+    assert n_prior_components_of(model) == 3
 
 
 def test_a_saved_model_has_it_whatever_the_cells(many_types: AnnData, tmp_path: Path) -> None:
@@ -126,20 +156,27 @@ def test_a_saved_model_has_it_whatever_the_cells(many_types: AnnData, tmp_path: 
     query.train(max_epochs=1, **QUIET)
     shared = [name for name in expected if not name.startswith("decoder.norm")]
     assert any("residual" in name for name in shared)
+    assert any(name.startswith("prior.") for name in shared)
     for name in shared:
         torch.testing.assert_close(query.module.state_dict()[name], expected[name])
     assert expected["decoder.residual.linear.weight"].abs().max() > 0
 
 
-def test_a_model_of_before_is_linear_whatever_the_cells(
-    many_types: AnnData, tmp_path: Path
+@pytest.mark.parametrize(
+    ("n_residual", "saved_later"),
+    [(0, ("n_residual", "n_prior_components")), (128, ("n_prior_components",))],
+)
+def test_a_model_of_before_is_as_it_was_whatever_the_cells(
+    many_types: AnnData, tmp_path: Path, n_residual: int, saved_later: tuple[str, ...]
 ) -> None:
-    model = small_model(many_types, n_residual=0)
+    """Linear at first, and with a standard normal prior beside any decoder then."""
+    model = small_model(many_types, n_residual=n_residual, n_prior_components=1)
     model.train(**STILL)
-    del model.init_params_["non_kwargs"]["n_residual"]  # as earlier versions saved it
+    for name in saved_later:
+        del model.init_params_["non_kwargs"][name]  # as earlier versions saved it
     model.save(tmp_path / "model")
     again = sx.SCALEXModel.load(tmp_path / "model", adata=many_types.copy())
-    assert residual_of(again) == 0
+    assert (residual_of(again), n_prior_components_of(again)) == (n_residual, 1)
     np.testing.assert_array_equal(
         again.get_latent_representation(), model.get_latent_representation()
     )
