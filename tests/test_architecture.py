@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -33,10 +34,16 @@ def room_of(path: Path) -> str:
     return parts[0] if len(parts) > 1 else "workflow"
 
 
+@cache
+def nodes(path: Path) -> list[ast.AST]:
+    """What a module consists of: read once, as many tests go through it."""
+    return list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+
+
 def imports(path: Path) -> Iterator[tuple[str, list[str], int]]:
     """Modules with their full names, what is imported of them, and the line."""
     package = ("scalex_scvi", *path.relative_to(ROOT).parts[:-1])
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in nodes(path):
         if isinstance(node, ast.Import):
             for name in node.names:
                 yield name.name, [], node.lineno
@@ -109,7 +116,7 @@ def test_every_room_has_its_floor() -> None:
 
 def functions() -> Iterator[tuple[str, ast.FunctionDef]]:
     for path in MODULES:
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in nodes(path):
             if isinstance(node, ast.FunctionDef):
                 yield f"{by_name(path)}:{node.name}", node
 
