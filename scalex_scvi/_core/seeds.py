@@ -34,8 +34,11 @@ def random_rows(n_rows: int, most: int, seed: int) -> np.ndarray:
 def seeded(seed: int | None) -> Iterator[None]:
     """Run a block under a seeded torch generator, then restore the caller's state."""
     devices = range(torch.cuda.device_count()) if torch.cuda.is_available() else ()
+    # Without an accelerator: this generator alone, as torch would note the whole stack for later.
+    everywhere = torch.accelerator.is_available()
+    manual_seed = torch.manual_seed if everywhere else torch.default_generator.manual_seed
     with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(resolve_seed(seed))
+        manual_seed(resolve_seed(seed))
         yield
 
 

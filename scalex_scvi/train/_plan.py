@@ -93,6 +93,14 @@ class SCALEXTrainingPlan(TrainingPlan):
         self._graphs = False
         self._graphed: GraphedLoss | None = None
 
+    def initialize_train_metrics(self) -> None:
+        """Make none of scvi-tools' metrics: :meth:`training_step` adds up what is logged."""
+
+    def initialize_val_metrics(self) -> None:
+        """Make scvi-tools' metrics, once where the trainer says that no cell is validated on."""
+        if self.n_obs_validation != 0:
+            super().initialize_val_metrics()
+
     def on_fit_start(self) -> None:
         """Switch to train mode: scvi-tools leaves a trained or loaded module in eval mode.
 
