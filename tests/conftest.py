@@ -8,7 +8,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from functools import cache, wraps
+from functools import cache, lru_cache, wraps
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import SimpleNamespace
@@ -105,6 +105,12 @@ def simulate_counts(
     n_cells: int = 150, n_genes: int = 60, n_batches: int = 3, seed: int = 0
 ) -> AnnData:
     """Counts of three types in batches with gene-wise multiplicative effects."""
+    return _simulated(n_cells, n_genes, n_batches, seed).copy()
+
+
+@lru_cache(maxsize=20)
+def _simulated(n_cells: int, n_genes: int, n_batches: int, seed: int) -> AnnData:
+    """Draw them once for all tests: a copy takes a sixth of the time."""
     rng = np.random.default_rng(seed)
     celltype = rng.integers(3, size=n_cells)
     batch = np.arange(n_cells) % n_batches
@@ -129,9 +135,15 @@ def counts() -> AnnData:
     return simulate_counts()
 
 
+@pytest.fixture(scope="session")
+def prepared_once() -> AnnData:
+    return sx.pp.rna(simulate_counts(), batch_key="batch", min_features=0)
+
+
 @pytest.fixture
-def prepared(counts: AnnData) -> AnnData:
-    return sx.pp.rna(counts, batch_key="batch", min_features=0)
+def prepared(prepared_once: AnnData) -> AnnData:
+    """What is made of the counts, for each test: a copy takes a tenth of the time."""
+    return prepared_once.copy()
 
 
 def small_model(adata: AnnData, **kwargs: object) -> sx.SCALEXModel:
@@ -232,11 +244,10 @@ def three_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def saved_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def saved_model(tmp_path_factory: pytest.TempPathFactory, prepared_once: AnnData) -> Path:
     """Folder of the model that all tests share: trained once."""
     folder = tmp_path_factory.mktemp("model") / "model"
-    prepared = sx.pp.rna(simulate_counts(), batch_key="batch", min_features=0)
-    trained_model(prepared).save(folder)
+    trained_model(prepared_once.copy()).save(folder)
     return folder
 
 
