@@ -197,6 +197,7 @@ class SCALEXModel(
     untrained_batches_: list[str]
     offsets_removed_: bool
     gene_factors_: dict[str, Any] | None
+    prior_by_default_: bool
 
     def __init__(
         self,
@@ -228,6 +229,7 @@ class SCALEXModel(
         super().__init__(adata, registry)
         if n_residual is None:
             n_residual = self._default_residual(n_layers_decoder)
+        self.prior_by_default_ = n_prior_components is None
         if n_prior_components is None:
             n_prior_components = default_prior_components(n_residual)
         with seeded(seed):

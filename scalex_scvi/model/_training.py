@@ -265,12 +265,12 @@ class TrainingMixin(MissingGenesMixin):
     def _drop_residual(self) -> None:
         """Make the decoder linear, as if it had been built so: all other weights are the same.
 
-        The mixture that is the prior beside a nonlinear part goes with it.
+        A mixture that is the prior because of the nonlinear part goes with it.
         """
-        if self.module.decoder.residual is None:
-            return
-        self.module.decoder.residual, self.module.prior = None, None
-        self.init_params_["non_kwargs"] |= {"n_residual": 0, "n_prior_components": 1}
+        built_with = self.init_params_["non_kwargs"]
+        self.module.decoder.residual, built_with["n_residual"] = None, 0
+        if self.prior_by_default_:
+            self.module.prior, built_with["n_prior_components"] = None, 1
         self._summarize()
 
     def _count_training_cells(

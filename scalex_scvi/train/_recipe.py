@@ -53,8 +53,8 @@ class Recipe(Mapping[str, Any]):
     residual
         Whether the decoder keeps the nonlinear part that models of many cells with many types have
         by default (``n_residual`` of :class:`scalex_scvi.SCALEXModel`). ``False`` (published)
-        removes it, and the mixture that is the prior beside it, before the first training of a
-        model; a trained model does not change.
+        removes it before the first training of a model, and the mixture that is the prior beside
+        it, if it was not asked for; a trained model does not change.
     remove_offsets
         Whether what training leaves of the batches' offsets among neighboring cells is removed at
         its end, by a change of the encoder's last layer (docs/decisions.md). It takes a second or

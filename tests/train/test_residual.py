@@ -137,12 +137,23 @@ def test_a_trained_one_stays(many_types: AnnData) -> None:
     assert n_prior_components_of(model) == 32
 
 
-def test_a_mixture_beside_a_linear_decoder_stays_with_the_published_recipe(
-    many_types: AnnData,
+@pytest.mark.parametrize("n_residual", [0, None])
+def test_a_mixture_that_was_asked_for_stays_with_the_published_recipe(
+    many_types: AnnData, n_residual: int | None
 ) -> None:
-    model = small_model(many_types, n_residual=0, n_prior_components=3)
+    model = small_model(many_types, n_residual=n_residual, n_prior_components=3)
     model.train(recipe=PUBLISHED, max_epochs=1, **QUIET)
-    assert n_prior_components_of(model) == 3
+    assert (residual_of(model), n_prior_components_of(model)) == (0, 3)
+
+
+def test_a_model_that_is_loaded_untrained_takes_the_published_recipe(
+    many_types: AnnData, tmp_path: Path
+) -> None:
+    model = small_model(many_types)
+    model.save(tmp_path / "model")
+    again = sx.SCALEXModel.load(tmp_path / "model", adata=many_types.copy())
+    again.train(recipe=PUBLISHED, max_epochs=1, **QUIET)
+    assert (residual_of(again), n_prior_components_of(again)) == (0, 1)
 
 
 def test_a_saved_model_has_it_whatever_the_cells(many_types: AnnData, tmp_path: Path) -> None:
