@@ -21,6 +21,7 @@ from threadpoolctl import threadpool_limits
 from scalex_scvi._core.blocks import RowsInPlace
 from scalex_scvi._core.csr_in_parts import CsrInParts
 from scalex_scvi._core.dask_blocks import computed_blocks
+from scalex_scvi._core.freed_memory import give_back_memory
 from scalex_scvi._core.keys import LATENT_KEY
 from scalex_scvi._core.seeds import DEFAULT_SEED
 
@@ -117,6 +118,7 @@ class QueryParts:
             for label, model in models.items():
                 compared = piece[:, piece.var_names.isin(model.genes)]
                 found[label] = scores_by(model, compared, LATENT_KEY, key, max_refused)
+            give_back_memory()
             return found
 
         with TemporaryDirectory(prefix="scalex-scvi-") as folder:
