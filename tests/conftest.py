@@ -219,7 +219,7 @@ def no_thread_for_each_file() -> Iterator[None]:
         return function(*args, **kwargs)
 
     with pytest.MonkeyPatch.context() as patch:
-        for module in ("zarr.storage._local", "zarr.codecs.zstd"):
+        for module in ("zarr.storage._local", "zarr.codecs.zstd", "zarr.codecs.blosc"):
             with suppress(ImportError, AttributeError):  # of another version, or not installed
                 patch.setattr(f"{module}.asyncio", SimpleNamespace(to_thread=at_once))
         yield

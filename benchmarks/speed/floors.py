@@ -105,9 +105,9 @@ class Steps:
     def _packed(self, group: Any) -> tuple[list[tuple[Any, bytes]], int]:
         """Return a chunk of the values and one of the columns, packed, with their packer."""
         chunk = group["data"].chunks[0]
-        packer = numcodecs.zstd.Zstd(level=0)
+        packer = numcodecs.Blosc(cname="lz4", clevel=9, shuffle=numcodecs.Blosc.BITSHUFFLE)
         parts = [group[part][:chunk].astype(kind) for part, kind in _KINDS.items()]
-        return [(packer, packer.encode(part.tobytes())) for part in parts], chunk
+        return [(packer, packer.encode(part)) for part in parts], chunk
 
     def unpack(self) -> None:
         """Unpack a chunk of both."""
