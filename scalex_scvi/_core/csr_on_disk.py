@@ -27,9 +27,9 @@ CELLS_IN_CHUNK = 64
 VALUES_IN_SHARD = 2**21
 """Values in one file, so that millions of cells are hundreds of files."""
 
-_PACKED_BY = {"cname": "lz4", "clevel": 9, "shuffle": "bitshuffle"}
-"""Blosc's settings: counts and column numbers are as small as by zarr's default, and unpacked in a
-quarter of its time (`docs/speed.md`)."""
+_LEVEL_OF_LZ4 = 9
+"""With its bits shuffled. Counts and column numbers are as small as by zarr's default, and unpacked
+in a quarter of its time (`docs/speed.md`)."""
 
 
 @contextmanager
@@ -182,7 +182,7 @@ class _Appended:
                 dtype=dtype,
                 chunks=(chunk,),
                 shards=(VALUES_IN_SHARD,),
-                compressors=BloscCodec(**_PACKED_BY),
+                compressors=BloscCodec(cname="lz4", clevel=_LEVEL_OF_LZ4, shuffle="bitshuffle"),
             )
         self._waiting: list[np.ndarray] = []
 
