@@ -25,6 +25,8 @@ import pandas as pd
 
 ONCE = ("start", "make", "refer")
 REPEATED = ("preprocess", "train", "project", "label", "learn")
+SECONDS = (1, 3, 10, 30, 100)
+"""Marks of the picture's axis."""
 COLUMNS = (
     "n_cells",
     "step",
@@ -224,8 +226,9 @@ def draw(table: pd.DataFrame, path: Path) -> None:
             time_axis.plot(rows["n_cells"], rows["seconds"], **style)
         memory_axis.plot(rows["n_cells"], rows["peak_gb"], **style)
     time_axis.set(xscale="log", yscale="log", xlabel="cells", ylabel="seconds")
-    memory_axis.set(xscale="log", xlabel="cells", ylabel="peak memory (GB)", ylim=(0, 4.2))
-    memory_axis.axhline(4, color="grey", linewidth=0.8)
+    time_axis.set_yticks(SECONDS, [str(seconds) for seconds in SECONDS])
+    time_axis.minorticks_off()
+    memory_axis.set(xscale="log", xlabel="cells", ylabel="peak memory (GB)", ylim=(0, 2.1))
     for axis in (time_axis, memory_axis):
         axis.spines[["top", "right"]].set_visible(False)
     memory_axis.legend(frameon=False, fontsize=8, ncols=2)
