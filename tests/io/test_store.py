@@ -319,11 +319,20 @@ def overwritten(store: Path, part: str, value: int) -> None:
     zarr.open_group(str(store), mode="r+")[f"X/{part}"][1] = value
 
 
+def flip_a_bit(file: Path) -> None:
+    """Change one bit in the middle of a file."""
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
 DAMAGE: dict[str, Callable[[Path], object]] = {
     "values are missing": lambda store: chunks(store, "data")[0].unlink(),
     "columns are missing": lambda store: chunks(store, "indices")[0].unlink(),
     "begins of rows are missing": lambda store: chunks(store, "indptr")[0].unlink(),
     "values are no values": lambda store: chunks(store, "data")[0].write_bytes(b"x" * 5_000),
+    "one bit of the values": lambda store: flip_a_bit(chunks(store, "data")[0]),
+    "one bit of the columns": lambda store: flip_a_bit(chunks(store, "indices")[0]),
     "values are gone, by name": lambda store: shutil.rmtree(store / "X" / "data"),
     "a column beyond the last": lambda store: overwritten(store, "indices", 60),
     "a negative column": lambda store: overwritten(store, "indices", -1),
