@@ -6,7 +6,8 @@ Usage: ``python -m benchmarks.pooled_sets --data FOLDER --out FOLDER``, then
 
 The cells are known from the other sets; that they have to be integrated with those of another
 study is new. Genes are those that all parts measured, counts stay as they are. Cells of types that
-are not named in ``benchmarks.sets`` are left out: ungated ones, and mixtures of cell lines.
+are not named in ``benchmarks.sets`` are left out: ungated ones, and mixtures of cell lines. One set
+more holds the surface proteins of the cells whose RNA is a set already.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from benchmarks.sets import BATCH, LABELS, POOLED, pool
+from benchmarks.sets import BATCH, LABELS, POOLED, pool, read_proteins
 
 
 def main() -> None:
@@ -25,8 +26,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder for the pooled ones")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    for name, parts in POOLED.items():
-        adata = pool(parts, args.data)
+    made = {name: pool(parts, args.data) for name, parts in POOLED.items()}
+    made["pbmc_cite_proteins"] = read_proteins(args.data)
+    for name, adata in made.items():
         adata.write_h5ad(args.out / f"{name}.h5ad")
         print(name, *adata.shape, sep="\t")
         print(pd.crosstab(adata.obs[BATCH], adata.obs[LABELS]).to_string())

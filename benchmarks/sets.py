@@ -8,6 +8,7 @@ from pathlib import Path
 
 import anndata as ad
 import numpy as np
+import pandas as pd
 from scipy import sparse
 
 BATCH, LABELS = "batch", "celltype"
@@ -54,8 +55,10 @@ MORE_SETS = {
     "snare_mouse_cortex_atac": DataSet(profile="ATAC"),
     "starmap_mpfc_3sections": DataSet(),
     "tonsil_pbmc_10samples_celltalker": DataSet(),
+    "pbmc_cite_proteins": DataSet(profile="ADT", unlabeled=("ungated",)),
 }
-"""Larger ones, of many types, two species, or few genes, and the one that the package embeds."""
+"""Larger ones, of many types, two species, or few genes, the one that the package embeds, and one
+of proteins, which `benchmarks.pooled_sets` takes from the file that holds it beside the RNA."""
 RNA_SETS = [name for name, about in SETS.items() if about.profile == "RNA"]
 LABEL_SETS = [name for name, about in SETS.items() if about.left_out]
 
@@ -152,3 +155,12 @@ POOLED = {
 def pool(parts: Sequence[Part], data: Path) -> ad.AnnData:
     """Put the parts under one another, on the genes that all of them have."""
     return ad.concat([part.read(data) for part in parts], join="inner", index_unique="-")
+
+
+def read_proteins(data: Path) -> ad.AnnData:
+    """Read the proteins of the cells whose RNA is a set of its own."""
+    adata = ad.read_h5ad(data / f"{CITE.file}.h5ad")
+    counts = adata.obsm["protein_expression"]
+    obs = adata.obs[[BATCH, LABELS]].astype(str)
+    var = pd.DataFrame(index=counts.columns.astype(str))
+    return ad.AnnData(sparse.csr_matrix(counts.to_numpy(np.float32)), obs=obs, var=var)
