@@ -90,7 +90,8 @@ class LabelScores:
             If the clusters are of other cells, or missing for some, or the reference has a label
             ``"unknown"`` already.
         """
-        if not clusters.index.equals(self.labels.index) or clusters.isna().any():
+        own, given = (values.index.astype(str) for values in (self.labels, clusters))
+        if not given.equals(own) or clusters.isna().any():
             n_missing = int(clusters.isna().sum())
             msg = (
                 f"`clusters` ({clusters.name!r}: {len(clusters)} cells, {n_missing} missing) must "

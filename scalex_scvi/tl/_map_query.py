@@ -148,7 +148,9 @@ def map_query(
         if positions is not None:
             query.obsm[UMAP_KEY] = positions
         for name, values in columns.items():
-            query.obs[name] = values
+            # By position: the index of `obs` may be numbers, as `obs.reset_index(inplace=True)`
+            # leaves it, where the columns have the same as text.
+            query.obs[name] = values.array
         query.uns[MAPPING_KEY] = _found(model, mapped.adata)
     return mapped
 
@@ -284,9 +286,9 @@ def _in_parts(
     return parts.latent_and_scores(models, max_refused)
 
 
-def _columns(scores: dict[str, LabelScores], clusters: pd.Series | None) -> dict[str, object]:
+def _columns(scores: dict[str, LabelScores], clusters: pd.Series | None) -> dict[str, pd.Series]:
     """Columns for the query's ``obs``."""
-    columns: dict[str, object] = {}
+    columns: dict[str, pd.Series] = {}
     for label, found in scores.items():
         columns |= dict(found.to_frame().items())
         if clusters is not None:

@@ -135,6 +135,17 @@ def test_a_batch_without_counts_gets_labels(counts: AnnData, query: AnnData) -> 
     assert counts.obs["celltype_transfer"].notna().all()
 
 
+def test_cells_whose_index_is_numbers(reference: sx.SCALEXModel, query: AnnData) -> None:
+    query.obs["cluster"] = "a"
+    plain = query.copy()
+    plain.obs_names = [str(cell) for cell in range(plain.n_obs)]
+    query.obs.reset_index(drop=True, inplace=True)  # numbers, where AnnData has text
+    with pytest.warns(UserWarning, match="Transforming to str index"):
+        sx.map_query(query, reference, labels="celltype", vote_by="cluster")
+    sx.map_query(plain, reference, labels="celltype", vote_by="cluster")
+    pd.testing.assert_frame_equal(query.obs.set_index(plain.obs.index), plain.obs)
+
+
 def test_cells_of_the_reference_are_where_they_were(
     reference: sx.SCALEXModel, counts: AnnData
 ) -> None:
