@@ -369,7 +369,10 @@ def _batch_names(batch_categories: Sequence[str] | None, n_sources: int) -> list
     given = [batch_categories] if isinstance(batch_categories, str) else batch_categories
     names = [str(name) for name in given]
     if len(names) != n_sources or len(set(names)) != len(names):
-        msg = f"`batch_categories` {names!r} must be {n_sources} different names, one a source."
+        msg = (
+            f"`batch_categories` {names!r} must be {n_sources} different names, one for each "
+            "source."
+        )
         raise ValueError(msg)
     return names
 

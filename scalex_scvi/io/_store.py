@@ -184,7 +184,9 @@ def write_store(adata: AnnData, path: str | os.PathLike[str], *, overwrite: bool
     make_writable(light)
     with whole_file(path) as temporary:
         root = zarr.open_group(str(temporary), mode="w", zarr_format=3)
-        write_elem(root, "/", light)
+        with warnings.catch_warnings():  # of anndata 0.12, what its next version will do
+            warnings.filterwarnings("ignore", message="zarr v3 autosharding")
+            write_elem(root, "/", light)
         write_csr(root, "X", _csr_blocks(matrix), adata.n_vars)
         with warnings.catch_warnings():  # of zarr, that its format does not have it yet
             warnings.filterwarnings("ignore", message="Consolidated metadata")

@@ -38,7 +38,10 @@ def coordinates(adata: AnnData, basis: str) -> np.ndarray:
         msg = "`adata` has no cells, so that there is nothing to draw."
         raise ValueError(msg)
     if basis not in adata.obsm:
-        msg = f"`basis` {basis!r} is not in adata.obsm: {list(adata.obsm)!r}."
+        msg = (
+            f"`basis` {basis!r} is not in adata.obsm: {list(adata.obsm)!r}. Name one that is "
+            "there, or make a UMAP of the latent: `scalex_scvi.tl.embed(adata, use_rep=...)`."
+        )
         raise KeyError(msg)
     points = np.asarray(adata.obsm[basis])
     if points.ndim != 2 or points.shape[1] < 2:

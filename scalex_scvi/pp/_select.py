@@ -51,8 +51,8 @@ def read_selection(n_top_features: Selection) -> int | list[str]:
     is_array = isinstance(given, np.ndarray | pd.Index | pd.Series)
     if not (isinstance(given, Sequence) or is_array) or np.ndim(given) != 1:
         msg = (
-            "`n_top_features` must be a number, -1 (all), a list of names or the path of a file "
-            f"with one name a line, got {given!r}."
+            "`n_top_features` must be a whole number, -1 (all), a list of names or the path of "
+            f"a file with one name a line, got {given!r}."
         )
         raise TypeError(msg)
     check_no_mask_of_genes(given)

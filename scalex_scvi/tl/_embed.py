@@ -79,7 +79,10 @@ def embed(
         has values that are NaN or infinite; if a sample is taken of one that is sparse.
     """
     if use_rep not in adata.obsm:
-        msg = f"`use_rep` {use_rep!r} is not in adata.obsm: {list(adata.obsm)!r}."
+        msg = (
+            f"`use_rep` {use_rep!r} is not in adata.obsm: {list(adata.obsm)!r}. Name one that is "
+            "there, or add it first (`integrate` adds 'X_scalex', `SCALEX` adds 'latent')."
+        )
         raise KeyError(msg)
     check_whole(n_neighbors, 2, name="n_neighbors")
     if not sparse.issparse(adata.obsm[use_rep]):

@@ -93,6 +93,12 @@ def integrate(
             log_normalized=log_normalized,
         )
         model = SCALEXModel(counts, seed=seed)
+        if batch_key is not None and model.summary_stats.n_batch == 1:
+            logger.warning(
+                "All cells are of one batch in obs[%r], so that no difference between batches is "
+                "removed. If there are several, name their column as `batch_key`.",
+                batch_key,
+            )
         model.train(recipe=recipe, seed=seed, **train_kwargs)
         adata.obsm[LATENT_KEY] = model.get_latent_representation()
     return model

@@ -101,7 +101,10 @@ class Pair:
         if labeled.all():
             return
         if not labeled.any():
-            msg = f"No cell of `ref` has a label in obs[{self.labels_key!r}]: all are missing."
+            msg = (
+                f"No cell of the reference has a label in obs[{self.labels_key!r}]: all are "
+                "missing. Name a column of its obs with labels."
+            )
             raise ValueError(msg)
         logger.warning(
             "%d of %d reference cells have no %r: they are left out of the transfer.",

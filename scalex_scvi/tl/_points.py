@@ -34,8 +34,8 @@ def points_of(adata: AnnData, use_rep: str, which: str) -> np.ndarray:
     """
     if use_rep not in adata.obsm:
         msg = (
-            f"`use_rep` {use_rep!r} is not in {which}.obsm: {list(adata.obsm)!r}. Name a "
-            "representation that is there."
+            f"`use_rep` {use_rep!r} is not in {which}.obsm: {list(adata.obsm)!r}. Name "
+            "one that is there, or add it first (`integrate`, `map_query`)."
         )
         raise KeyError(msg)
     return as_points(adata.obsm[use_rep], name=f"{which}.obsm[{use_rep!r}]")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import runpy
 from pathlib import Path
 
 import anndata as ad
@@ -410,6 +411,17 @@ def test_an_interruption_has_its_own_exit_code(
     monkeypatch.setattr(sx.SCALEXModel, "train", interrupted)
     assert cli.main(["integrate", files["counts"], "-o", files["out"], *FAST]) == 130
     assert "interrupted" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("module", ["scalex_scvi", "scalex_scvi.cli"])
+def test_as_a_module(
+    module: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr("sys.argv", [module, "--version"])
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+    assert stop.value.code == 0
+    assert sx.__version__ in capsys.readouterr().out
 
 
 def test_help_and_usage_errors(capsys: pytest.CaptureFixture) -> None:

@@ -75,7 +75,7 @@ def test_bad_sources(counts: AnnData, tmp_path: Path) -> None:
         other_format = tmp_path / "a.pdf"
         other_format.write_text("x")
         read(other_format)
-    with pytest.raises(ValueError, match="2 different names"):
+    with pytest.raises(ValueError, match="2 different names, one for each source"):
         read([counts, counts], batch_categories=["A", "A"])
     with pytest.raises(TypeError, match="`batch_categories` 'AB' must be a list"):
         read([counts, counts], batch_categories="AB")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -125,6 +126,13 @@ def test_cells_of_a_file_are_written(
     io.write_store(backed, tmp_path / "cells.zarr")
     found = io.open_store(tmp_path / "cells.zarr").X[:].toarray()
     np.testing.assert_array_equal(found, expected)
+
+
+def test_a_store_is_written_without_warnings(rich: AnnData, tmp_path: Path) -> None:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        io.write_store(rich, tmp_path / "cells.zarr")
+    assert not [str(one.message) for one in caught if one.category is UserWarning]
 
 
 def test_cells_without_a_matrix_are_no_store(counts: AnnData, tmp_path: Path) -> None:

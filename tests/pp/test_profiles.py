@@ -137,11 +137,11 @@ BAD_SELECTIONS = {
     "none in the data": (["a"], ValueError, "None of the 1 listed"),
     "empty": ([], ValueError, "empty list"),
     "repeated": (["a", "a"], ValueError, "`n_top_features` occur more than once"),
-    "set": ({"a"}, TypeError, "must be a number, -1"),
-    "float": (10.0, TypeError, "must be a number, -1"),
-    "boolean": (True, TypeError, "must be a number, -1"),
+    "set": ({"a"}, TypeError, "must be a whole number, -1"),
+    "float": (10.0, TypeError, "must be a whole number, -1"),
+    "boolean": (True, TypeError, "must be a whole number, -1"),
     "mask": (np.array([True, False]), TypeError, r"mask.*adata\.var_names\[mask\]"),
-    "two columns": (np.array([["a", "b"]]), TypeError, "must be a number, -1"),
+    "two columns": (np.array([["a", "b"]]), TypeError, "must be a whole number, -1"),
 }
 
 
@@ -193,7 +193,7 @@ def _repeat_a_name(adata: AnnData) -> None:
 
 
 BAD = {
-    "negative": (_with(-1), ValueError, "negative values"),
+    "negative": (_with(-1), ValueError, "negative values .* Give those from before"),
     "NaN": (_with(np.nan), ValueError, "1 values that are NaN or infinite"),
     "infinite": (_with(np.inf), ValueError, "NaN or infinite"),
     "missing batch": (_missing_batch, ValueError, "missing .* for 1 of 150 cells"),

@@ -396,9 +396,14 @@ def _wider(ref: AnnData) -> None:
 
 
 BAD = {
-    "missing labels": (_without_labels, {}, ValueError, "No cell of `ref` has a label"),
+    "missing labels": (_without_labels, {}, ValueError, "No cell of the reference has a label"),
     "no label": (lambda ref: None, {"label": "type"}, KeyError, "'type' is not a column"),
-    "no representation": (lambda ref: None, {"use_rep": "X_pca"}, KeyError, "not in ref.obsm"),
+    "no representation": (
+        lambda ref: None,
+        {"use_rep": "X_pca"},
+        KeyError,
+        "not in ref.obsm.*map_query",
+    ),
     "both names": (
         lambda ref: None,
         {"use_rep": "X_pca", "rep": "latent"},

@@ -45,6 +45,16 @@ def query() -> AnnData:
     return query[:, ::-1][:, 5:].copy()
 
 
+def test_integrate_says_that_one_batch_leaves_nothing_to_remove(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    sx.integrate(simulate_counts(n_batches=1), "batch", **FEW)
+    assert "All cells are of one batch in obs['batch']" in caplog.text
+    caplog.clear()
+    sx.integrate(simulate_counts(), "batch", **FEW)
+    assert "one batch" not in caplog.text
+
+
 def test_integrate_adds_the_latent_and_nothing_else(counts: AnnData) -> None:
     counts.layers["counts"] = counts.X.copy()
     before = counts.copy()
