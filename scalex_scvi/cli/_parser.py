@@ -19,10 +19,11 @@ DATA_HELP = (
     "10x .h5, .zarr, .loom, .csv, .tsv, .txt (.gz), MatrixMarket folders"
 )
 
+DEFAULTS = "Defaults are in parentheses."
 EXIT_CODES = (
-    "Exit codes: 0 fine, 1 the run failed (disk full, no network, training diverged, a mistake of "
-    "ours), "
-    "2 wrong arguments or data, 130 interrupted (Ctrl-C). One line on stderr says why."
+    "Exit codes: 0 fine, 1 the run failed (disk full, no network, training diverged, an error in "
+    "this package), 2 wrong arguments or data, 130 interrupted (Ctrl-C). One line on stderr says "
+    "why."
 )
 
 NO_LICENSE = "unknown"
@@ -66,7 +67,7 @@ def build_parser() -> argparse.ArgumentParser:
             name,
             help=summary,
             description=f"{summary[0].upper()}{summary[1:]}.",
-            epilog=f"Example: scalex-scvi {name} {example}\n\n{EXIT_CODES}",
+            epilog=f"{DEFAULTS} Example: scalex-scvi {name} {example}\n\n{EXIT_CODES}",
             formatter_class=_Help,
             allow_abbrev=False,  # their meaning would change when an option is added
         )
@@ -289,7 +290,7 @@ def _add_demo(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--held-out", help="batch to project (the last one)")
     parser.add_argument("--left-out", help="cell type that the reference is not shown")
     _add_json(parser)
-    _add_preprocessing(parser, min_features=0)
+    _add_preprocessing(parser, default=0, help="remove cells with fewer features")
     _add_training(parser)
     _add_common(parser)
     _add_without_effect(parser)
@@ -406,13 +407,11 @@ def _add_declared(parser: Any) -> None:
     _add(parser, Preparation, "log_normalized", action=argparse.BooleanOptionalAction)
 
 
-def _add_preprocessing(
-    parser: argparse.ArgumentParser, min_features: int | None = Preparation.min_features
-) -> None:
+def _add_preprocessing(parser: argparse.ArgumentParser, **min_features: Any) -> None:
     group = parser.add_argument_group("preprocessing")
     _add(group, Preparation, "profile")
     names = ("--min-gene", "--min-genes")
-    _add(group, Preparation, "min_features", *names, type=int, default=min_features)
+    _add(group, Preparation, "min_features", *names, type=int, **min_features)
     _add(group, Preparation, "min_cells", "--min-cell", type=int)
     _add(group, Preparation, "target_sum", type=float)
     _add(group, Preparation, "n_top_features", "--n-top-genes", metavar="N")
@@ -424,11 +423,11 @@ _RECIPE_HELP: Mapping[str, str] = MappingProxyType(
     {
         "max_steps": "minibatches (1000 to 3000, more for sparse data or many types; published: "
         "30000)",
-        "batch_size": "cells a minibatch",
+        "batch_size": "cells per minibatch",
         "lr": "learning rate; published: 0.0002",
-        "lr_schedule": "how it changes; published: constant",
-        "alignment_weight": "weight of the distance of each batch's cells from those of all; "
-        "published, and for batches with types of their own: 0",
+        "lr_schedule": "how the learning rate changes; published: constant",
+        "alignment_weight": "how strongly batches are pulled together; published, and for batches "
+        "with types of their own: 0",
         "start_at_mean": "start the decoder at the mean expression (published: --no-start-at-mean)",
         "residual": "nonlinear part of the decoder, and a mixture as the prior, for many types "
         "(published: --no-residual)",
@@ -471,7 +470,9 @@ def _add_results(parser: argparse.ArgumentParser) -> None:
 def _add_common(parser: argparse.ArgumentParser, outdir: Any = Outputs.outdir) -> None:
     _add(parser, Outputs, "outdir", "-o", required=outdir is None, default=outdir)
     parser.add_argument("--seed", type=int, help=_SEED)
-    parser.add_argument("--config", metavar="FILE", help="YAML file with options; typed ones win")
+    parser.add_argument(
+        "--config", metavar="FILE", help="YAML file with options; options that are typed win"
+    )
     _add_quiet(parser)
 
 

@@ -54,7 +54,7 @@ class Reading:
         If ``min_gene_share`` is out of range.
     """
 
-    batch_categories: Sequence[str] | None = option(None, "names of several sources (0 to N-1)")
+    batch_categories: Sequence[str] | None = option(None, "batch name of each source (0 to N-1)")
     batch_name: str = option("batch", "column of obs with the batches; 'a,b' combines columns")
     join: Literal["inner", "outer"] = option("inner", "features that all sources have, or any")
     batch_key: str = option(

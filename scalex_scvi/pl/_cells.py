@@ -40,7 +40,7 @@ def coordinates(adata: AnnData, basis: str) -> np.ndarray:
     if basis not in adata.obsm:
         msg = (
             f"`basis` {basis!r} is not in adata.obsm: {list(adata.obsm)!r}. Name one that is "
-            "there, or make a UMAP of the latent: `scalex_scvi.tl.embed(adata, use_rep=...)`."
+            "there, or make a UMAP of the latent by scalex_scvi.tl.embed."
         )
         raise KeyError(msg)
     points = np.asarray(adata.obsm[basis])

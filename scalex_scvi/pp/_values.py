@@ -103,7 +103,7 @@ def check_expression(values: ValueSummary, *, name: str) -> None:
         msg = (
             f"{name} holds negative values (minimum {values.minimum:.4g}). Values must be "
             "counts, or log-normalized values: not centered, scaled or corrected ones. Give "
-            "those from before, for example `layer='counts'`, or `layer='raw'` of `adata.raw`."
+            "those from before, for example `layer='counts'`, or `layer='raw'`."
         )
         raise ValueError(msg)
     if values.n_values == 0:

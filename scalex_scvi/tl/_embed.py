@@ -81,7 +81,7 @@ def embed(
     if use_rep not in adata.obsm:
         msg = (
             f"`use_rep` {use_rep!r} is not in adata.obsm: {list(adata.obsm)!r}. Name one that is "
-            "there, or add it first (`integrate` adds 'X_scalex', `SCALEX` adds 'latent')."
+            "there, or add it first (integrate adds 'X_scalex', SCALEX adds 'latent')."
         )
         raise KeyError(msg)
     check_whole(n_neighbors, 2, name="n_neighbors")

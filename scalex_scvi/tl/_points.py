@@ -35,7 +35,7 @@ def points_of(adata: AnnData, use_rep: str, which: str) -> np.ndarray:
     if use_rep not in adata.obsm:
         msg = (
             f"`use_rep` {use_rep!r} is not in {which}.obsm: {list(adata.obsm)!r}. Name "
-            "one that is there, or add it first (`integrate`, `map_query`)."
+            "one that is there, or add it first: integrate and map_query add 'X_scalex'."
         )
         raise KeyError(msg)
     return as_points(adata.obsm[use_rep], name=f"{which}.obsm[{use_rep!r}]")

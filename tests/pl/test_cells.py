@@ -285,7 +285,7 @@ def test_embedding_of_twenty_batches_is_a_grid_with_one_legend() -> None:
         ({"color": "donor"}, KeyError, "`color` 'donor' is not a column"),
         ({"color": ["batch", "donor"]}, TypeError, "`color` is .* one column"),
         ({"groupby": "donor"}, KeyError, "`groupby` 'donor' is not a column"),
-        ({"basis": "X_tsne"}, KeyError, r"'X_tsne' is not in adata.obsm: .*tl\.embed\("),
+        ({"basis": "X_tsne"}, KeyError, r"'X_tsne' is not in adata.obsm: .*tl\.embed\."),
         ({"groups": ["batch9"]}, ValueError, "`groups` must be in .*'batch0'"),
         ({"cond2": "projection"}, ValueError, "go together"),
         ({"cond2": "projection", "v2": "both"}, ValueError, "`v2` must be in"),

@@ -47,7 +47,7 @@ def test_repeats() -> None:
 
 
 def test_no_such_representation() -> None:
-    with pytest.raises(KeyError, match=r"`use_rep` 'z' is not .*`integrate` adds"):
+    with pytest.raises(KeyError, match=r"`use_rep` 'z' is not .*integrate adds"):
         sx.tl.embed(blobs(10), use_rep="z")
 
 
