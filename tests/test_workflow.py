@@ -60,6 +60,16 @@ def query() -> AnnData:
     return adata
 
 
+def test_a_run_folder_and_a_saved_model_are_told_apart(reference: Path, tmp_path: Path) -> None:
+    query = simulate_counts(60, seed=1)
+    with pytest.raises(FileNotFoundError, match=r"is a run folder: give '.*checkpoint'"):
+        sx.SCALEXModel.load_query_data(query, reference)
+    saved = tmp_path / "saved"
+    shutil.copytree(reference / "checkpoint", saved)
+    with pytest.raises(FileNotFoundError, match=r"is a saved model and no run folder: .*map_query"):
+        sx.SCALEX(query, projection=saved, show=False)
+
+
 def test_integrate_leaves_a_run_folder(reference: Path) -> None:
     names = {"adata.h5ad", "checkpoint", "umap.png", "umap.pdf", "report.html", "log.txt"}
     names.add("scalex_run.json")

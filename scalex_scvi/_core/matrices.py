@@ -181,7 +181,7 @@ def get_matrix(adata: AnnData, layer: str | None, *, features: str = "genes") ->
         raise ValueError(msg)
     if layer is None:
         if adata.X is None:
-            msg = f"`adata.X` is None. Pass `layer`, one of {layer_names(adata)!r}."
+            msg = f"`adata.X` is None. Add counts, or pass `layer`, one of {layer_names(adata)!r}."
             raise ValueError(msg)
         check_numbers(adata.X, name="adata.X")
         return adata.X, "adata.X"

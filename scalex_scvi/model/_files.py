@@ -162,6 +162,20 @@ def _n_bytes(content: Any) -> int:
     return sum(map(_n_bytes, parts)) if isinstance(content, dict | list | tuple) else 0
 
 
+def _why_absent(path: Path) -> str:
+    """Say what else the folder of a model that is not there may be."""
+    folder = path.parent
+    if (folder / "checkpoint" / path.name).is_file():
+        return f". {str(folder)!r} is a run folder: give {str(folder / 'checkpoint')!r}"
+    if folder.name == "checkpoint" and (folder.parent / path.name).is_file():
+        return (
+            f". {str(folder.parent)!r} is a saved model and no run folder: place cells on it by "
+            "scalex_scvi.map_query"
+        )
+    absent = [str(each) for each in reversed(path.parents) if not each.exists()]
+    return f": the folder {absent[0]!r} does not exist" if absent else ""
+
+
 def read_model(path: Path) -> SavedModel:
     """Read a model file without executing code from it.
 
@@ -174,9 +188,7 @@ def read_model(path: Path) -> SavedModel:
         are no numbers.
     """
     if not path.is_file():
-        absent = [str(each) for each in reversed(path.parents) if not each.exists()]
-        why = f": the folder {absent[0]!r} does not exist" if absent else ""
-        msg = f"There is no saved model at {str(path)!r}{why}."
+        msg = f"There is no saved model at {str(path)!r}{_why_absent(path)}."
         raise FileNotFoundError(msg)
     content = MODEL.check(path, read_plain(path, MODEL.what))
     try:
