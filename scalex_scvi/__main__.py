@@ -1,7 +1,8 @@
-"""``python -m scalex_scvi``."""
+"""``python -m scalex_scvi``: the command line, where its script is not on the path."""
 
 import sys
 
-from scalex_scvi.cli import main
+from .cli import main
 
-sys.exit(main())
+if __name__ == "__main__":
+    sys.exit(main())

@@ -29,7 +29,7 @@ MODULES = sorted(ROOT.rglob("*.py"))
 
 
 def room_of(path: Path) -> str:
-    """The package; modules that lie beside the packages are the workflow, or start the shell's."""
+    """The package; modules that lie beside the packages are the workflow, or start the shell."""
     parts = path.relative_to(ROOT).parts
     if parts == ("__main__.py",):
         return "cli"

@@ -105,7 +105,7 @@ for name, flags in (("messages", []), ("quiet", ["-q"])):
     enter(os.path.join(start, name))
     sys.argv[1:] = ["integrate", "nowhere.h5ad", "-o", "out", *flags]
     try:
-        runpy.run_module("scalex_scvi.cli", run_name="__main__", alter_sys=True)
+        runpy.run_module("scalex_scvi", run_name="__main__", alter_sys=True)
     except SystemExit as stop:
         open("code.txt", "w").write(str(stop.code))
 

@@ -66,7 +66,7 @@ def sums(folder: Path) -> dict[str, str]:
 
 def is_met(typed: str, code: int, says: str, folder: Path) -> bool:
     """Run a command; tell what came, and whether that was expected."""
-    command = f"{sys.executable} -W ignore -m scalex_scvi.cli {typed}"
+    command = f"{sys.executable} -W ignore -m scalex_scvi {typed}"
     done = subprocess.run(
         command, shell=True, cwd=folder, capture_output=True, text=True, env=os.environ
     )

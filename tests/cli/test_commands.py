@@ -413,13 +413,10 @@ def test_an_interruption_has_its_own_exit_code(
     assert "interrupted" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("module", ["scalex_scvi", "scalex_scvi.cli"])
-def test_as_a_module(
-    module: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
-) -> None:
-    monkeypatch.setattr("sys.argv", [module, "--version"])
+def test_as_a_module(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    monkeypatch.setattr("sys.argv", ["scalex_scvi", "--version"])
     with pytest.raises(SystemExit) as stop:
-        runpy.run_module(module, run_name="__main__", alter_sys=True)
+        runpy.run_module("scalex_scvi", run_name="__main__", alter_sys=True)
     assert stop.value.code == 0
     assert sx.__version__ in capsys.readouterr().out
 
