@@ -47,25 +47,18 @@ SETS = {
     "pancreas_wang_xin_scclassify": DataSet(log_normalized=True),
     "granja_bmmc_atac_peaks": DataSet(profile="ATAC"),
 }
-MORE_SETS = {
-    "embedded/pancreas_5tech": DataSet(),
-    "pancreas_baron_human_mouse_6donors": DataSet(),
-    "snare_mouse_cortex_rna": DataSet(),
-    "snare_mouse_cortex_geneactivity": DataSet(),
+NOT_RNA = {
     "snare_mouse_cortex_atac": DataSet(profile="ATAC"),
-    "starmap_mpfc_3sections": DataSet(),
-    "tonsil_pbmc_10samples_celltalker": DataSet(),
     "pbmc_cite_proteins": DataSet(profile="ADT", unlabeled=("ungated",)),
 }
-"""Larger ones, of many types, two species, or few genes, the one that the package embeds, and one
-of proteins, which `benchmarks.pooled_sets` takes from the file that holds it beside the RNA."""
+"""Beside the default sets; `benchmarks.pooled_sets` takes the proteins from the file of the RNA."""
 RNA_SETS = [name for name, about in SETS.items() if about.profile == "RNA"]
 LABEL_SETS = [name for name, about in SETS.items() if about.left_out]
 
 
 def describe(name: str) -> DataSet:
     """Say how to read a set; one that is not known holds RNA counts."""
-    return (SETS | MORE_SETS).get(name, DataSet())
+    return (SETS | NOT_RNA).get(name, DataSet())
 
 
 def read_set(data: Path, name: str, batch_key: str = BATCH, labels_key: str = LABELS) -> ad.AnnData:
